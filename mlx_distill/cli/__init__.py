@@ -1,0 +1,105 @@
+"""The command line: one file a command, each a door into one stage."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from mlx_distill.errors import DistillError
+
+COMMANDS = {
+    "init": "Make a project folder: settings and prompts.",
+    "doctor": "Say what works on this machine and what to do about what does not.",
+    "run": "Do the whole job of distill.toml, skipping what is up to date.",
+    "collect": "Ask the teacher for the answers that are missing.",
+    "expand": "Ask the teacher for variations of the base prompts.",
+    "prepare": "Make train, valid and test rows of the teacher's answers.",
+    "convert": "Make an MLX model of a student from the Hub, a folder or a GGUF file.",
+    "train": "Train a LoRA adapter on the prepared rows.",
+    "compare": "Compare base and distilled on held-out rows and test prompts.",
+    "fuse": "Add the adapter into a standalone model and check it.",
+    "export": "Write the fused model as GGUF or into Ollama.",
+    "push": "Upload the fused model to the Hugging Face Hub.",
+    "chat": "Talk to the distilled student.",
+    "serve": "Serve base and distilled through an OpenAI-compatible API.",
+}
+"""Name and one line of help, in the order of the flow. The files are imported only when a command runs."""
+
+
+class Commands(click.Group):
+    """The commands, imported when they are asked for, so that --help answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"mlx_distill.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from mlx_distill import __version__
+
+        click.echo(f"mlx-distill {__version__}")
+        ctx.exit()
+
+
+def _change_folder(_ctx: click.Context, _parameter: click.Parameter, folder: Path | None) -> None:
+    if folder:
+        os.chdir(folder)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `mlx-distill doctor`, then `mlx-distill init demo --sample && mlx-distill -C demo run`.",
+)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
+@click.option(
+    "-C",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    expose_value=False,
+    callback=_change_folder,
+    help="Work in this project folder.",
+)
+def group() -> None:
+    """Distil a large teacher into a small student on one Mac.
+
+    Collect a teacher's answers, train a LoRA adapter on MLX, compare base and distilled, fuse, chat.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and end the process with its exit code: 0, 1 (an error with advice), 2 (usage), 130 (Ctrl-C)."""
+    try:
+        code = group.main(arguments, prog_name="mlx-distill", standalone_mode=False)
+    except DistillError as error:
+        from mlx_distill.cli.output import print_error
+
+        print_error(error)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        click.echo("\nStopped.", err=True)
+        code = 130
+    except KeyboardInterrupt:
+        click.echo("\nStopped.", err=True)
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,129 @@
+"""Everything that depends on where it runs: the device, its compute type and memory, and a fast BLAS on Linux.
+
+Call `prepare()` before the first `import mlx.core` of a process: a BLAS that is loaded afterwards is not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_distill.errors import MachineError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+CPU_CACHE_BYTES = 2 << 30
+"""MLX keeps freed buffers up to this size; its CPU default of 32 MiB makes every training step allocate afresh."""
+
+
+@dataclass(frozen=True)
+class Blas:
+    """The matrix library that MLX's CPU back end calls."""
+
+    name: str
+    path: str
+    fast: bool
+
+
+@dataclass(frozen=True)
+class Device:
+    """What MLX computes on."""
+
+    kind: str
+    """`metal` or `cpu`."""
+    name: str
+    usable_bytes: int
+    """Memory that a job may use: what Metal recommends on a Mac, what the system has on a CPU."""
+    blas: Blas | None
+    """None on a Mac, whose BLAS (Accelerate) is part of the system."""
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """float32 on a CPU, where 16-bit matmuls are 10-20 times slower; bfloat16 on Metal."""
+        import mlx.core as mx
+
+        return mx.bfloat16 if self.kind == "metal" else mx.float32
+
+
+@cache
+def load_fast_blas() -> Blas | None:
+    """Find a fast BLAS on Linux and put it before the reference one in MLX's wheel; None on a Mac.
+
+    Loading it with RTLD_GLOBAL before `mlx.core` makes the dynamic linker resolve MLX's calls to it.
+    """
+    if sys.platform != "linux":
+        return None
+    if "mlx.core" in sys.modules:
+        return Blas("reference", "", fast=False)
+    mkl = sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so.*"))
+    for name, path in [("OpenBLAS", "libopenblas.so.0"), *(("oneMKL", str(path)) for path in mkl)]:
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return Blas(name, path, fast=True)
+    return Blas("reference", "", fast=False)
+
+
+@cache
+def prepare() -> Device:
+    """Make MLX ready in this process and say what it runs on.
+
+    Raises MachineError where MLX cannot be imported, with the reason that people meet most.
+    """
+    blas = load_fast_blas()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import mlx.core as mx
+    except ImportError as error:
+        raise MachineError(f"MLX cannot be loaded: {error}.", _why_no_mlx()) from error
+    if mx.metal.is_available():
+        info = mx.device_info()
+        usable = int(info.get("max_recommended_working_set_size", info["memory_size"]))
+        return Device("metal", str(info.get("device_name", "Apple GPU")), usable, None)
+    mx.set_cache_limit(CPU_CACHE_BYTES)
+    return Device("cpu", cpu_name(), system_memory_bytes(), blas)
+
+
+def _why_no_mlx() -> str:
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return "This Python is built for Intel. Install an arm64 Python >= 3.11 on an Apple-silicon Mac."
+    if sys.platform == "darwin":
+        return "MLX needs macOS 14 or later. Then install again: pip install -U mlx"
+    return "Install it again: pip install -U 'mlx[cpu]'"
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def system_memory_bytes() -> int:
+    """Physical memory, or the container's limit where that is smaller."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has had resident, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,148 @@
+"""Loss and token accuracy over answer tokens: one definition for training, comparison and export.
+
+loss = mean over supervised tokens of -log p(token | tokens before it), natural logarithm, in float32;
+token accuracy = share of supervised tokens that are the most probable one. The end token of each answer counts,
+prompts and padding never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_distill.events import Progress, Report, ignore
+from mlx_distill.students.loading import Head, Student
+from mlx_distill.students.rendering import Rendered
+
+CHUNK_BYTES = 64 << 20
+"""Float32 logits that may exist at once; the vocabulary decides how many rows that is."""
+TOKENS_A_BATCH = 2048
+"""Tokens, padding included, that are scored in one forward pass."""
+
+
+@dataclass(frozen=True)
+class RowScore:
+    """The sums of one row."""
+
+    loss_sum: float
+    n_correct: int
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """The means over all supervised tokens of all rows, and the rows they come from, in the order given."""
+
+    loss: float
+    token_accuracy: float
+    n_rows: int
+    n_tokens: int
+    rows: tuple[RowScore, ...]
+
+
+def score(student: Student, rows: Sequence[Rendered], report: Report = ignore, job: str = "score") -> Score:
+    """Score every row with the student as it is (adapter on or off)."""
+    scores: list[RowScore | None] = [None] * len(rows)
+    done = 0
+    report(Progress(job, 0, len(rows), "rows"))
+    for indices in batches_by_length([len(row.tokens) for row in rows], TOKENS_A_BATCH):
+        batch = pad([rows[index] for index in indices])
+        losses, correct = token_losses(student.head, batch.gather(student.hidden(batch.inputs)), batch.targets)
+        mx.eval(losses, correct)
+        loss_of, correct_of = np.array(losses, dtype=np.float64), np.array(correct)
+        start = 0
+        for index, n_tokens in zip(indices, batch.tokens_of_row, strict=True):
+            here = slice(start, start + n_tokens)
+            scores[index] = RowScore(float(loss_of[here].sum()), int(correct_of[here].sum()), n_tokens)
+            start += n_tokens
+        done += len(indices)
+        report(Progress(job, done, len(rows), "rows"))
+    return total([row for row in scores if row is not None])
+
+
+def total(rows: Sequence[RowScore]) -> Score:
+    """The score of some rows together, each token weighing the same."""
+    n_tokens = sum(row.n_tokens for row in rows)
+    if not n_tokens:
+        return Score(float("nan"), float("nan"), len(rows), 0, tuple(rows))
+    loss = sum(row.loss_sum for row in rows) / n_tokens
+    accuracy = sum(row.n_correct for row in rows) / n_tokens
+    return Score(loss, accuracy, len(rows), n_tokens, tuple(rows))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded to one length, and where their supervised tokens are."""
+
+    inputs: mx.array  # (B, T) token ids
+    positions: mx.array  # (N,) index into B*T of the hidden state that predicts each supervised token
+    targets: mx.array  # (N,) the supervised tokens, row after row
+    tokens_of_row: tuple[int, ...]
+
+    def gather(self, hidden: mx.array) -> mx.array:
+        """(B, T, D) hidden states to the (N, D) that predict a supervised token."""
+        return hidden.reshape(-1, hidden.shape[-1])[self.positions]
+
+    @property
+    def n_supervised(self) -> int:
+        return sum(self.tokens_of_row)
+
+
+def pad(rows: Sequence[Rendered], multiple: int = 1, pad_token: int = 0) -> Batch:
+    """Put rows side by side. The last supervised token is only ever a target, so it needs no input position.
+
+    Padding stands to the right, where causal attention never looks back from; `multiple` rounds the length up.
+    """
+    ends = [max(index for index, supervised in enumerate(row.mask) if supervised) for row in rows]
+    length = -(-max(max(ends), 1) // multiple) * multiple
+    inputs = np.full((len(rows), length), pad_token, dtype=np.int32)
+    positions: list[int] = []
+    targets: list[int] = []
+    for number, (row, end) in enumerate(zip(rows, ends, strict=True)):
+        inputs[number, :end] = row.tokens[:end]
+        for index in range(1, end + 1):
+            if row.mask[index]:
+                positions.append(number * length + index - 1)
+                targets.append(row.tokens[index])
+    counts = tuple(sum(row.mask[1:]) for row in rows)
+    return Batch(mx.array(inputs), mx.array(positions), mx.array(targets), counts)
+
+
+def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices in groups of similar length whose padded size stays within the budget (a longer row stands alone)."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= token_budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Cross-entropy and correctness of each token, logits made and dropped in chunks of rows.
+
+    hidden (N, D), targets (N,) -> losses (N,) float32, correct (N,) bool.
+    """
+    losses, correct = [], []
+    for rows in chunks(hidden.shape[0], _vocabulary(head, hidden)):
+        logits = head(hidden[rows]).astype(mx.float32)
+        target = mx.take_along_axis(logits, targets[rows][:, None], axis=-1)[:, 0]
+        losses.append(mx.logsumexp(logits, axis=-1) - target)
+        correct.append(mx.argmax(logits, axis=-1) == targets[rows])
+        mx.eval(losses[-1], correct[-1])
+    return mx.concatenate(losses), mx.concatenate(correct)
+
+
+def chunks(n_rows: int, vocabulary: int) -> list[slice]:
+    """Slices of rows whose float32 logits fit CHUNK_BYTES."""
+    step = max(CHUNK_BYTES // (4 * vocabulary), 16)
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def _vocabulary(head: Head, hidden: mx.array) -> int:
+    """The head's width, from its shape alone: nothing is computed."""
+    return int(head(hidden[:1]).shape[-1])

@@ -1,0 +1,1 @@
+"""Files that survive: journals, atomic writes, stage manifests, and the data shipped with the package."""

@@ -1,0 +1,100 @@
+"""An append-only file of JSON lines that loses nothing: one writer, each line on the disk before it counts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mlx_distill.errors import InputError, MachineError
+from mlx_distill.storage.durable import make_folder, sync, sync_folder
+
+
+class Journal:
+    """The one writer of a journal, as a context manager.
+
+    Opening takes a lock (InputError where another process holds it) and repairs a torn last line, which a crash or
+    a power cut in the middle of a write leaves: `torn` then holds the bytes that were cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn = b""
+        self._descriptor = -1
+
+    def __enter__(self) -> Journal:
+        make_folder(self.path.parent)
+        is_new = not self.path.exists()
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise MachineError(
+                f"{self.path}: cannot be opened for writing ({error.strerror}).", "Check its permissions."
+            ) from error
+        try:
+            self._lock()
+            if is_new:
+                sync_folder(self.path.parent)
+            self._repair()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, data: Any) -> None:
+        """Write one line and return when it is on the disk. A failed write leaves the journal as it was."""
+        line = (json.dumps(data, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        start = os.fstat(self._descriptor).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+            sync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, start)
+            raise MachineError(
+                f"{self.path}: cannot write ({error.strerror}).",
+                "Everything up to here is saved. Free disk space and run the same command again.",
+            ) from error
+
+    def close(self) -> None:
+        """Release the lock and the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} is being written by another mlx-distill.",
+                "Wait for it to end, or stop it, and try again.",
+            ) from error
+
+    def _repair(self) -> None:
+        size = os.fstat(self._descriptor).st_size
+        end, tail = size, b""
+        while end > 0 and b"\n" not in tail:
+            step = min(end, 1 << 16)
+            end -= step
+            tail = os.pread(self._descriptor, step, end) + tail
+        self.torn = tail[tail.rfind(b"\n") + 1 :]
+        if not self.torn:
+            return
+        try:
+            json.loads(self.torn)
+        except ValueError:
+            os.ftruncate(self._descriptor, size - len(self.torn))
+        else:  # a whole record that an editor saved without its newline
+            os.write(self._descriptor, b"\n")
+            self.torn = b""
+        sync(self._descriptor)

@@ -1,0 +1,58 @@
+"""Reading JSON lines: every fault of a file with its line number, together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from mlx_distill.errors import InputError, MissingError, raise_problems
+
+Record = TypeVar("Record")
+
+
+def read_text(path: Path, missing_step: str = "") -> str:
+    """The file's text (a byte order mark dropped); MissingError or InputError where it cannot be read as UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: there is no such file.", missing_step or "Check the path.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, a file was expected.", "Name the file inside it.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not UTF-8 text.", "Save the file as UTF-8 and try again."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}).", "Check the path and its permissions."
+        ) from error
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) of the lines that are not blank. Only \\n ends a line, as in JSON lines."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_jsonl(path: Path, parse: Callable[[object], Record], missing_step: str = "") -> list[Record]:
+    """Parse every line of a JSON lines file.
+
+    `parse` turns one decoded value into a record and raises ValueError (or TypeError) with a sentence about it. All
+    faults are raised together, each as `file:line: what`. Blank lines are passed over.
+    """
+    records: list[Record] = []
+    problems: list[str] = []
+    for number, line in lines_of(read_text(path, missing_step)):
+        try:
+            records.append(parse(json.loads(line)))
+        except json.JSONDecodeError as error:
+            problems.append(f"{path.name}:{number}: not valid JSON ({error.msg} at column {error.colno})")
+        except RecursionError:
+            problems.append(f"{path.name}:{number}: nested too deeply")
+        except (ValueError, TypeError) as error:
+            problems.append(f"{path.name}:{number}: {error}")
+    raise_problems(path, problems, "Mend or remove these lines and run the command again.")
+    return records

@@ -1,0 +1,96 @@
+"""The settings of a training run and the figures it ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_distill.settings import setting
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained on what, and how."""
+
+    model: Path = setting(help="the student: an MLX model folder")
+    data: Path = setting(help="folder with train.jsonl and valid.jsonl")
+    adapter: Path = setting(help="folder that the adapter is written to")
+    epochs: int = setting(3, help="passes over the training rows")
+    batch_size: int = setting(4, help="rows an update")
+    learning_rate: float = setting(5e-4, help="peak learning rate")
+    schedule: str = setting("cosine", help="how the rate falls after warm-up", choices=SCHEDULES)
+    warmup: float = setting(0.1, help="share of the run over which the rate rises")
+    rank: int = setting(8, help="rank of the LoRA update")
+    alpha: float = setting(32.0, help="strength of the update; it is multiplied by alpha / rank")
+    dropout: float = setting(0.0, help="dropout before the LoRA update")
+    targets: tuple[str, ...] = setting(
+        (), help="layers to adapt, such as self_attn.q_proj; none means all linear layers"
+    )
+    weight_decay: float = setting(0.01, help="AdamW's decay of the adapter's weights")
+    clip: float = setting(1.0, help="largest norm of the gradient; 0 clips nothing")
+    max_length: int = setting(1024, help="longest row in tokens; longer ones are refused by name")
+    micro_tokens: int = setting(4096, help="tokens in one forward pass; a larger batch is accumulated")
+    evaluate_every: int = setting(0, help="steps between looks at valid.jsonl; 0 means once an epoch")
+    patience: int = setting(0, help="stop after this many looks without improvement; 0 never stops early")
+    checkpoint_every: int = setting(20, help="steps between checkpoints, beside the one at each epoch's end")
+    minutes: float = setting(0.0, help="time budget: the schedule is fitted to it; 0 means none")
+    seed: int = setting(0, help="makes runs repeatable")
+    resume: bool = setting(False, help="go on from the last checkpoint of this folder")
+    force: bool = setting(False, help="train anew even where the folder holds a run")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "rank", "max_length", "micro_tokens", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("learning_rate", "alpha"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be a positive number")
+        for name in ("weight_decay", "clip", "evaluate_every", "patience", "minutes"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, it must be at least 0 and less than 1")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}, it is a share of the run: at least 0 and less than 1")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
+        if self.resume and self.force:
+            raise ValueError("resume and force exclude each other")
+
+    @property
+    def scale(self) -> float:
+        """What mlx-lm multiplies the update by."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training ended with. Losses and accuracies are over answer tokens of valid.jsonl."""
+
+    adapter: Path
+    """Folder of the best adapter; `last/` inside it holds the last one."""
+    n_trainable: int
+    n_parameters: int
+    steps: int
+    epochs: float
+    stopped: str
+    """`finished`, `time budget` or `early stop`."""
+    best_step: int
+    valid_loss_before: float
+    valid_loss: float
+    """The best adapter's."""
+    valid_accuracy_before: float
+    valid_accuracy: float
+    n_train_rows: int
+    n_valid_rows: int
+    n_valid_tokens: int
+    supervised_tokens: int
+    """Trained on, repeats included."""
+    supervised_tokens_per_second: float
+    """Over the steps alone, evaluation left out."""
+    peak_bytes: int
+    """The most memory MLX held."""
+    seconds: float
+    """The whole run, evaluation included, resumed parts added up."""

