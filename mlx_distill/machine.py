@@ -9,6 +9,8 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +21,9 @@ from mlx_distill.errors import MachineError
 if TYPE_CHECKING:
     import mlx.core as mx
 
-CPU_CACHE_BYTES = 2 << 30
-"""MLX keeps freed buffers up to this size; its CPU default of 32 MiB makes every training step allocate afresh."""
+CPU_CACHE_SHARE = 4
+"""MLX may keep freed buffers up to memory / this; its CPU default of 32 MiB makes every step fault its pages anew."""
+MOST_STREAMS = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Blas:
     name: str
     path: str
     fast: bool
+
+    def set_threads(self, count: int) -> None:
+        """How many threads one matrix product may use."""
+        setters = {"OpenBLAS": "openblas_set_num_threads", "oneMKL": "MKL_Set_Num_Threads"}
+        if self.name in setters:
+            getattr(ctypes.CDLL(self.path), setters[self.name])(ctypes.c_int(count))
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,45 @@ def prepare() -> Device:
         info = mx.device_info()
         usable = int(info.get("max_recommended_working_set_size", info["memory_size"]))
         return Device("metal", str(info.get("device_name", "Apple GPU")), usable, None)
-    mx.set_cache_limit(CPU_CACHE_BYTES)
+    mx.set_cache_limit(system_memory_bytes() // CPU_CACHE_SHARE)
     return Device("cpu", cpu_name(), system_memory_bytes(), blas)
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@cache
+def streams() -> tuple[mx.Stream, ...]:
+    """Streams whose work runs at the same time: one a core on a CPU, where MLX computes all but matrix products on
+    one thread; the default one alone on Metal, which is parallel in itself."""
+    import mlx.core as mx
+
+    if prepare().kind == "metal":
+        return (mx.default_stream(mx.gpu),)
+    return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores(), MOST_STREAMS)))
+
+
+@contextmanager
+def shared_cores(n_streams: int) -> Iterator[None]:
+    """Within the block, matrix products of `n_streams` streams share the cores instead of each taking all of them."""
+    blas = prepare().blas
+    if not blas:
+        yield
+        return
+    before = _blas_threads[-1]
+    _blas_threads.append(max(cores() // n_streams, 1))
+    blas.set_threads(_blas_threads[-1])
+    try:
+        yield
+    finally:
+        _blas_threads.pop()
+        blas.set_threads(before)
+
+
+_blas_threads = [cores()]
+"""What was asked for, innermost last."""
 
 
 def _why_no_mlx() -> str:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_distill import machine
 from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.students.loading import Head, Student
 from mlx_distill.students.rendering import Rendered
 
 CHUNK_BYTES = 64 << 20
 """Float32 logits that may exist at once; the vocabulary decides how many rows that is."""
-TOKENS_A_BATCH = 2048
+TOKENS_A_BATCH = 1024
 """Tokens, padding included, that are scored in one forward pass."""
 
 
@@ -46,21 +47,36 @@ class Score:
 def score(student: Student, rows: Sequence[Rendered], report: Report = ignore, job: str = "score") -> Score:
     """Score every row with the student as it is (adapter on or off)."""
     scores: list[RowScore | None] = [None] * len(rows)
+    streams = machine.streams()
+    groups = batches_by_length([len(row.tokens) for row in rows], TOKENS_A_BATCH)
     done = 0
     report(Progress(job, 0, len(rows), "rows"))
-    for indices in batches_by_length([len(row.tokens) for row in rows], TOKENS_A_BATCH):
-        batch = pad([rows[index] for index in indices])
-        losses, correct = token_losses(student.head, batch.gather(student.hidden(batch.inputs)), batch.targets)
-        mx.eval(losses, correct)
-        loss_of, correct_of = np.array(losses, dtype=np.float64), np.array(correct)
-        start = 0
-        for index, n_tokens in zip(indices, batch.tokens_of_row, strict=True):
-            here = slice(start, start + n_tokens)
-            scores[index] = RowScore(float(loss_of[here].sum()), int(correct_of[here].sum()), n_tokens)
-            start += n_tokens
-        done += len(indices)
-        report(Progress(job, done, len(rows), "rows"))
+    with machine.shared_cores(len(streams)):
+        for start in range(0, len(groups), len(streams)):
+            at_once = groups[start : start + len(streams)]
+            batches = [pad([rows[index] for index in indices]) for indices in at_once]
+            results = []
+            for stream, batch in zip(streams, batches, strict=False):
+                with mx.stream(stream):
+                    hidden = batch.gather(student.hidden(batch.inputs))
+                    results.append(token_losses(student.head, hidden, batch.targets))
+            mx.eval(results)
+            for indices, batch, result in zip(at_once, batches, results, strict=True):
+                for index, row in zip(indices, _by_row(batch, *result), strict=True):
+                    scores[index] = row
+                done += len(indices)
+            report(Progress(job, done, len(rows), "rows"))
     return total([row for row in scores if row is not None])
+
+
+def _by_row(batch: Batch, losses: mx.array, correct: mx.array) -> list[RowScore]:
+    """The sums of each row of a batch, in float64."""
+    loss_of, correct_of = np.array(losses, dtype=np.float64), np.array(correct)
+    ends = np.cumsum(batch.tokens_of_row)
+    return [
+        RowScore(float(loss_of[end - n : end].sum()), int(correct_of[end - n : end].sum()), n)
+        for end, n in zip(ends, batch.tokens_of_row, strict=True)
+    ]
 
 
 def total(rows: Sequence[RowScore]) -> Score:
@@ -127,13 +143,16 @@ def token_losses(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.ar
 
     hidden (N, D), targets (N,) -> losses (N,) float32, correct (N,) bool.
     """
-    losses, correct = [], []
-    for rows in chunks(hidden.shape[0], _vocabulary(head, hidden)):
-        logits = head(hidden[rows]).astype(mx.float32)
+    losses: list[mx.array] = []
+    correct: list[mx.array] = []
+    for rows in chunks(hidden.shape[0], vocabulary_of(head, hidden)):
+        part = hidden[rows]
+        if losses:  # one chunk after another, or all their logits would exist at once
+            part = mx.depends(part, losses[-1])
+        logits = head(part).astype(mx.float32)
         target = mx.take_along_axis(logits, targets[rows][:, None], axis=-1)[:, 0]
         losses.append(mx.logsumexp(logits, axis=-1) - target)
-        correct.append(mx.argmax(logits, axis=-1) == targets[rows])
-        mx.eval(losses[-1], correct[-1])
+        correct.append(target >= logits.max(axis=-1))
     return mx.concatenate(losses), mx.concatenate(correct)
 
 
@@ -143,6 +162,6 @@ def chunks(n_rows: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
-def _vocabulary(head: Head, hidden: mx.array) -> int:
+def vocabulary_of(head: Head, hidden: mx.array) -> int:
     """The head's width, from its shape alone: nothing is computed."""
     return int(head(hidden[:1]).shape[-1])

@@ -25,9 +25,18 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     return batches
 
 
-def micro_batches(lengths: Sequence[int], batch: Sequence[int], token_budget: int) -> list[list[int]]:
-    """A batch cut so that no forward pass holds more padded tokens than the budget; usually one piece."""
-    return [[batch[i] for i in part] for part in batches_by_length([lengths[row] for row in batch], token_budget)]
+def micro_batches(lengths: Sequence[int], batch: Sequence[int], token_budget: int, at_once: int) -> list[list[int]]:
+    """A batch cut into pieces of rows of like length: as many as run at the same time, more where a forward pass
+    would hold more padded tokens than the budget (a longer row stands alone)."""
+    rows = sorted(batch, key=lambda row: lengths[row])
+    pieces: list[list[int]] = []
+    size = -(-len(rows) // min(at_once, len(rows)))
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        pieces += [
+            [part[i] for i in group] for group in batches_by_length([lengths[row] for row in part], token_budget)
+        ]
+    return pieces
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:

@@ -59,10 +59,9 @@ def save_adapter(folder: Path, model: nn.Module, config: dict[str, Any]) -> None
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: State) -> None:
-    """Write weights, optimiser state, random state and position as one file."""
+    """Write weights, optimiser state and position as one file. Random numbers need no saving: see `Run._step`."""
     arrays = {f"adapter.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
-    arrays["random"] = _random_state()[0]
     metadata = {"format": "mlx", "state": json.dumps(asdict(state))}
     _write(folder / CHECKPOINT_FILE, lambda path: mx.save_safetensors(path, arrays, metadata=metadata))
 
@@ -96,15 +95,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, 
     kept = [(name.removeprefix("optimizer."), value) for name, value in arrays.items() if name.startswith("optimizer.")]
     optimizer.init(model.trainable_parameters())
     optimizer.state = tree_unflatten(kept)
-    _random_state()[0] = arrays["random"]
-    mx.eval(model.trainable_parameters(), optimizer.state, mx.random.state)
+    mx.eval(model.trainable_parameters(), optimizer.state)
     return state
-
-
-def _random_state() -> list[mx.array]:
-    """MLX's global random state: a list of one key, which is replaced to set it."""
-    state: Any = mx.random.state
-    return state  # type: ignore[no-any-return]
 
 
 def _write(path: Path, save: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_distill.scoring import chunks
+from mlx_distill.scoring import chunks, vocabulary_of
 from mlx_distill.students.loading import Head
 
 
@@ -22,7 +22,7 @@ def linear_cross_entropy(head: Head, hidden: mx.array, targets: mx.array) -> tup
     hidden (N, D) in any float type, targets (N,) -> loss () float32, correct () int32. Differentiable in `hidden`
     only; the head's own weights get no gradient.
     """
-    vocabulary = int(head(hidden[:1]).shape[-1])
+    vocabulary = vocabulary_of(head, hidden)
 
     @mx.custom_function
     def loss_of(states: mx.array, wanted: mx.array) -> tuple[mx.array, mx.array, mx.array]:

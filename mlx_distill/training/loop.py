@@ -16,6 +16,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
+from mlx_distill import machine
 from mlx_distill.errors import InputError, Interrupted, MachineError, raise_problems
 from mlx_distill.events import Note, Progress, Report
 from mlx_distill.records import Example
@@ -43,6 +44,8 @@ from mlx_distill.training.schedule import learning_rate
 
 LENGTH_MULTIPLE = 8
 """Batches are padded to a multiple of this, so that few shapes exist and kernels stay aligned."""
+SEEDS_A_RUN = 1_000_003
+"""Dropout is seeded by run and step, so that a resumed run draws what an uninterrupted one does."""
 NOT_DECIDING = {"resume", "force", "checkpoint_every", "adapter", "model", "data"}
 """Settings that may differ between a run and its continuation."""
 
@@ -55,7 +58,7 @@ def train(config: TrainConfig, report: Report) -> TrainResult:
         split: read_rows(config.data / f"{split}.jsonl", student, config.max_length) for split in ("train", "valid")
     }
     adapter_config = add_lora(student, config)
-    with stop_requests() as stop:
+    with stop_requests() as stop, machine.shared_cores(len(machine.streams())):
         run = Run(config, student, rows["train"], rows["valid"], adapter_config, report, stop)
         return run.finish(run.steps())
 
@@ -154,6 +157,7 @@ class Run:
         self.adapter_config = adapter_config
         self.report = report
         self.stop = stop
+        self.streams = machine.streams()
         self.objective: Objective = OBJECTIVES["sft"]
         self.lengths = [len(row.tokens) for row in train_rows]
         self.updates_an_epoch = math.ceil(len(train_rows) / config.batch_size)
@@ -267,15 +271,17 @@ class Run:
         )
         loss_sum, n_right, n_supervised, n_tokens, n_real = mx.array(0.0), mx.array(0), 0, 0, 0
         gradients: Any = None
+        mx.random.seed(self.config.seed * SEEDS_A_RUN + self.state.step + 1)
         self.student.model.train()
-        pieces = micro_batches(self.lengths, batch, self.config.micro_tokens)
-        for piece in pieces:
+        pieces = micro_batches(self.lengths, batch, self.config.micro_tokens, len(self.streams))
+        for number, piece in enumerate(pieces):
             padded = pad([self.train_rows[row] for row in piece], LENGTH_MULTIPLE)
-            (loss, correct), gradient = self._gradient(padded)
+            with mx.stream(self.streams[number % len(self.streams)]):
+                (loss, correct), gradient = self._gradient(padded)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            if len(pieces) > 1:  # or the activations of all pieces would be alive at once
-                mx.eval(loss, correct, gradients)
             loss_sum, n_right = loss_sum + loss, n_right + correct
+            if (number + 1) % len(self.streams) == 0:  # or the activations of all pieces would be alive at once
+                mx.eval(loss_sum, n_right, gradients)
             n_supervised += padded.n_supervised
             n_tokens += padded.inputs.size
             n_real += sum(self.lengths[row] for row in piece)

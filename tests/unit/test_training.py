@@ -221,10 +221,10 @@ def wait_for_step(config: TrainConfig, step: int) -> None:
 
 
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
-    long = replace(config, epochs=60)
+    long = replace(config, epochs=60, dropout=0.1)
     whole = run(replace(long, adapter=tmp_path / "whole"))
     draw = random.Random(0)
-    first = train_in_a_process(long)
+    first = train_in_a_process(long, "--dropout", "0.1")
     wait_for_step(long, 20 + draw.randint(0, 10))
     first.kill()
     assert first.wait() == -signal.SIGKILL
