@@ -15,7 +15,7 @@ from mlx_distill.settings import build, setting
 from mlx_distill.storage.jsonl import read_text
 
 PROJECT_FILE = "distill.toml"
-STAGES = ("collect", "prepare", "convert", "train", "compare", "fuse", "chat")
+STAGES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Project:
         config = self.config
         shared: dict[str, dict[str, Any]] = {
             "collect": {"teacher": config.teacher, "out": self.data},
+            "expand": {"teacher": config.teacher, "data": self.data},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
             "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},

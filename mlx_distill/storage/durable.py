@@ -98,6 +98,34 @@ def jsonl_text(rows: Iterable[Any]) -> str:
 
 
 @contextmanager
+def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path`, for large data, that takes its place when the block ends without an error.
+
+    Raises InputError at once where `path` exists, unless `replace`. On an error nothing is left.
+    """
+    if path.is_dir() or (path.exists() and not replace):
+        raise InputError(f"{path} exists already.", "Choose another path, or pass --force to replace the file.")
+    make_folder(path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    scratch = Path(name)
+    try:
+        yield scratch
+        with scratch.open("rb") as file:
+            sync(file.fileno())
+        scratch.chmod(0o666 & ~_umask())
+        os.replace(scratch, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
 def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place when the block ends without an error.
 

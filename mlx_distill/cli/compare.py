@@ -1,0 +1,126 @@
+"""`mlx-distill compare`: base against distilled, as a table and answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_distill.cli.options import config_options, json_option, resolve
+from mlx_distill.cli.output import duration, print_facts, print_json, reporting
+from mlx_distill.comparison import CompareConfig, CompareResult, run
+from mlx_distill.text_safety import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from mlx_distill.comparison.answers import PromptAnswers
+    from mlx_distill.comparison.figures import HeldOut
+
+NARROWEST_COLUMN = 56
+"""Characters that an answer needs to be read beside others; code in it is mostly narrower."""
+PIPE_WIDTH = 120
+"""Of tables where there is no terminal to fit."""
+
+
+@click.command("compare")
+@config_options(CompareConfig)
+@click.option("--no-teacher", is_flag=True, help="Leave the teacher out.")
+@json_option
+def command(no_teacher: bool, as_json: bool, **flags: Any) -> None:
+    """Compare base and distilled on held-out rows and on the test prompts.
+
+    \b
+    Examples:
+      mlx-distill compare --no-teacher
+      mlx-distill compare --model models/student --adapter adapters/demo --data data/demo --out reports/demo
+    """
+    if no_teacher:
+        flags["teacher"] = ""
+    config = resolve(CompareConfig, "compare", flags)
+    with reporting() as report:
+        result = run(config, report)
+    if as_json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def print_result(result: CompareResult) -> None:
+    """The figures, the answers of each test prompt, and where it is written down."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    _show_figures(console, result.test)
+    for number, answers in enumerate(result.answers, start=1):
+        _show_answers(console, number, answers)
+    click.echo()
+    facts = [("report", str(result.markdown)), ("data", str(result.report)), ("time", duration(result.seconds))]
+    print_facts("Compared.", facts)
+
+
+def _show_figures(console: Console, test: HeldOut) -> None:
+    from mlx_distill.comparison import wording
+
+    header = ("", "base", "distilled", "difference", wording.INTERVAL)
+    console.print(_table(header, wording.figure_lines(test)))
+    console.print(f"{wording.scope(test)} {wording.interval_note(test)}", soft_wrap=not console.is_terminal)
+    if len(test.by_category) < 2:
+        return
+    rows = [
+        (
+            printable(name),
+            str(group.n_rows),
+            f"{group.base.loss:.3f} → {group.distilled.loss:.3f}",
+            wording.loss_bounds(group),
+            f"{wording.percent(group.base.token_accuracy)} → {wording.percent(group.distilled.token_accuracy)}",
+            wording.accuracy_bounds(group),
+        )
+        for name, group in test.by_category.items()
+    ]
+    console.print()
+    console.print(_table(("category", "rows", "loss", "interval", "token accuracy", "interval"), rows))
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:
+    """Plain columns: the first to the left, figures to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _show_answers(console: Console, number: int, answers: PromptAnswers) -> None:
+    """Side by side where the terminal is wide enough for all, else one after another; unwrapped in a pipe."""
+    from mlx_distill.comparison.wording import state
+
+    voices = [("base", answers.base), ("distilled", answers.distilled), ("teacher", answers.teacher)]
+    spoken = [(printable(f"{name} ({state(answer)})"), printable(answer.text)) for name, answer in voices if answer]
+    click.echo()
+    click.echo(click.style(printable(f"{number}. {answers.prompt}"), bold=True))
+    if console.is_terminal and console.width >= len(spoken) * NARROWEST_COLUMN:
+        console.print(_columns(spoken))
+        return
+    for title, text in spoken:
+        click.echo(click.style(f"\n--- {title}", fg="cyan"))
+        click.echo(text)
+
+
+def _columns(spoken: list[tuple[str, str]]) -> RenderableType:
+    from rich.box import HORIZONTALS
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=HORIZONTALS, expand=True, header_style="cyan")
+    for title, _ in spoken:
+        table.add_column(Text(title), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for _, text in spoken))
+    return table

@@ -1,0 +1,111 @@
+"""`compare`: one copy of the student, its adapter off and on, on held-out rows and on test prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_distill import machine
+from mlx_distill.comparison.config import CompareConfig
+from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.settings import to_plain
+from mlx_distill.storage.durable import write_json, write_text
+
+if TYPE_CHECKING:
+    from mlx_distill.comparison.answers import PromptAnswers
+    from mlx_distill.comparison.figures import HeldOut
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """What was found, and where it is written down."""
+
+    test: HeldOut
+    answers: tuple[PromptAnswers, ...]
+    cautions: tuple[str, ...]
+    report: Path
+    markdown: Path
+    seconds: float
+
+
+def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
+    """Compare, write `report.json` and `report.md`, and return the findings.
+
+    A teacher that cannot be asked is a caution. Raises MissingError and InputError for what is not there or does not
+    fit together, VerificationError where a model's loss is not a number.
+    """
+    machine.prepare()
+    from mlx_distill.comparison import answers, markdown, measuring
+    from mlx_distill.comparison import report as reports
+    from mlx_distill.students.adapter import attach
+    from mlx_distill.students.loading import load_student
+
+    parts = _Parts()
+    rows, prompts = measuring.read_rows(config.data), answers.read_prompts(config.test_prompts)
+    with parts.timed("load"):
+        student = load_student(config.model)
+        model = reports.student_facts(student)
+        adapter = attach(student, config.adapter)
+        learnt = reports.adapter_facts(adapter)
+        rendered = measuring.render_rows(student, rows, config.data / measuring.TEST_FILE)
+    cautions = reports.cautions(model, learnt, rows, config.system)
+    taught: dict[str, answers.TeacherAnswer] = {}
+    if config.teacher:
+        with parts.timed("ask the teacher"):
+            taught, missing = answers.ask_teacher(prompts, config, report)
+        cautions += missing
+    for text in cautions:
+        report(Caution(text))
+
+    scores, written = {}, {}
+    for name in ("base", "distilled"):
+        adapter.enabled = name == "distilled"
+        with parts.timed(f"score {name}"):
+            scores[name] = measuring.score_student(student, rendered, adapter, report)
+        with parts.timed(f"answers of {name}"):
+            written[name] = answers.answer_prompts(student, prompts, name, config, report)
+
+    test = measuring.pair(rows, scores["base"], scores["distilled"], config.seed)
+    found = reports.Report(
+        schema_version=reports.SCHEMA_VERSION,
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=reports.machine_facts(student),
+        versions=reports.versions(),
+        model=model,
+        adapter=learnt,
+        teacher=config.teacher or None,
+        settings=to_plain(config),
+        definitions=reports.DEFINITIONS,
+        test=test,
+        answers=answers.put_together(prompts, written["base"], written["distilled"], taught),
+        cautions=tuple(cautions),
+        seconds=parts.seconds,
+    )
+    write_text(config.out / "report.md", markdown.page(found))
+    write_json(config.out / "report.json", to_plain(found))
+    return CompareResult(
+        test,
+        found.answers,
+        found.cautions,
+        config.out / "report.json",
+        config.out / "report.md",
+        round(sum(parts.seconds.values()), 2),
+    )
+
+
+class _Parts:
+    """How long each part of the work took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 3)

@@ -1,0 +1,73 @@
+"""What a comparison needs, made in a second: a random adapter on the tiny model, held-out rows, test prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROWS = [
+    ("count", "python", "Count the words of a text.", "def count_words(text):\n    return len(text.split())"),
+    (
+        "count",
+        "python",
+        "Count the words of a file.",
+        "Read the file, then count.\n\n```python\nlen(text.split())\n```",
+    ),
+    ("queue", "concepts", "What is a queue?", "A queue hands out what came first."),
+    ("stack", "concepts", "What is a stack?", "A stack hands out what came last; so does a pile of plates."),
+    ("pay", "sql", "Who earns more than 10?", "SELECT name FROM employees WHERE salary > 10;"),
+    ("order", "sql", "List employees by name.", "SELECT name, salary FROM employees ORDER BY name;"),
+]
+"""family, category, question, answer: six rows in five families."""
+
+SYSTEM = "You are a helpful assistant."
+PROMPTS = [("tree", "python", "Is a tree balanced?"), ("pool", "sql", "Write a pool of connections, with SQL.")]
+
+
+def write_lines(file: Path, rows: list[Any]) -> Path:
+    """A JSON lines file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def example(family: str, category: str, question: str, answer: str, *, system: str = SYSTEM) -> dict[str, Any]:
+    """One row of test.jsonl."""
+    turns = [("system", system), ("user", question), ("assistant", answer)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return {"id": f"{family}: {question}", "family": family, "category": category, "messages": messages}
+
+
+def make_data(folder: Path) -> Path:
+    """A data folder with test.jsonl."""
+    write_lines(folder / "test.jsonl", [example(*row) for row in ROWS])
+    return folder
+
+
+def make_prompts(file: Path) -> Path:
+    """A file of two test prompts."""
+    return write_lines(file, [{"id": name, "category": kind, "prompt": text} for name, kind, text in PROMPTS])
+
+
+def make_adapter(model: Path, folder: Path, *, seed: int = 1, size: float = 0.1, rank: int = 4) -> Path:
+    """A LoRA adapter folder in mlx-lm's format, made by mlx-lm, with random weights; `size` 0 changes nothing."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.utils import load_model
+
+    student, _ = load_model(model)
+    parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0}
+    student.freeze()
+    mx.random.seed(seed)
+    linear_to_lora_layers(student, len(student.layers), parameters)
+    weights = dict(tree_flatten(student.trainable_parameters()))
+    for name, value in weights.items():
+        if name.endswith("lora_b"):
+            weights[name] = size * mx.random.normal(value.shape)
+    folder.mkdir(parents=True)
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    config = {"fine_tune_type": "lora", "num_layers": len(student.layers), "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder

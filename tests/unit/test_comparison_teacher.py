@@ -1,0 +1,113 @@
+"""The teacher's answers beside the student's, or the reason why there are none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlx_distill.comparison import CompareConfig, run
+from mlx_distill.events import Caution, Event
+from tests.comparing import PROMPTS, make_adapter, make_data, make_prompts, write_lines
+
+
+def recording(file: Path, texts: list[str]) -> Path:
+    """A journal with one answer to each of the first test prompts."""
+    rows = [
+        {
+            "prompt_id": name,
+            "messages": [{"role": "user", "content": text}],
+            "answer": answer,
+            "stop_reason": "end_turn",
+        }
+        for (name, _, text), answer in zip(PROMPTS, texts, strict=False)
+    ]
+    return write_lines(file, rows)
+
+
+@pytest.fixture
+def config(tiny_student: Path, tmp_path: Path) -> CompareConfig:
+    return CompareConfig(
+        model=tiny_student,
+        adapter=make_adapter(tiny_student, tmp_path / "adapter"),
+        data=make_data(tmp_path / "data"),
+        out=tmp_path / "out",
+        test_prompts=make_prompts(tmp_path / "prompts.jsonl"),
+        teacher=f"recorded:{recording(tmp_path / 'teacher.jsonl', ['Compare heights.', 'Use a queue.'])}",
+        max_tokens=4,
+    )
+
+
+def test_the_teacher_stands_beside_the_student_and_is_asked_once(config: CompareConfig, tmp_path: Path) -> None:
+    first = run(config)
+    assert [answers.teacher.text for answers in first.answers if answers.teacher] == [
+        "Compare heights.",
+        "Use a queue.",
+    ]
+    assert first.cautions == ()
+    page = first.markdown.read_text(encoding="utf-8")
+    assert "**Teacher** (finished)\n\n```text\nCompare heights.\n```" in page
+    journal = config.data / "test_answers.jsonl"
+    kept = journal.read_bytes()
+    (tmp_path / "teacher.jsonl").unlink()
+    again = run(config)
+    assert [answers.teacher for answers in again.answers] == [answers.teacher for answers in first.answers]
+    assert journal.read_bytes() == kept
+
+
+def test_the_teacher_is_asked_what_the_student_is_asked(config: CompareConfig) -> None:
+    run(config)
+    asked = [json.loads(line) for line in (config.data / "test_answers.jsonl").read_text().splitlines()]
+    by_id = {record["prompt_id"]: record for record in asked}
+    for name, _, text in PROMPTS:
+        assert by_id[name]["max_tokens"] == 4
+        assert by_id[name]["messages"] == [
+            {"role": "system", "content": config.system},
+            {"role": "user", "content": text},
+        ]
+
+
+def test_a_prompt_that_the_recording_lacks_costs_that_answer_alone(config: CompareConfig, tmp_path: Path) -> None:
+    events: list[Event] = []
+    short = recording(tmp_path / "short.jsonl", ["Compare heights."])
+    result = run(replace(config, teacher=f"recorded:{short}"), events.append)
+    assert [answers.teacher is None for answers in result.answers] == [False, True]
+    assert len(result.cautions) == 1
+    assert "no answer to 1 of 2 test prompts (pool: " in result.cautions[0]
+    assert Caution(result.cautions[0]) in events
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ("anthropic:claude-sonnet-4-6", "ANTHROPIC_API_KEY"),
+        ("recorded:nowhere.jsonl", "nowhere.jsonl: there is no such file"),
+        ("oracle:delphi", "'oracle' is not one of"),
+        ("oracle", "is not one of"),
+    ],
+)
+def test_a_teacher_that_cannot_be_asked_loses_nothing_else(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, teacher: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    alone = run(replace(config, teacher=""))
+    result = run(replace(config, teacher=teacher))
+    assert len(result.cautions) == 1
+    assert says in result.cautions[0]
+    assert "--no-teacher" in result.cautions[0]
+    assert result.test == alone.test
+    assert [answers.distilled.text for answers in result.answers] == [
+        answers.distilled.text for answers in alone.answers
+    ]
+    assert all(answers.teacher is None for answers in result.answers)
+    assert "no-teacher" in result.markdown.read_text(encoding="utf-8")
+    assert json.loads(result.report.read_text(encoding="utf-8"))["cautions"] == list(result.cautions)
+
+
+def test_without_a_teacher_no_journal_is_made(config: CompareConfig) -> None:
+    result = run(replace(config, teacher=""))
+    assert not (config.data / "test_answers.jsonl").exists()
+    assert all(answers.teacher is None for answers in result.answers)
+    assert "| Teacher | left out |" in result.markdown.read_text(encoding="utf-8")
