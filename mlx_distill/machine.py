@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_distill.errors import MachineError
+from mlx_distill.errors import InputError, MachineError
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CPU_CACHE_SHARE = 4
 """MLX may keep freed buffers up to memory / this; its CPU default of 32 MiB makes every step fault its pages anew."""
 MOST_STREAMS = 8
+DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,18 @@ class Device:
 
     @property
     def dtype(self) -> mx.Dtype:
-        """float32 on a CPU, where 16-bit matmuls are 10-20 times slower; bfloat16 on Metal."""
+        """float32 on a CPU, where 16-bit matmuls are 10-20 times slower; bfloat16 on Metal.
+
+        The environment variable MLX_DISTILL_DTYPE says otherwise: to rule rounding out on a Mac, or to see it on a
+        CPU.
+        """
         import mlx.core as mx
 
-        return mx.bfloat16 if self.kind == "metal" else mx.float32
+        types = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+        wanted = os.environ.get(DTYPE_VARIABLE) or ("bfloat16" if self.kind == "metal" else "float32")
+        if wanted not in types:
+            raise InputError(f"{DTYPE_VARIABLE} is {wanted!r}.", f"Set it to one of {', '.join(types)}, or unset it.")
+        return types[wanted]
 
 
 @cache

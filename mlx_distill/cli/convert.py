@@ -1,0 +1,49 @@
+"""`mlx-distill convert`: make an MLX model of a student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mlx_distill.cli.options import config_options, json_option, resolve
+from mlx_distill.cli.output import duration, print_facts, print_json, reporting
+from mlx_distill.students.convert import ConvertConfig, ConvertResult, run
+from mlx_distill.text_safety import printable
+
+
+@click.command()
+@config_options(ConvertConfig)
+@json_option
+def command(as_json: bool, **flags: Any) -> None:
+    """Make an MLX model of a student from the Hub, a folder, a GGUF file or the packaged sample.
+
+    \b
+    Examples:
+      mlx-distill convert
+      mlx-distill convert --source sample --out models/SmolLM2-135M-Instruct
+      mlx-distill convert --source Qwen/Qwen2.5-0.5B-Instruct --out models/qwen --q-bits 8
+    """
+    config = resolve(ConvertConfig, "convert", flags)
+    with reporting() as report:
+        result = run(config, report)
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _print(result: ConvertResult) -> None:
+    source = f"{result.source} @ {result.revision}" if result.revision else result.source
+    weights = "links to the source, which is MLX already" if result.linked else result.dtype
+    print_facts(
+        "Already there" if result.already_there else "Converted",
+        [
+            ("Source", source),
+            ("Parameters", f"{result.n_parameters / 1e6:.1f}M"),
+            ("Weights", weights),
+            ("It says", " ".join(printable(result.sample_text).split())),
+            ("Time", duration(result.seconds)),
+            ("Model", str(result.path)),
+        ],
+    )

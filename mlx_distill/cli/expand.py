@@ -1,0 +1,49 @@
+"""`mlx-distill expand`: ask the teacher for variations of the base prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mlx_distill.cli.options import config_options, json_option, resolve
+from mlx_distill.cli.output import duration, print_facts, print_json, reporting
+from mlx_distill.collect import unanswered_lines
+from mlx_distill.collect.expand import ExpandConfig, run
+from mlx_distill.errors import TeacherError
+
+
+@click.command("expand")
+@config_options(ExpandConfig, leave_out=("first_wait_seconds",))
+@json_option
+def command(as_json: bool, **flags: Any) -> None:
+    """Ask the teacher for variations of the base prompts, and write a larger prompt file.
+
+    \b
+    Examples:
+      mlx-distill expand --variations 5
+      mlx-distill expand --prompts my.txt --teacher anthropic:claude-sonnet-4-6 --data data/mine --out more.jsonl
+    """
+    config = resolve(ExpandConfig, "expand", flags)
+    with reporting() as report:
+        result = run(config, report)
+    if as_json:
+        print_json(result)
+    else:
+        print_facts(
+            f"{result.n_variations} variations of {result.n_bases} base prompts",
+            [
+                ("left out", f"{result.n_near_copies} near copies"),
+                ("prompts", f"{result.n_prompts} in all"),
+                ("time", duration(result.seconds)),
+                ("cost", f"{result.cost_usd:.2f} USD"),
+                ("output", str(result.path)),
+                ("next", f"mlx-distill collect --prompts {result.path}"),
+            ],
+        )
+    if result.unanswered:
+        raise TeacherError(
+            f"{len(result.unanswered)} of {result.n_bases} base prompts got no variations.",
+            "The file holds the others; change these prompts or the teacher and run it again.",
+            unanswered_lines(result.unanswered),
+        )

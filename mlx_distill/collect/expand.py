@@ -1,0 +1,172 @@
+"""More prompts from few: asks the teacher for variations of each base prompt and writes a larger prompt file."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_distill.collect import check_asking, unanswered_lines
+from mlx_distill.collect.prompts import read_prompts
+from mlx_distill.errors import InputError, TeacherError
+from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.records import Answer, Prompt, Request, TeacherRecord, conversation
+from mlx_distill.settings import setting
+from mlx_distill.storage.durable import write_jsonl
+from mlx_distill.teachers import open_teacher
+from mlx_distill.teachers.asking import Unanswered, ask_all
+from mlx_distill.teachers.pacing import Patience
+
+EXPAND_SYSTEM = (
+    "You write prompts for a data set. Given a prompt that a developer typed, write other prompts of the same field, "
+    "each a situation of its own: another constraint, data shape, domain or difficulty, in natural words of one to "
+    "three sentences. Never paraphrase, and never fill in a template. Answer with a JSON list of strings and nothing "
+    "else."
+)
+JOURNAL = "expand.jsonl"
+NEAR_COPY = 90.0
+"""Two prompts are near copies from this token_sort_ratio of rapidfuzz on (0 to 100, case and punctuation ignored)."""
+
+
+@dataclass(frozen=True)
+class ExpandConfig:
+    """What to vary, and how often."""
+
+    data: Path = setting(help="folder of the journal of the teacher's answers (expand.jsonl)")
+    teacher: str = setting(help="who writes the variations: anthropic:MODEL or recorded:FILE")
+    prompts: Path = setting(Path("data/prompts.jsonl"), help="prompts; those whose family is their id are varied")
+    out: Path | None = setting(None, help="the larger prompt file  [default: PROMPTS with .expanded.jsonl]")
+    variations: int = setting(3, help="variations to ask for, of each base prompt")
+    max_tokens: int = setting(4096, help="longest answer, thinking included; only what is written is charged")
+    concurrency: int = setting(64, help="most requests at once; fewer after a rate limit")
+    wait_minutes: float = setting(10.0, help="how long to wait for a teacher that is overloaded or out of reach")
+    first_wait_seconds: float = setting(1.0, help="the first wait after a failure; it doubles each time")
+
+    def __post_init__(self) -> None:
+        check_asking(self.max_tokens, self.concurrency, self.wait_minutes, self.first_wait_seconds)
+        if not 1 <= self.variations <= 50:
+            raise ValueError(f"variations is {self.variations}, it must be between 1 and 50")
+
+
+@dataclass(frozen=True)
+class ExpandResult:
+    """Where expanding ended."""
+
+    path: Path
+    """The larger prompt file: every prompt of the old one, variations behind their base."""
+    n_bases: int
+    n_prompts: int
+    n_variations: int
+    """New ones that were taken."""
+    n_near_copies: int
+    """Left out: too close to another prompt."""
+    unanswered: tuple[Unanswered, ...]
+    """Base prompts that got no variations, and why."""
+    seconds: float
+    cost_usd: float
+
+
+def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
+    """Ask for variations of every base prompt and write the prompt file that holds them too.
+
+    Variations join the family, category and split of their base. Every answer is journalled, so that a rerun asks
+    nothing anew and writes the same file. Raises what `collect.run` raises; the file is written at the end only.
+    """
+    prompts = read_prompts(config.prompts)
+    bases = {prompt.family: prompt for prompt in prompts if prompt.id == prompt.family}
+    if not bases:
+        raise InputError(
+            f"{config.prompts}: no base prompt in it (one whose family is its own id).", "Name the base's id as family."
+        )
+    teacher = open_teacher(config.teacher)
+    asks = [(base, _request(teacher.name, base, config)) for base in bases.values()]
+    asked = ask_all(
+        teacher,
+        asks,
+        config.data / JOURNAL,
+        concurrency=config.concurrency,
+        report=report,
+        patience=Patience(60.0 * config.wait_minutes, config.first_wait_seconds),
+        job="expand",
+    )
+    texts, unusable = _variations(asks, asked.records)
+    unanswered = (*asked.unanswered, *unusable)
+    if not texts:
+        raise TeacherError(
+            f"{teacher.name} gave no variations.", "Choose another teacher.", unanswered_lines(unanswered)
+        )
+    expanded, n_near_copies = _grown(prompts, texts)
+    n_taken = len(expanded) - len(prompts)
+    n_wanted = config.variations * len(bases)
+    if n_taken < n_wanted:
+        report(Caution(f"{n_taken} of {n_wanted} variations: {n_near_copies} near copies were left out."))
+    out = config.out or config.prompts.with_name(f"{config.prompts.stem}.expanded.jsonl")
+    write_jsonl(out, [prompt.to_json() for prompt in expanded])
+    return ExpandResult(
+        out, len(bases), len(expanded), n_taken, n_near_copies, unanswered, asked.seconds, asked.cost_usd
+    )
+
+
+def _request(teacher: str, base: Prompt, config: ExpandConfig) -> Request:
+    question = f"Write {config.variations} variations of this prompt:\n\n{base.text}"
+    return Request(teacher, conversation(question, EXPAND_SYSTEM), config.max_tokens)
+
+
+def _variations(
+    asks: Sequence[tuple[Prompt, Request]], records: Mapping[str, TeacherRecord]
+) -> tuple[dict[str, list[str]], list[Unanswered]]:
+    """The texts by base id, and the answers that hold none."""
+    texts: dict[str, list[str]] = {}
+    unusable: list[Unanswered] = []
+    for base, request in asks:
+        if request.key in records:
+            try:
+                texts[base.id] = parse_variations(records[request.key].answer)
+            except ValueError as error:
+                unusable.append(Unanswered(base.id, request.key, str(error)))
+    return texts, unusable
+
+
+def parse_variations(answer: Answer) -> list[str]:
+    """The texts of an answer that is a JSON list of strings, with or without words or a fence around it.
+
+    Raises ValueError where the answer has no end or holds no such list.
+    """
+    if not answer.complete:
+        raise ValueError(f"its answer has no end ({answer.stop_reason})")
+    start, end = answer.text.find("["), answer.text.rfind("]")
+    try:
+        items = json.loads(answer.text[start : end + 1])
+    except ValueError as error:
+        raise ValueError("its answer holds no JSON list") from error
+    texts = [item.strip() for item in items if isinstance(item, str) and item.strip()]
+    if not texts:
+        raise ValueError("its answer holds no list of texts")
+    return texts
+
+
+def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> tuple[list[Prompt], int]:
+    """The prompts with the variations behind the last of their family, and how many were near copies."""
+    from rapidfuzz import fuzz, process, utils
+
+    seen = [utils.default_process(prompt.text) for prompt in prompts]
+    ids = {prompt.id for prompt in prompts}
+    families: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        families[prompt.family].append(prompt)
+    n_near_copies = 0
+    for base_id, variations in texts.items():
+        base = next(prompt for prompt in families[base_id] if prompt.id == base_id)
+        for text in variations:
+            plain = utils.default_process(text)
+            if process.extractOne(plain, seen, scorer=fuzz.token_sort_ratio, score_cutoff=NEAR_COPY):
+                n_near_copies += 1
+                continue
+            seen.append(plain)
+            number = next(n for n in range(1, len(ids) + 2) if f"{base_id}-v{n}" not in ids)
+            variation = replace(base, id=f"{base_id}-v{number}", text=text)
+            ids.add(variation.id)
+            families[base_id].append(variation)
+    return [prompt for family in families.values() for prompt in family], n_near_copies

@@ -1,0 +1,102 @@
+"""Reads prompt files: JSON lines with families and variations, or plain text with one prompt a line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.errors import InputError, raise_problems
+from mlx_distill.records import Prompt, Split
+from mlx_distill.storage.jsonl import lines_of, read_jsonl, read_text
+
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+HOW_TO_GET_ONE = "Make a project with `mlx-distill init NAME`, or name a file with --prompts."
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a file in their order; by its suffix JSON lines, anything else plain text.
+
+    A JSON line is a prompt (`prompt`, and optionally `id`, `family`, `category`, `split`). A base prompt may carry a
+    list `variations`, of texts or of objects with a `prompt` and perhaps an `id` and a `category`: they join its
+    family and split, and are called `<base>-v1`, `<base>-v2`, ... where they name no id.
+
+    Raises InputError with every fault of the file: wrong fields, ids used twice, a family in two splits.
+    """
+    if path.suffix.lower() in JSON_SUFFIXES:
+        reader = _Reader()
+        prompts = [prompt for group in read_jsonl(path, reader.read, HOW_TO_GET_ONE) for prompt in group]
+        prompts = [dataclasses.replace(prompt, split=reader.splits.get(prompt.family)) for prompt in prompts]
+    else:
+        prompts = _read_lines(path)
+    if not prompts:
+        raise InputError(f"{path}: there is no prompt in this file.", "Write one prompt a line.")
+    return prompts
+
+
+def _read_lines(path: Path) -> list[Prompt]:
+    first_seen: dict[str, int] = {}
+    prompts: list[Prompt] = []
+    problems: list[str] = []
+    for number, line in lines_of(read_text(path, HOW_TO_GET_ONE)):
+        if line in first_seen:
+            problems.append(f"{path.name}:{number}: repeats line {first_seen[line]}")
+            continue
+        first_seen[line] = number
+        prompts.append(Prompt.from_json({"prompt": line}))
+    raise_problems(path, problems, "Remove these lines and run the command again.")
+    return prompts
+
+
+class _Reader:
+    """Reads one JSON line after the other, remembering what the lines before it said."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, Split] = {}
+        """The split that each family names; it holds for all of the family."""
+        self._ids: set[str] = set()
+
+    def read(self, data: object) -> list[Prompt]:
+        """A base prompt and its variations; ValueError names every fault of the line."""
+        base = Prompt.from_json(data)
+        problems: list[str] = []
+        group = [base]
+        assert isinstance(data, Mapping)  # or from_json would have raised
+        for number, item in enumerate(_variations(data), start=1):
+            try:
+                group.append(_variation(base, number, item))
+            except ValueError as error:
+                problems.append(f"variation {number}: {error}")
+        for prompt in group:
+            if prompt.id in self._ids:
+                problems.append(f"the id {prompt.id!r} is used already")
+            self._ids.add(prompt.id)
+        if base.split:
+            known = self.splits.setdefault(base.family, base.split)
+            if known != base.split:
+                problems.append(f"the family {base.family!r} is in {base.split} here and in {known} before")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return group
+
+
+def _variations(data: Mapping[str, Any]) -> list[Any]:
+    items = data.get("variations")
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        raise ValueError('"variations" must be a list of texts or objects')
+    return items
+
+
+def _variation(base: Prompt, number: int, item: object) -> Prompt:
+    if isinstance(item, str):
+        item = {"prompt": item}
+    if not isinstance(item, Mapping):
+        raise ValueError("it must be text or an object with a prompt")
+    for name, inherited in (("family", base.family), ("split", base.split)):
+        if item.get(name, inherited) != inherited:
+            raise ValueError(f"its {name} is {item[name]!r}, its base's is {inherited!r}")
+    defaults = {"id": f"{base.id}-v{number}", "category": base.category}
+    return Prompt.from_json({**defaults, **item, "family": base.family, "split": base.split})

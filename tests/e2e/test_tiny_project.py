@@ -1,0 +1,116 @@
+"""The whole flow through the entry point, on a tiny random qwen2 student: stage by stage, and by `run`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished
+
+Cli = Callable[..., Finished]
+SETTINGS = """
+[train]
+epochs = 2
+learning_rate = 5e-3
+max_length = 2048
+
+[compare]
+max_tokens = 16
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_student: Path, cli: Cli) -> Path:
+    """A sample project whose student is the tiny one."""
+    assert cli("init", "demo", "--sample", cwd=tmp_path).code == 0
+    (tmp_path / "demo" / "distill.toml").write_text(
+        f'name = "demo"\nteacher = "recorded:sample"\nstudent = "{tiny_student}"\n{SETTINGS}'
+    )
+    return tmp_path / "demo"
+
+
+def succeed(finished: Finished) -> Finished:
+    assert finished.code == 0, finished.err
+    assert "Traceback" not in finished.err
+    return finished
+
+
+def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> None:
+    collected = json.loads(succeed(cli("collect", "--json", cwd=project)).out)
+    assert (collected["n_prompts"], collected["n_answered"]) == (104, 104)
+
+    model = Path(json.loads(succeed(cli("convert", "--json", cwd=project)).out)["path"])
+    assert (project / model / "config.json").exists()
+
+    succeed(cli("prepare", cwd=project))
+    rows = {split: (project / "data/demo" / f"{split}.jsonl").read_text().splitlines() for split in ("train", "test")}
+    assert len(rows["train"]) > 50
+    assert json.loads(rows["test"][0])["messages"][0]["role"] == "system"
+
+    trained = json.loads(succeed(cli("train", "--json", cwd=project)).out)
+    assert trained["valid_loss"] < trained["valid_loss_before"]
+
+    compared = succeed(cli("compare", cwd=project))
+    assert "test-balanced-tree" in compared.out or "balanced" in compared.out
+    report = json.loads((project / "reports/demo/report.json").read_text())
+    test = report["test"]
+    assert test["distilled"]["loss"] < test["base"]["loss"]
+    assert test["n_rows"] == len(rows["test"])
+    assert test["n_tokens"] > 0
+    assert 0 <= test["base"]["token_accuracy"] <= 1
+
+    fused = succeed(cli("fuse", "--json", cwd=project))
+    assert (project / "models/demo/model.safetensors").exists()
+    assert json.loads(fused.out)
+
+    chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
+    assert len(chatted.out) > 1
+    of_fused = succeed(cli("chat", "--model", "models/demo", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
+    assert of_fused.out == chatted.out
+
+    # what single commands did is done for `run`, too
+    rerun = succeed(cli("run", cwd=project))
+    for stage in ("collect", "convert", "prepare", "train", "compare", "fuse"):
+        assert f"{stage}: up to date" in rerun.err
+
+
+def test_a_run_in_bfloat16_and_a_rerun_with_nothing_to_do(project: Path, cli: Cli) -> None:
+    environment = {"MLX_DISTILL_DTYPE": "bfloat16"}
+    succeed(cli("run", cwd=project, env=environment))
+    test = json.loads((project / "reports/demo/report.json").read_text())["test"]
+    assert test["distilled"]["loss"] < test["base"]["loss"]
+
+    started = time.monotonic()
+    rerun = succeed(cli("run", "--json", cwd=project, env=environment))
+    assert time.monotonic() - started < 6, "less than a second for each of six stages"
+    assert all(not stage["reason"] for stage in json.loads(rerun.out)["stages"])
+
+    (project / "distill.toml").write_text((project / "distill.toml").read_text().replace("epochs = 2", "epochs = 1"))
+    changed = succeed(cli("run", cwd=project, env=environment))
+    assert "prepare: up to date" in changed.err
+    assert "train: epochs changed" in changed.err
+    assert "fuse: up to date" not in changed.err
+
+
+def test_three_lines_of_the_library_do_what_train_does(project: Path, cli: Cli, tiny_student: Path) -> None:
+    for stage in ("collect", "convert", "prepare", "train"):
+        succeed(cli(stage, cwd=project))
+    from mlx_distill import training
+
+    folder, model = project / "data/demo", next(path for path in (project / "models").iterdir())
+    result = training.run(
+        training.TrainConfig(
+            model=model, data=folder, adapter=project / "a", epochs=2, learning_rate=5e-3, max_length=2048
+        )
+    )
+    by_command = json.loads((project / "adapters/demo/run.json").read_text())["result"]
+    assert result.valid_loss == by_command["valid_loss"]
+    same = [
+        (project / "a/adapters.safetensors").read_bytes(),
+        (project / "adapters/demo/adapters.safetensors").read_bytes(),
+    ]
+    assert same[0] == same[1]

@@ -1,0 +1,59 @@
+"""llama.cpp as a reference: the PyPI package xllamacpp, whose server runs inside the process."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import skip
+
+
+class LlamaCpp:
+    """A GGUF file loaded by llama.cpp; the test is skipped where that is not installed."""
+
+    def __init__(self, path: Path) -> None:
+        if find_spec("xllamacpp") is None:
+            skip("llama.cpp is not installed: pip install xllamacpp")
+        import xllamacpp
+
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx = 256
+        parameters.warmup = False
+        parameters.verbosity = -1
+        parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self._server = xllamacpp.Server(parameters)
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids, control tokens in the text recognised."""
+        answer = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": True})
+        return [int(token) for token in answer["tokens"]]
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of token ids."""
+        return str(self._post("/detokenize", {"tokens": tokens})["content"])
+
+    def next_logprobs(self, prompt: list[int], count: int) -> dict[int, float]:
+        """Log-probabilities of the `count` likeliest next tokens."""
+        body = {"prompt": prompt, "n_predict": 1, "temperature": -1, "n_probs": count, "cache_prompt": False}
+        first = self._post("/completion", body)["completion_probabilities"][0]
+        return {int(token["id"]): float(token["logprob"]) for token in first["top_logprobs"]}
+
+    def chat(self, messages: list[dict[str, str]], max_tokens: int) -> dict[str, Any]:
+        """One greedy answer through the model's own chat template."""
+        body = {"messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        choice: dict[str, Any] = self._post("/v1/chat/completions", body)["choices"][0]
+        return choice
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(
+            self._server.listening_address + path, data, {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
