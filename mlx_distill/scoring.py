@@ -7,8 +7,9 @@ prompts and padding never do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +18,8 @@ from mlx_distill import machine
 from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.students.loading import Head, Student
 from mlx_distill.students.rendering import Rendered
+
+Made = TypeVar("Made")
 
 CHUNK_BYTES = 64 << 20
 """Float32 logits that may exist at once; the vocabulary decides how many rows that is."""
@@ -46,27 +49,31 @@ class Score:
 
 def score(student: Student, rows: Sequence[Rendered], report: Report = ignore, job: str = "score") -> Score:
     """Score every row with the student as it is (adapter on or off)."""
-    scores: list[RowScore | None] = [None] * len(rows)
-    streams = machine.streams()
     groups = batches_by_length([len(row.tokens) for row in rows], TOKENS_A_BATCH)
-    done = 0
+    batches = [pad([rows[index] for index in indices]) for indices in groups]
+
+    def losses_of(batch: Batch) -> tuple[mx.array, mx.array]:
+        return token_losses(student.head, batch.gather(student.hidden(batch.inputs)), batch.targets)
+
+    scores: dict[int, RowScore] = {}
     report(Progress(job, 0, len(rows), "rows"))
-    with machine.shared_cores(len(streams)):
-        for start in range(0, len(groups), len(streams)):
-            at_once = groups[start : start + len(streams)]
-            batches = [pad([rows[index] for index in indices]) for indices in at_once]
-            results = []
-            for stream, batch in zip(streams, batches, strict=False):
+    for indices, batch, result in zip(groups, batches, computed(batches, losses_of), strict=True):
+        scores.update(zip(indices, _by_row(batch, *result), strict=True))
+        report(Progress(job, len(scores), len(rows), "rows"))
+    return total([scores[index] for index in range(len(rows))])
+
+
+def computed(batches: Sequence[Batch], make: Callable[[Batch], Made]) -> Iterator[Made]:
+    """`make(batch)` of each batch in order, evaluated; as many at the same time as the machine has streams."""
+    streams = machine.streams()
+    for start in range(0, len(batches), len(streams)):
+        results = []
+        with machine.shared_cores(len(streams)):
+            for stream, batch in zip(streams, batches[start : start + len(streams)], strict=False):
                 with mx.stream(stream):
-                    hidden = batch.gather(student.hidden(batch.inputs))
-                    results.append(token_losses(student.head, hidden, batch.targets))
+                    results.append(make(batch))
             mx.eval(results)
-            for indices, batch, result in zip(at_once, batches, results, strict=True):
-                for index, row in zip(indices, _by_row(batch, *result), strict=True):
-                    scores[index] = row
-                done += len(indices)
-            report(Progress(job, done, len(rows), "rows"))
-    return total([row for row in scores if row is not None])
+        yield from results
 
 
 def _by_row(batch: Batch, losses: mx.array, correct: mx.array) -> list[RowScore]:

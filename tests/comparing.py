@@ -48,26 +48,3 @@ def make_data(folder: Path) -> Path:
 def make_prompts(file: Path) -> Path:
     """A file of two test prompts."""
     return write_lines(file, [{"id": name, "category": kind, "prompt": text} for name, kind, text in PROMPTS])
-
-
-def make_adapter(model: Path, folder: Path, *, seed: int = 1, size: float = 0.1, rank: int = 4) -> Path:
-    """A LoRA adapter folder in mlx-lm's format, made by mlx-lm, with random weights; `size` 0 changes nothing."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-    from mlx_lm.utils import load_model
-
-    student, _ = load_model(model)
-    parameters = {"rank": rank, "scale": 2.0, "dropout": 0.0}
-    student.freeze()
-    mx.random.seed(seed)
-    linear_to_lora_layers(student, len(student.layers), parameters)
-    weights = dict(tree_flatten(student.trainable_parameters()))
-    for name, value in weights.items():
-        if name.endswith("lora_b"):
-            weights[name] = size * mx.random.normal(value.shape)
-    folder.mkdir(parents=True)
-    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
-    config = {"fine_tune_type": "lora", "num_layers": len(student.layers), "lora_parameters": parameters}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder

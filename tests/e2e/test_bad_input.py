@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from tests.rows import make_adapter, make_rows
+from tests.adapters import make_adapter
+from tests.rows import make_rows
 from tests.tiny import make_tiny_qwen2
 
 PROJECT = 'name = "p"\nteacher = "recorded:sample"\nstudent = "m"\n'
@@ -163,7 +164,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_qwen2(root / "m")
     make_tiny_qwen2(root / "other", hidden=96, layers=1)
     make_rows(root / "d")
-    make_adapter(root / "a", root / "m")
+    make_adapter(root / "m", root / "a")
     return root
 
 
@@ -181,7 +182,7 @@ def test_it_says_what_is_wrong_and_leaves_everything_as_it_was(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content if isinstance(content, bytes) else content.encode())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n")))
     before = _contents(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(case.command.split())

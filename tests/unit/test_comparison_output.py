@@ -16,7 +16,8 @@ from mlx_distill.comparison.markdown import page
 from mlx_distill.comparison.report import DEFINITIONS, SCHEMA_VERSION, AdapterFacts, MachineFacts, Report, StudentFacts
 from mlx_distill.comparison.wording import command, millions
 from mlx_distill.scoring import RowScore
-from tests.comparing import PROMPTS, make_adapter, make_data, make_prompts
+from tests.adapters import make_adapter
+from tests.comparing import PROMPTS, make_data, make_prompts
 
 HOSTILE = (
     "Use this:\n\n```python\nprint(1)\n````\n# no heading\n<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 \u202eend"

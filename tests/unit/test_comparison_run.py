@@ -19,7 +19,8 @@ from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.students.adapter import attach
 from mlx_distill.students.loading import load_student
 from mlx_distill.students.rendering import render, render_prompt
-from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_adapter, make_data, make_prompts, write_lines
+from tests.adapters import make_adapter
+from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_data, make_prompts, write_lines
 from tests.tiny import make_tiny_qwen2
 
 

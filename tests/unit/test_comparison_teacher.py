@@ -10,7 +10,8 @@ import pytest
 
 from mlx_distill.comparison import CompareConfig, run
 from mlx_distill.events import Caution, Event
-from tests.comparing import PROMPTS, make_adapter, make_data, make_prompts, write_lines
+from tests.adapters import make_adapter
+from tests.comparing import PROMPTS, make_data, make_prompts, write_lines
 
 
 def recording(file: Path, texts: list[str]) -> Path:

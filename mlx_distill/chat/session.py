@@ -1,0 +1,154 @@
+"""The loop on a terminal: reads lines, streams answers, knows a few commands."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mlx_distill.chat.config import ChatResult
+from mlx_distill.chat.conversation import Conversation, Turn
+from mlx_distill.errors import DistillError
+from mlx_distill.text_safety import encodable, printable
+
+HELP = """\
+/help          this list
+/reset         forget the conversation
+/system TEXT   start over under another system message; without TEXT, show it
+/retry         take the last answer back and ask again
+/exit          leave (Ctrl-D does the same)
+Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, begins a new line."""
+
+_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
+
+
+class Session:
+    """One chat. `read` returns a line and raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
+
+    `write` takes pieces of the answer, `say` whole lines of everything else.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        read: Callable[[], str],
+        write: Callable[[str], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.conversation = conversation
+        self._read, self._write, self._say = read, write, say
+        self._n_answers = self._n_tokens = 0
+
+    def run(self) -> ChatResult:
+        """Talk until the user leaves."""
+        while True:
+            try:
+                line = self._read()
+            except EOFError:
+                break
+            except KeyboardInterrupt:
+                self._say("(Ctrl-D or /exit leaves)")
+                continue
+            if not line.strip():
+                continue
+            command = _COMMAND.fullmatch(line.strip())
+            if command is None:
+                self.answer(line)
+            elif command[1] in ("exit", "quit"):
+                break
+            else:
+                self._obey(command[1], (command[2] or "").strip())
+        return ChatResult(self._n_answers, self._n_tokens)
+
+    def answer(self, text: str) -> None:
+        """Stream one answer, or say why there is none."""
+        try:
+            with _ctrl_c() as stop:
+                pieces = self.conversation.ask(encodable(text))
+                ends_line = write_pieces(pieces, self._write, stop)
+        except DistillError as error:
+            self._say(str(error))
+            return
+        except KeyboardInterrupt:  # the second Ctrl-C: the model was busy with a long prompt
+            ends_line = False
+        turn = self.conversation.turn
+        if not ends_line:
+            self._write("\n")
+        if turn:
+            self._n_answers += 1
+            self._n_tokens += turn.n_tokens
+            for line in closing_lines(turn, self.conversation.max_tokens):
+                self._say(line)
+
+    def _obey(self, name: str, text: str) -> None:
+        conversation = self.conversation
+        if name == "help":
+            self._say(HELP)
+        elif name == "reset":
+            conversation.start_over()
+            self._say("(forgotten)")
+        elif name == "system":
+            if text:
+                conversation.start_over(text)
+                self._say("(new system message; the conversation starts over)")
+            else:
+                self._say(printable(conversation.system) or "(no system message)")
+        elif name == "retry":
+            question = conversation.take_back()
+            if question is None:
+                self._say("There is no answer to take back.")
+            else:
+                self.answer(question)
+        else:
+            self._say(f"There is no command /{name}. /help lists them.")
+
+
+def write_pieces(pieces: Generator[str, None, None], write: Callable[[str], None], stop: threading.Event) -> bool:
+    """Write what a model says, made harmless, until it ends or `stop` is set; whether the last piece ended its line."""
+    last = ""
+    for piece in pieces:
+        text = printable(piece)
+        write(text)
+        last = text or last
+        if stop.is_set():
+            break
+    pieces.close()
+    return last.endswith("\n")
+
+
+def closing_lines(turn: Turn, max_tokens: int) -> list[str]:
+    """What is worth knowing after an answer."""
+    lines = []
+    if turn.n_dropped:
+        turns = "the oldest turn was" if turn.n_dropped == 1 else f"the {turn.n_dropped} oldest turns were"
+        lines.append(f"({turns} dropped: the context is full)")
+    if turn.finish_reason == "length":
+        raise_limit = "; --max-tokens raises the limit" if turn.n_tokens >= max_tokens else ": the context is full"
+        lines.append(f"(cut off after {turn.n_tokens} tokens{raise_limit})")
+    rate = f", {turn.tokens_per_second:.0f} tokens/s" if turn.tokens_per_second else ""
+    stopped = "stopped after " if turn.finish_reason == "stopped" else ""
+    lines.append(f"({stopped}{turn.n_tokens} tokens{rate})")
+    return lines
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Within the block the first Ctrl-C sets the event, a second one raises KeyboardInterrupt.
+
+    An interrupt in the middle of a model step would leave its cache in pieces; between two tokens it does not.
+    """
+    pressed = threading.Event()
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

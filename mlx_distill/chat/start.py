@@ -1,0 +1,77 @@
+"""Opening a chat or a server: load the student once, put the adapter on, hand over."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from mlx_distill import machine
+from mlx_distill.chat.config import ChatConfig, ChatResult, ServeConfig
+from mlx_distill.events import Note, Report, ignore
+
+if TYPE_CHECKING:
+    from mlx_distill.chat.conversation import Conversation
+    from mlx_distill.students.adapter import Adapter
+    from mlx_distill.students.loading import Student
+
+
+def run(config: ChatConfig, report: Report = ignore) -> ChatResult:
+    """Talk on this terminal until the user leaves; without a terminal, answer the one prompt on standard input.
+
+    Raises what loading raises, and InputError for a prompt that is empty or does not fit.
+    """
+    from mlx_distill.chat import terminal
+
+    interactive = terminal.is_interactive()
+    prompt = "" if interactive else terminal.read_pipe()
+    student, _ = _open(config, report if interactive else ignore)
+    from mlx_distill.chat.conversation import Conversation
+    from mlx_distill.chat.session import Session
+
+    conversation = Conversation(
+        student,
+        system=config.system,
+        max_tokens=config.max_tokens,
+        context_tokens=config.context_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+    )
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the chat
+    if not interactive:
+        return _answer_once(conversation, prompt)
+    report(Note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."))
+    return Session(conversation, terminal.line_reader(), terminal.write, terminal.say).run()
+
+
+def serve(config: ServeConfig, report: Report = ignore) -> None:
+    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError where the port is taken."""
+    student, adapter = _open(config, report)
+    from mlx_distill.chat.server import Server
+
+    Server(student, adapter, config).serve(report)
+
+
+def _open(config: ChatConfig, report: Report) -> tuple[Student, Adapter | None]:
+    with_adapter = f" with {config.adapter}" if config.adapter else ""
+    report(Note(f"Loading {config.model}{with_adapter} ..."))
+    machine.prepare()
+    from mlx_distill.students.adapter import attach
+    from mlx_distill.students.loading import load_student
+
+    student = load_student(config.model)
+    return student, attach(student, config.adapter) if config.adapter else None
+
+
+def _answer_once(conversation: Conversation, prompt: str) -> ChatResult:
+    """The answer alone on standard output, one line end at its end."""
+    from mlx_distill.chat.session import write_pieces
+    from mlx_distill.chat.terminal import say, write
+
+    if not write_pieces(conversation.ask(prompt), write, threading.Event()):
+        write("\n")
+    turn = conversation.turn
+    if turn and turn.finish_reason == "length":
+        say(f"(cut off after {turn.n_tokens} tokens; --max-tokens raises the limit)")
+    return ChatResult(1, turn.n_tokens if turn else 0)

@@ -1,0 +1,47 @@
+"""`mlx-distill chat`: talk to the distilled student, or to its base."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import click
+
+from mlx_distill.chat import ChatConfig, run
+from mlx_distill.cli.options import config_options, resolve
+from mlx_distill.events import Event, Progress
+
+Config = TypeVar("Config", bound=ChatConfig)
+
+
+@click.command("chat")
+@config_options(ChatConfig)
+@click.option("--base", is_flag=True, help="Leave the project's adapter off.")
+def command(base: bool, **flags: Any) -> None:
+    """Talk to the distilled student: in a project, its adapter on the base.
+
+    A prompt that is piped in is answered on standard output, with nothing else there.
+
+    \b
+    Examples:
+      mlx-distill chat
+      echo "What is a queue?" | mlx-distill chat --model models/mine
+    """
+    run(chat_config(ChatConfig, flags, base=base), print_notes)
+
+
+def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> Config:
+    """The settings of [chat] and the flags. A model named alone stands alone: the project's adapter is not its own."""
+    if base and flags["adapter"]:
+        raise click.UsageError("--base and --adapter exclude each other.")
+    config = resolve(kind, "chat", flags)
+    if base or (flags["model"] and not flags["adapter"]):
+        config = dataclasses.replace(config, adapter=None)
+    return config
+
+
+def print_notes(event: Event) -> None:
+    """Notes as lines: progress bars would fight with the line editor."""
+    if not isinstance(event, Progress):
+        click.secho(event.text, dim=True, err=True)

@@ -1,0 +1,37 @@
+"""`mlx-distill init`"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from mlx_distill import new_project
+from mlx_distill.cli.options import json_option
+from mlx_distill.cli.output import print_facts, print_json
+
+
+@click.command("init")
+@click.argument("name", type=click.Path(path_type=Path))
+@click.option("--sample", is_flag=True, help="The embedded sample: recorded answers, a small student, no key, no Hub.")
+@json_option
+def command(name: Path, sample: bool, as_json: bool) -> None:
+    """Make the project folder NAME: distill.toml with every setting explained, and the prompts.
+
+    \b
+    Examples:
+      mlx-distill init demo --sample
+      mlx-distill init my-student
+    """
+    result = new_project.run(new_project.InitConfig(folder=name, sample=sample))
+    if as_json:
+        print_json(result)
+        return
+    facts = [("teacher", result.teacher), ("student", result.student)]
+    print_facts(f"Made {result.folder}", [*facts, *(("file", str(file)) for file in result.files)])
+    click.echo("Next:")
+    click.echo(f"  cd {shlex.quote(str(result.folder))}")
+    if result.teacher.startswith("anthropic:"):
+        click.echo("  export ANTHROPIC_API_KEY=...     # the teacher's key; it is never written anywhere")
+    click.echo("  mlx-distill run")

@@ -1,0 +1,25 @@
+"""`mlx-distill serve`: base and distilled for programs that speak OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mlx_distill.chat import ServeConfig, serve
+from mlx_distill.cli.chat import chat_config, print_notes
+from mlx_distill.cli.options import config_options
+
+
+@click.command("serve")
+@config_options(ServeConfig)
+@click.option("--base", is_flag=True, help="Leave the project's adapter off.")
+def command(base: bool, **flags: Any) -> None:
+    """Serve `base` and `distilled` on 127.0.0.1 through an OpenAI-compatible API, over one copy of the weights.
+
+    \b
+    Examples:
+      mlx-distill serve
+      mlx-distill serve --model models/base --adapter adapters/mine --port 9000
+    """
+    serve(chat_config(ServeConfig, flags, base=base), print_notes)

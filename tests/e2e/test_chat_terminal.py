@@ -1,0 +1,149 @@
+"""The chat in a real (pseudo) terminal: commands, Ctrl-C while an answer streams, Ctrl-D, history."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_tiny_qwen2
+
+_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
+
+_PROMPT = r"(?:^|\n)> ?"
+_COMMAND = """\
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from mlx_distill.cli import main
+main()
+"""
+"""Makes the pseudo-terminal the controlling one, so that Ctrl-C becomes a signal, and runs the command."""
+
+
+class Terminal:
+    """A command on a pseudo-terminal: `type` presses keys, `wait_for` reads until a text is on the screen."""
+
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        self._screen, keyboard = pty.openpty()
+        env = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100", "LINES": "40"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, *arguments],
+            stdin=keyboard,
+            stdout=keyboard,
+            stderr=keyboard,
+            cwd=folder,
+            env=env,
+            start_new_session=True,
+        )
+        os.close(keyboard)
+        self._seen = b""
+
+    def type(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 60) -> str:
+        """The text up to and with the first match of `pattern` after what was waited for before."""
+        deadline = time.monotonic() + seconds
+        while True:
+            text = _ANSI.sub("", self._seen.decode(errors="replace")).replace("\r", "")
+            found = re.search(pattern, text)
+            if found:
+                self._seen = text[found.end() :].encode()
+                return text[: found.end()]
+            left = deadline - time.monotonic()
+            if left < 0 or not self._read(left):
+                raise AssertionError(f"{pattern!r} did not appear in:\n{text}")
+
+    def ends_with(self, seconds: float = 20) -> int:
+        """Read to the end and return the exit code."""
+        while self._read(seconds):
+            pass
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._screen)
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._screen], [], [], seconds)
+        if not ready:
+            return False
+        try:
+            data = os.read(self._screen, 65536)
+        except OSError:  # Linux: the other side is closed
+            return False
+        self._seen += data
+        return bool(data)
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """`chat("--max-tokens", "8")`: a chat with a tiny model, ready for the first line."""
+    model = make_tiny_qwen2(tmp_path / "tiny")
+    terminals: list[Terminal] = []
+
+    def start(*options: str) -> Terminal:
+        terminals.append(Terminal(["chat", "--model", str(model), *options], tmp_path))
+        terminals[-1].wait_for(_PROMPT)
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(chat: Callable[..., Terminal]) -> None:
+    terminal = chat("--max-tokens", "1900")
+    terminal.type("Write a function.\r")
+    terminal.wait_for(r"Write a function\.\s*\n\S*[^>]{20}")
+    terminal.type("\x03")
+    stopped = terminal.wait_for(r"\(stopped after (\d+) tokens")
+    assert int(re.findall(r"stopped after (\d+)", stopped)[0]) < 1900
+    terminal.wait_for(_PROMPT)
+    terminal.type("/system\r")
+    terminal.wait_for(r"\(no system message\)")
+    terminal.wait_for(_PROMPT)
+    terminal.type("\x04")
+    assert terminal.ends_with() == 0
+
+
+def test_commands_and_marks(chat: Callable[..., Terminal]) -> None:
+    terminal = chat("--max-tokens", "6", "--system", "Be brief.")
+    terminal.type("/help\r")
+    terminal.wait_for(r"/retry")
+    terminal.wait_for(_PROMPT)
+    terminal.type("Hello\r")
+    terminal.wait_for(r"\(cut off after 6 tokens; --max-tokens raises the limit\)")
+    terminal.wait_for(r"\(6 tokens, \d+ tokens/s\)")
+    terminal.wait_for(_PROMPT)
+    terminal.type("\x03")
+    terminal.wait_for(r"\(Ctrl-D or /exit leaves\)")
+    terminal.wait_for(_PROMPT)
+    terminal.type("/reset\r")
+    terminal.wait_for(r"\(forgotten\)")
+    terminal.wait_for(_PROMPT)
+    terminal.type("/exit\r")
+    assert terminal.ends_with() == 0
+
+
+def test_what_was_typed_is_there_in_the_next_chat(chat: Callable[..., Terminal]) -> None:
+    first = chat("--max-tokens", "2")
+    first.type("Remember this line\r")
+    first.wait_for(r"tokens\)|tokens/s\)")
+    first.wait_for(_PROMPT)
+    first.type("\x04")
+    assert first.ends_with() == 0
+    second = chat("--max-tokens", "2")
+    second.type("\x1b[A")
+    second.wait_for("Remember this line")
+    second.type("\x15/exit\r")
+    assert second.ends_with() == 0

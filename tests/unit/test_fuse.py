@@ -1,0 +1,304 @@
+"""Fusing: the sum is exact, the folder is whole, and a result that does not do what the adapter does is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_distill.errors import InputError, MissingError, VerificationError
+from mlx_distill.events import Event, Note, ignore
+from mlx_distill.export import FuseConfig, run
+from mlx_distill.records import Example
+from mlx_distill.storage.jsonl import read_jsonl
+from tests.adapters import make_adapter, write_test_rows
+from tests.tiny import make_tiny_qwen2
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> FuseConfig:
+    """A bfloat16 base, an adapter that changes it plainly, and test rows."""
+    folder = tmp_path_factory.mktemp("parts")
+    base = make_tiny_qwen2(folder / "base")
+    adapter = make_adapter(base, folder / "adapter")
+    return FuseConfig(base, adapter, write_test_rows(folder / "data"), Path("unused"))
+
+
+def with_out(parts: FuseConfig, out: Path, **changes: object) -> FuseConfig:
+    return FuseConfig(**{**vars(parts), "out": out, **changes})  # type: ignore[arg-type]
+
+
+def quantized(base: Path, folder: Path, bits: int = 4) -> Path:
+    """A copy of `base` quantised as `mlx_lm.convert -q` does it."""
+    from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+
+    shutil.copytree(base, folder)
+    (folder / "model.safetensors").unlink()
+    model, config = load_model(base)
+    model, config = quantize_model(model, config, group_size=32, bits=bits)
+    save_model(folder, model)
+    save_config(config, folder / "config.json")
+    return folder
+
+
+def weights(folder: Path) -> dict[str, mx.array]:
+    loaded: dict[str, mx.array] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        loaded |= dict(mx.load(str(file)))
+    return loaded
+
+
+def deltas(base: Path, adapter: Path) -> dict[str, mx.array]:
+    """Weight name to what the adapter adds to it, by the definition: scale * (a @ b) transposed."""
+    loaded = mx.load(str(adapter / "adapters.safetensors"))
+    assert isinstance(loaded, dict)
+    names = [name.removesuffix(".weight") for name in weights(base)]
+    adapted = [name for name in names if f"{name}.lora_a" in loaded]
+    return {f"{name}.weight": 2.0 * (loaded[f"{name}.lora_a"] @ loaded[f"{name}.lora_b"]).T for name in adapted}
+
+
+def test_each_weight_is_the_float32_sum_rounded_once_and_the_rest_is_untouched(
+    parts: FuseConfig, tmp_path: Path
+) -> None:
+    run(with_out(parts, tmp_path / "fused"))
+    base, fused, added = weights(parts.model), weights(tmp_path / "fused"), deltas(parts.model, parts.adapter)
+    assert set(fused) == set(base) and len(added) == 14
+    for name, value in base.items():
+        assert fused[name].dtype == mx.bfloat16
+        if name not in added:
+            assert mx.array_equal(fused[name], value), name
+            continue
+        exact = value.astype(mx.float32) + added[name]
+        step = mx.abs(exact) * 2.0**-7  # at most, between neighbours in bfloat16
+        assert mx.all(mx.abs(fused[name].astype(mx.float32) - exact) <= step), name
+
+
+def test_an_update_smaller_than_half_a_step_of_bfloat16_survives_on_average(parts: FuseConfig, tmp_path: Path) -> None:
+    from mlx_distill.export.weights import write_fused
+
+    adapter = make_adapter(parts.model, tmp_path / "small", size=5e-4)
+    write_fused(parts.model, adapter, tmp_path)
+    base, fused, added = weights(parts.model), weights(tmp_path), deltas(parts.model, adapter)
+    kept = nearest = whole = 0.0
+    for name, delta in added.items():
+        before = base[name].astype(mx.float32)
+        kept += mx.sum(delta * (fused[name].astype(mx.float32) - before)).item()
+        nearest += mx.sum(delta * ((before + delta).astype(mx.bfloat16).astype(mx.float32) - before)).item()
+        whole += mx.sum(delta * delta).item()
+    assert nearest / whole < 0.9, "the case is one in which rounding to the nearest loses much"
+    assert kept / whole == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_rounding_takes_a_neighbour_is_right_on_average_and_leaves_exact_values(dtype: mx.Dtype) -> None:
+    from mlx_distill.export.weights import round_stochastically
+
+    exact = mx.random.normal((4000,), key=mx.random.key(1)).astype(dtype).astype(mx.float32)
+    assert mx.array_equal(round_stochastically(exact, dtype, mx.random.key(2)).astype(mx.float32), exact)
+    step = 2.0**-7 if dtype == mx.bfloat16 else 2.0**-10
+    for share in (0.1, 0.5, 0.9):
+        for sign in (1.0, -1.0):
+            values = mx.full((20_000,), sign * (1.0 + share * step))
+            rounded = round_stochastically(values, dtype, mx.random.key(3)).astype(mx.float32)
+            up = mx.mean((rounded == sign * (1.0 + step)).astype(mx.float32)).item()
+            assert mx.all((rounded == sign) | (rounded == sign * (1.0 + step)))
+            assert up == pytest.approx(share, abs=0.02)
+
+
+def test_the_same_base_and_adapter_give_the_same_file(parts: FuseConfig, tmp_path: Path) -> None:
+    run(with_out(parts, tmp_path / "one"))
+    run(with_out(parts, tmp_path / "two"))
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_check_rows_takes_rows_from_all_over_the_file(parts: FuseConfig, tmp_path: Path) -> None:
+    result = run(with_out(parts, tmp_path / "fused", check_rows=2))
+    assert result.n_rows == 2 and len(result.divergences) == 2
+    with pytest.raises(ValueError, match="check_rows"):
+        with_out(parts, tmp_path / "fused", check_rows=-1)
+
+
+def test_the_fused_model_does_what_the_adapter_does_and_the_figures_say_so(parts: FuseConfig, tmp_path: Path) -> None:
+    result = run(with_out(parts, tmp_path / "fused"))
+    assert result.dtype == "bfloat16" and not result.dequantized and result.n_layers == 14
+    assert abs(result.fused_loss - result.adapter_loss) <= result.allowed_difference
+    assert 0 <= result.kl < 0.01 < result.kl_base
+    assert result.n_rows == 6 and result.n_tokens > 100
+    assert len(result.divergences) == 4
+
+
+def test_losses_are_those_of_the_scoring_module(parts: FuseConfig, tmp_path: Path) -> None:
+    from mlx_distill.scoring import score
+    from mlx_distill.students.loading import load_student
+    from mlx_distill.students.rendering import render
+
+    result = run(with_out(parts, tmp_path / "fused"))
+    student = load_student(tmp_path / "fused")
+    examples = read_jsonl(parts.data / "test.jsonl", Example.from_json)
+    scored = score(student, [render(student.tokenizer, example.messages) for example in examples])
+    assert result.fused_loss == pytest.approx(scored.loss, rel=1e-6)
+    assert result.fused_accuracy == pytest.approx(scored.token_accuracy)
+    assert result.n_tokens == scored.n_tokens
+
+
+def test_a_float32_base_is_fused_without_a_visible_difference(tmp_path: Path) -> None:
+    base = make_tiny_qwen2(tmp_path / "base", dtype="float32")
+    adapter = make_adapter(base, tmp_path / "adapter")
+    result = run(FuseConfig(base, adapter, write_test_rows(tmp_path / "data"), tmp_path / "fused"))
+    assert result.dtype == "float32"
+    assert result.fused_loss == pytest.approx(result.adapter_loss, abs=1e-4)
+    assert result.divergences == (None,) * 4
+
+
+def test_a_dora_adapter_is_fused_as_well(parts: FuseConfig, tmp_path: Path) -> None:
+    adapter = make_adapter(parts.model, tmp_path / "dora", kind="dora")
+    result = run(with_out(parts, tmp_path / "fused", adapter=adapter))
+    assert result.kl < 0.05 * result.kl_base
+
+
+def test_onto_a_quantised_base_it_dequantises_where_quantising_again_would_erase_the_adapter(tmp_path: Path) -> None:
+    base = quantized(make_tiny_qwen2(tmp_path / "base", dtype="float32"), tmp_path / "q4")
+    adapter = make_adapter(base, tmp_path / "adapter", size=0.01)
+    data = write_test_rows(tmp_path / "data")
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    result = run(FuseConfig(base, adapter, data, tmp_path / "fused"), listen)
+    assert result.dequantized and any("dequantised" in note for note in notes)
+    assert result.kl < 0.01 * result.kl_base
+    assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
+
+    # The same sum quantised again, as mlx-lm's fuse would write it, has lost the adapter, and the check says so.
+    from mlx_distill.export import verification
+
+    again = quantized(tmp_path / "fused", tmp_path / "again")
+    reference = verification.measure_adapter(base, adapter, read_jsonl(data / "test.jsonl", Example.from_json), ignore)
+    with pytest.raises(VerificationError, match="does not do what the adapter does"):
+        verification.check(again, reference, ignore)
+
+
+@pytest.mark.parametrize("mode", ["base", "noise", "nan"])
+def test_a_tampered_fuse_is_caught(parts: FuseConfig, tmp_path: Path, mode: str) -> None:
+    from mlx_distill.export import verification
+
+    run(with_out(parts, tmp_path / "fused"))
+    tampered = weights(tmp_path / "fused")
+    name = "model.layers.0.mlp.down_proj.weight"
+    if mode == "base":
+        tampered = weights(parts.model)
+    elif mode == "noise":
+        tampered[name] = tampered[name] + mx.random.normal(tampered[name].shape).astype(mx.bfloat16)
+    else:
+        tampered[name] = tampered[name] * float("nan")
+    mx.eval(tampered)
+    mx.save_safetensors(str(tmp_path / "fused" / "model.safetensors"), tampered, metadata={"format": "mlx"})
+    examples = read_jsonl(parts.data / "test.jsonl", Example.from_json)
+    reference = verification.measure_adapter(parts.model, parts.adapter, examples, ignore)
+    with pytest.raises(VerificationError) as caught:
+        verification.check(tmp_path / "fused", reference, ignore)
+    assert caught.value.problems
+
+
+def test_an_adapter_that_gained_nothing_is_fused_when_it_is_reproduced(parts: FuseConfig, tmp_path: Path) -> None:
+    adapter = make_adapter(parts.model, tmp_path / "zero", size=0.0)
+    result = run(with_out(parts, tmp_path / "fused", adapter=adapter))
+    assert result.base_loss == result.adapter_loss == pytest.approx(result.fused_loss, abs=1e-4)
+    assert result.kl_base == 0
+
+
+def test_an_update_below_the_rounding_of_the_base_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    base = make_tiny_qwen2(tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter", size=1e-4)
+    config = FuseConfig(base, adapter, write_test_rows(tmp_path / "data"), tmp_path / "out" / "fused")
+    with pytest.raises(VerificationError, match="nothing was written") as caught:
+        run(config)
+    assert any("KL(adapter || fused)" in problem for problem in caught.value.problems)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_folder_loads_with_mlx_lm_and_transformers_and_keeps_its_companions(
+    parts: FuseConfig, tmp_path: Path
+) -> None:
+    import mlx_lm
+    from transformers import AutoConfig, AutoTokenizer
+
+    out = tmp_path / "fused"
+    run(with_out(parts, out))
+    model, tokenizer = mlx_lm.load(str(out))
+    assert dict(tree_flatten(model.parameters())).keys() == weights(out).keys()
+    assert AutoConfig.from_pretrained(out).tie_word_embeddings is True
+    messages = [{"role": "user", "content": "Hello 你好 🙂"}]
+    kept = AutoTokenizer.from_pretrained(out).apply_chat_template(messages, tokenize=False)
+    assert kept == AutoTokenizer.from_pretrained(parts.model).apply_chat_template(messages, tokenize=False)
+    assert tokenizer.eos_token_ids == {0, 2}
+    template = json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+    assert (out / "chat_template.jinja").read_text() == template
+    assert (out / "generation_config.json").read_bytes() == (parts.model / "generation_config.json").read_bytes()
+    assert not list(out.glob(".*"))
+
+
+def test_untied_embeddings_and_a_template_in_a_file_of_its_own_are_kept(tmp_path: Path) -> None:
+    base = make_tiny_qwen2(tmp_path / "base", tied=False, dtype="float32")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "chat_template.jinja").write_text(settings.pop("chat_template"))
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    adapter = make_adapter(base, tmp_path / "adapter")
+    run(FuseConfig(base, adapter, write_test_rows(tmp_path / "data"), tmp_path / "fused"))
+    assert "lm_head.weight" in weights(tmp_path / "fused")
+    kept = json.loads((tmp_path / "fused" / "tokenizer_config.json").read_text())["chat_template"]
+    assert kept == (base / "chat_template.jinja").read_text()
+
+
+def test_the_card_names_teacher_settings_and_scores(parts: FuseConfig, tmp_path: Path) -> None:
+    data, adapter = tmp_path / "data", tmp_path / "adapter"
+    shutil.copytree(parts.data, data)
+    shutil.copytree(parts.adapter, adapter)
+    record = {"messages": [{"role": "user", "content": "Hi"}], "answer": "Hello.", "model": "claude-sonnet-4-6"}
+    (data / "teacher_data.jsonl").write_text(json.dumps(record) + "\n")
+    (adapter / "run.json").write_text(json.dumps({"settings": {"epochs": 3, "rank": 8}, "result": {}}))
+    result = run(with_out(parts, tmp_path / "fused", data=data, adapter=adapter))
+    card = (tmp_path / "fused" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: mlx\n")
+    assert "Teacher: claude-sonnet-4-6" in card and "epochs 3, rank 8" in card
+    assert f"| this model | {result.fused_loss:.3f} |" in card
+
+
+def test_without_test_rows_it_names_prepare(parts: FuseConfig, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="prepare"):
+        run(with_out(parts, tmp_path / "fused", data=tmp_path))
+    (tmp_path / "test.jsonl").write_text("\n")
+    with pytest.raises(MissingError, match="prepare"):
+        run(with_out(parts, tmp_path / "fused", data=tmp_path))
+    assert not (tmp_path / "fused").exists()
+
+
+def test_an_existing_folder_is_replaced_only_with_force(parts: FuseConfig, tmp_path: Path) -> None:
+    out = tmp_path / "fused"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="--force"):
+        run(with_out(parts, out))
+    assert (out / "mine.txt").read_text() == "keep"
+    run(with_out(parts, out, force=True))
+    assert not (out / "mine.txt").exists() and (out / "model.safetensors").exists()
+
+
+def test_it_never_takes_the_place_of_what_it_is_made_from(parts: FuseConfig) -> None:
+    for folder in (parts.model, parts.adapter, parts.data, parts.model.parent):
+        with pytest.raises(InputError, match="cannot take the place"):
+            run(with_out(parts, folder, force=True))
+
+
+def test_an_adapter_of_another_model_is_refused(parts: FuseConfig, tmp_path: Path) -> None:
+    other = make_tiny_qwen2(tmp_path / "other", hidden=128)
+    with pytest.raises(InputError, match="does not fit"):
+        run(with_out(parts, tmp_path / "fused", model=other))
+    assert not (tmp_path / "fused").exists()

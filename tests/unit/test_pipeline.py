@@ -1,0 +1,312 @@
+"""`run`: every stage in order, none without a reason, the reason said, and nothing replaced that is not its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlx_distill import pipeline
+from mlx_distill.errors import InputError
+from mlx_distill.events import Event, Note
+from mlx_distill.pipeline import RunConfig, RunResult, load_project, run
+from mlx_distill.project import Project
+from mlx_distill.stages import RUN_ORDER
+from mlx_distill.training import TrainConfig
+from tests.conftest import Finished
+from tests.small_project import SPLITS, write_project
+from tests.tiny import make_tiny_qwen2
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was run once; copy it before changing anything.
+
+    Its student is float32: so little training would be lost in the rounding of a fused 16-bit model.
+    """
+    folder = tmp_path_factory.mktemp("project") / "tiny"
+    write_project(folder, make_tiny_qwen2(folder.parent / "student", dtype="float32"))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = run(RunConfig())
+    finally:
+        os.chdir(before)
+    assert [outcome.reason for outcome in result.stages] == ["not done yet"] * len(RUN_ORDER)
+    return folder
+
+
+@pytest.fixture
+def project(finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished project, as the working folder."""
+    shutil.copytree(finished_project, tmp_path / "tiny", symlinks=True)
+    monkeypatch.chdir(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def reasons(result: RunResult) -> dict[str, str]:
+    """Why each stage that was done was done."""
+    return {outcome.stage: outcome.reason for outcome in result.stages if not outcome.skipped}
+
+
+def edit(text: str, instead: str) -> None:
+    file = Path("distill.toml")
+    assert text in file.read_text()
+    file.write_text(file.read_text().replace(text, instead))
+
+
+def test_a_run_leaves_every_result_and_a_manifest_of_each_stage(project: Path) -> None:
+    for file in (
+        "data/tiny/teacher_data.jsonl",
+        "data/tiny/train.jsonl",
+        "adapters/tiny/adapters.safetensors",
+        "reports/tiny/report.json",
+        "reports/tiny/report.md",
+        "models/tiny/model.safetensors",
+    ):
+        assert Path(file).exists(), file
+    for stage in RUN_ORDER:
+        manifest = json.loads(Path(f"reports/tiny/manifests/{stage}.json").read_text())
+        assert manifest["stage"] == stage and manifest["result"] and manifest["outputs"] and manifest["settings"]
+        assert {"mlx", "mlx-lm", "mlx-distill", "python"} <= set(manifest["versions"])
+    train = json.loads(Path("reports/tiny/manifests/train.json").read_text())
+    assert train["settings"]["seed"] == 0 and not {"force", "resume"} & set(train["settings"])
+    assert "data/tiny/train.jsonl" in train["inputs"] and train["seconds"] > 0
+    assert not Path("reports/tiny/manifests/train.started.json").exists()
+    log = [json.loads(line) for line in Path("reports/tiny/runs.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in log] == list(RUN_ORDER)
+
+
+def test_a_rerun_does_nothing_and_says_so(project: Path) -> None:
+    said: list[Event] = []
+    result = run(RunConfig(), said.append)
+
+    assert reasons(result) == {}
+    assert said == [Note(f"{stage}: up to date") for stage in RUN_ORDER]
+    assert all(outcome.result and outcome.seconds > 0 for outcome in result.stages)
+
+
+def test_a_rerun_is_quick_and_loads_no_mlx(project: Path) -> None:
+    code = (
+        "import sys, time\nstarted = time.perf_counter()\nfrom mlx_distill.pipeline import RunConfig, run\n"
+        "result = run(RunConfig())\nassert all(outcome.skipped for outcome in result.stages), result\n"
+        "assert not {'mlx.core', 'mlx_lm', 'transformers'} & set(sys.modules)\nprint(time.perf_counter() - started)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert finished.returncode == 0, finished.stderr
+    assert float(finished.stdout) < len(RUN_ORDER)  # a second a stage
+
+
+def test_a_changed_setting_is_named_and_redoes_its_stage_and_what_depends_on_it(project: Path) -> None:
+    edit("batch_size = 2", "batch_size = 3")
+
+    assert reasons(run(RunConfig())) == {
+        "train": "batch_size changed",
+        "compare": "adapters.safetensors changed",
+        "fuse": "adapters.safetensors changed",
+    }
+    assert reasons(run(RunConfig())) == {}
+
+
+def test_a_changed_file_is_named(project: Path) -> None:
+    rows = Path("data/tiny/valid.jsonl").read_text()
+    Path("data/tiny/valid.jsonl").write_text(rows.replace("constant", "fixed value"))
+    said: list[Event] = []
+
+    with pytest.raises(InputError, match="adapters/tiny"):  # prepare mends the file, so nothing later has changed
+        Path("adapters/tiny/adapters.safetensors").write_bytes(b"edited by hand")
+        run(RunConfig(), said.append)
+
+    assert Note("prepare: valid.jsonl was changed") in said
+    assert Note("train: adapters.safetensors was changed") in said
+    assert Path("data/tiny/valid.jsonl").read_text() == rows
+    assert Path("adapters/tiny/adapters.safetensors").read_bytes() == b"edited by hand"
+
+
+def test_a_new_prompt_goes_all_the_way(project: Path) -> None:
+    for file, row in (
+        ("prompts.jsonl", {"id": "new", "prompt": "Name one colour.", "family": "new", "split": "train"}),
+        (
+            "recorded.jsonl",
+            {"prompt_id": "new", "messages": [{"role": "user", "content": "Name one colour."}], "answer": "Blue."},
+        ),
+    ):
+        with Path(file).open("a") as open_file:
+            open_file.write(json.dumps(row) + "\n")
+
+    result = run(RunConfig())
+
+    assert reasons(result)["collect"] in ("prompts.jsonl changed", "recorded.jsonl changed")
+    assert reasons(result)["train"] == "train.jsonl changed"
+    assert "convert" not in reasons(result)
+    assert len(Path("data/tiny/teacher_data.jsonl").read_text().splitlines()) == len(SPLITS) + 1
+
+
+def test_an_answer_that_is_missing_is_asked_for_by_every_run(project: Path) -> None:
+    shutil.rmtree("data/tiny")
+    lines = Path("recorded.jsonl").read_text().splitlines(keepends=True)
+    Path("recorded.jsonl").write_text("".join(lines[1:]))
+
+    first, second = run(RunConfig()), run(RunConfig())
+    assert reasons(first)["collect"] == "teacher_data.jsonl is gone"
+    assert reasons(second) == {"collect": "1 answer is missing"}  # which came to nothing new
+
+    Path("recorded.jsonl").write_text("".join(lines))
+    assert {"collect", "prepare", "train"} <= set(reasons(run(RunConfig())))
+    assert reasons(run(RunConfig())) == {}
+
+
+def test_from_a_stage_on_everything_is_done_again(project: Path) -> None:
+    result = run(RunConfig(first="compare"))
+
+    assert reasons(result) == {"compare": "asked for again", "fuse": "asked for again"}
+
+
+def test_a_result_that_is_not_its_own_is_not_replaced(project: Path) -> None:
+    shutil.rmtree("reports/tiny/manifests")
+
+    with pytest.raises(InputError, match="adapters/tiny holds something that `run` did not make") as caught:
+        run(RunConfig())
+
+    assert "--from train" in caught.value.next_step
+    assert set(reasons(run(RunConfig(first="train")))) == {"train", "compare", "fuse"}
+
+
+def test_a_stage_done_by_its_own_command_counts(project: Path) -> None:
+    shutil.rmtree("adapters/tiny")
+    Path("reports/tiny/manifests/train.json").unlink()
+    config = pipeline.stage_configs(Project.load(Path("distill.toml")))["train"]
+
+    pipeline.alone("train", config)
+
+    assert "train" not in reasons(run(RunConfig()))
+
+
+def test_a_stage_done_with_other_settings_does_not_count(project: Path) -> None:
+    manifest = Path("reports/tiny/manifests/prepare.json").read_text()
+    config = pipeline.stage_configs(load_project(RunConfig(overrides=("prepare.near_copy=0.9",))))["prepare"]
+
+    pipeline.alone("prepare", config)
+
+    assert Path("reports/tiny/manifests/prepare.json").read_text() == manifest
+
+
+def test_an_interrupted_training_is_resumed_by_the_next_run(project: Path, cli: Callable[..., Finished]) -> None:
+    edit("epochs = 1", "epochs = 20\ncheckpoint_every = 1")
+    checkpoint = Path("adapters/tiny/checkpoint.safetensors")
+    old = checkpoint.stat().st_mtime_ns
+    command = [sys.executable, "-m", "mlx_distill", "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == old:
+            assert time.monotonic() < deadline and started.poll() is None
+            time.sleep(0.02)
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate(timeout=60)
+    assert started.returncode == 130, said
+    assert "Stopped after step" in said and "Run the same command again" in said
+    assert Path("reports/tiny/manifests/train.started.json").exists()
+
+    edit("epochs = 20", "epochs  =  20")  # the same settings, written otherwise
+    again = cli("run", "--json")
+    assert again.code == 0, again.err
+    assert "Going on after step" in again.err
+    train = next(stage for stage in json.loads(again.out)["stages"] if stage["stage"] == "train")
+    assert train["result"]["epochs"] == 20
+    assert not Path("reports/tiny/manifests/train.started.json").exists()
+
+
+def test_overrides_are_toml_or_text(project: Path) -> None:
+    overrides = (
+        "train.epochs=2",
+        "train.learning_rate = 1e-4",
+        'train.targets=["self_attn.q_proj"]',
+        "student=sample",
+        "prepare.require_parsing_code=false",
+        'system="x = 1"',
+    )
+    loaded = load_project(RunConfig(overrides=overrides))
+    train = pipeline.stage_configs(loaded)["train"]
+
+    assert isinstance(train, TrainConfig)
+    assert (train.epochs, train.learning_rate, train.targets) == (2, 1e-4, ("self_attn.q_proj",))
+    assert (loaded.config.student, loaded.config.system) == ("sample", "x = 1")
+    assert pipeline.stage_configs(loaded)["prepare"].require_parsing_code is False
+
+
+def test_full_means_no_time_budget(project: Path) -> None:
+    edit("epochs = 1", "epochs = 1\nminutes = 2.5")
+
+    assert pipeline.stage_configs(load_project(RunConfig()))["train"].minutes == 2.5
+    assert pipeline.stage_configs(load_project(RunConfig(full=True)))["train"].minutes == 0
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "a.b.c=3", "train.=3"])
+def test_an_override_of_another_form_is_refused(project: Path, override: str) -> None:
+    with pytest.raises(InputError, match=r"is not SECTION\.KEY=VALUE"):
+        load_project(RunConfig(overrides=(override,)))
+
+
+def test_all_wrong_settings_are_told_before_anything_is_done(project: Path) -> None:
+    edit("epochs = 1", 'epochs = "one"')
+    edit("max_tokens = 8", "max_token = 8")
+    before = Path("reports/tiny/runs.jsonl").read_text()
+
+    with pytest.raises(InputError) as caught:
+        run(RunConfig(force=True))
+
+    assert caught.value.problems == (
+        "[train] epochs: 'one' is not a whole number",
+        "[compare] unknown setting 'max_token'; did you mean 'max_tokens'?",
+    )
+    assert Path("reports/tiny/runs.jsonl").read_text() == before
+
+
+def test_two_runs_of_one_project_do_not_mix(project: Path) -> None:
+    from mlx_distill.storage.journal import Journal
+
+    with (
+        Journal(Path("reports/tiny/runs.jsonl")),
+        pytest.raises(InputError, match="being written by another mlx-distill"),
+    ):
+        run(RunConfig())
+
+
+def test_a_mac_is_kept_awake_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "caffeinate"
+    program.write_text('#!/bin/sh\necho "$@" > "$CALLED"\nexec sleep 60\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CALLED", str(tmp_path / "called"))
+
+    with pipeline.keep_awake("darwin"):
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "called").exists() or not (tmp_path / "called").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert (tmp_path / "called").read_text().split() == ["-i", "-w", str(os.getpid())]
+
+    with pipeline.keep_awake("linux"):
+        pass
+
+
+def test_the_command_prints_a_line_for_each_stage(project: Path, cli: Callable[..., Finished]) -> None:
+    finished = cli("run")
+
+    assert finished.code == 0, finished.err
+    for stage, where in (("collect", "data/tiny"), ("train", "adapters/tiny"), ("fuse", "models/tiny")):
+        (line,) = [line for line in finished.out.splitlines() if line.split()[:1] == [stage]]
+        assert "up to date" in line and line.endswith(where)
+    assert "reports/tiny/report.md" in finished.out
+
+    found = json.loads(cli("run", "--json").out)
+    assert [stage["stage"] for stage in found["stages"]] == list(RUN_ORDER)
