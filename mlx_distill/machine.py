@@ -6,6 +6,7 @@ Call `prepare()` before the first `import mlx.core` of a process: a BLAS that is
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_distill import __version__
 from mlx_distill.errors import InputError, MachineError
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 CPU_CACHE_SHARE = 4
 """MLX may keep freed buffers up to memory / this; its CPU default of 32 MiB makes every step fault its pages anew."""
 MOST_STREAMS = 8
+BREADTH = 2000
+"""How wide a graph may be and still be evaluated breadth first. MLX's 20 makes it finish one stream's part before it
+begins the next one's, so that nothing runs at the same time."""
 DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
 
 
@@ -98,6 +103,8 @@ def prepare() -> Device:
     """
     blas = load_fast_blas()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if sys.platform == "linux":
+        os.environ.setdefault("MLX_BFS_MAX_WIDTH", str(BREADTH))
     try:
         import mlx.core as mx
     except ImportError as error:
@@ -176,9 +183,8 @@ def system_memory_bytes() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
-def peak_rss_bytes() -> int:
-    """The most memory this process has had resident, in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def versions() -> dict[str, str]:
+    """What results depend on besides files and settings."""
+    packages = ("mlx", "mlx-lm", "transformers", "tokenizers")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"mlx-distill": __version__, "python": platform.python_version(), **found}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib.metadata
-import platform
 import subprocess
 import sys
 import time
@@ -22,7 +20,7 @@ from os import getpid
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import __version__
+from mlx_distill import machine
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.project import PROJECT_FILE, Project
@@ -201,7 +199,7 @@ def _reason(stage: str, config: Any, before: Manifest | None, force: bool) -> st
 def _draft(stage: str, config: Any, folder: Path) -> Manifest:
     """The manifest of a stage that is about to be done."""
     inputs = states_of(STAGES[stage].reads(config), _known_states(folder))
-    return Manifest(stage, settings_of(config), inputs, {}, _versions(), 0.0, _now(), {})
+    return Manifest(stage, settings_of(config), inputs, {}, machine.versions(), 0.0, _now(), {})
 
 
 def _finished(draft: Manifest, config: Any, result: Mapping[str, Any], seconds: float, folder: Path) -> Manifest:
@@ -265,12 +263,6 @@ def _release_memory() -> None:
     mx = sys.modules.get("mlx.core")
     if mx:
         mx.clear_cache()
-
-
-def _versions() -> dict[str, str]:
-    packages = ("mlx", "mlx-lm", "transformers", "tokenizers")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"mlx-distill": __version__, "python": platform.python_version(), **found}
 
 
 def _now() -> str:

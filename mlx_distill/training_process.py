@@ -28,7 +28,7 @@ PATIENCE = 3
 """The signal that ends a child at once: the first asks it to save and stop, and it may be slow to."""
 
 _GO_ON = "Run the same command again; it goes on from the last checkpoint."
-_SMALLER = "If it happens again, train in smaller pieces, from the start: --set train.micro_tokens=512"
+_SMALLER = "If it happens again, train in smaller pieces: --set train.micro_tokens=512"
 _DEATHS = {
     "kIOGPUCommandBufferCallbackErrorImpactingInteractivity": (
         "macOS stopped the training because the GPU was busy for too long while the display needed it",

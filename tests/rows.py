@@ -9,23 +9,7 @@ from pathlib import Path
 from mlx_distill.records import Example, Message
 
 SYSTEM = "You are a helpful assistant."
-WORDS = [
-    "queue",
-    "stack",
-    "text",
-    "words",
-    "python",
-    "function",
-    "returns",
-    "number",
-    "name",
-    "salary",
-    "employees",
-    "first",
-    "last",
-    "came",
-    "out",
-]
+WORDS = "queue stack text words python function returns number name salary employees first last".split()  # noqa: SIM905
 
 
 def make_rows(folder: Path, *, train: int = 10, valid: int = 3, test: int = 4, seed: int = 1) -> Path:

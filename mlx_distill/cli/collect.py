@@ -8,8 +8,9 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.collect import CollectConfig, CollectResult, run, unanswered_lines
+from mlx_distill.collect import CollectConfig, CollectResult, unanswered_lines
 from mlx_distill.errors import TeacherError
+from mlx_distill.pipeline import alone
 from mlx_distill.records import COMPLETE_STOP_REASONS
 
 
@@ -29,7 +30,7 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     config = resolve(CollectConfig, "collect", flags)
     with reporting() as report:
-        result = run(config, report)
+        result = alone("collect", config, report)
     if as_json:
         print_json(result)
     else:

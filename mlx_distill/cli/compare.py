@@ -9,7 +9,8 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.comparison import CompareConfig, CompareResult, run
+from mlx_distill.comparison import CompareConfig, CompareResult
+from mlx_distill.pipeline import alone
 from mlx_distill.text_safety import printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def command(no_teacher: bool, as_json: bool, **flags: Any) -> None:
         flags["teacher"] = ""
     config = resolve(CompareConfig, "compare", flags)
     with reporting() as report:
-        result = run(config, report)
+        result = alone("compare", config, report)
     if as_json:
         print_json(result)
     else:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.students.convert import ConvertConfig, ConvertResult, run
+from mlx_distill.pipeline import alone
+from mlx_distill.project import student_name
+from mlx_distill.students.convert import ConvertConfig, ConvertResult
 from mlx_distill.text_safety import printable
 
 
-@click.command()
-@config_options(ConvertConfig)
+@click.command("convert")
+@click.argument("source", required=False)
+@config_options(ConvertConfig, leave_out=("source",))
 @json_option
-def command(as_json: bool, **flags: Any) -> None:
+def command(source: str | None, as_json: bool, **flags: Any) -> None:
     """Make an MLX model of a student from the Hub, a folder, a GGUF file or the packaged sample.
+
+    SOURCE is a Hub id (owner/name), a model folder, a GGUF file, or `sample`; in a project, its student unless given.
 
     \b
     Examples:
       mlx-distill convert
-      mlx-distill convert --source sample --out models/SmolLM2-135M-Instruct
-      mlx-distill convert --source Qwen/Qwen2.5-0.5B-Instruct --out models/qwen --q-bits 8
+      mlx-distill convert sample
+      mlx-distill convert Qwen/Qwen2.5-0.5B-Instruct --out models/qwen-8bit --q-bits 8
     """
-    config = resolve(ConvertConfig, "convert", flags)
+    if source and not flags["out"]:
+        flags["out"] = Path("models") / student_name(source)
+    config = resolve(ConvertConfig, "convert", {"source": source, **flags})
     with reporting() as report:
-        result = run(config, report)
+        result = alone("convert", config, report)
     if as_json:
         print_json(result)
     else:

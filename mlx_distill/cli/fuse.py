@@ -8,7 +8,8 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
-from mlx_distill.export import FuseConfig, FuseResult, run
+from mlx_distill.export import FuseConfig, FuseResult
+from mlx_distill.pipeline import alone
 
 
 @click.command("fuse")
@@ -24,7 +25,7 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     config = resolve(FuseConfig, "fuse", flags)
     with reporting() as report:
-        result = run(config, report)
+        result = alone("fuse", config, report)
     if as_json:
         print_json(result)
     else:

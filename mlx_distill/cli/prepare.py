@@ -10,7 +10,8 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
-from mlx_distill.dataset import PrepareConfig, PrepareResult, run
+from mlx_distill.dataset import PrepareConfig, PrepareResult
+from mlx_distill.pipeline import alone
 from mlx_distill.text_safety import printable
 
 
@@ -32,7 +33,7 @@ def command(show: int | None, as_json: bool, **flags: Any) -> None:
         raise click.UsageError("--show prints text and --json an object: choose one.")
     config = resolve(PrepareConfig, "prepare", flags)
     with reporting() as report:
-        result = run(config, report)
+        result = alone("prepare", config, report)
     if as_json:
         print_json(result)
         return

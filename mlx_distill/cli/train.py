@@ -8,7 +8,8 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
-from mlx_distill.training import TrainConfig, TrainResult, run
+from mlx_distill.pipeline import alone
+from mlx_distill.training import TrainConfig, TrainResult
 
 
 @click.command("train")
@@ -26,7 +27,7 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     config = resolve(TrainConfig, "train", flags)
     with reporting() as report:
-        result = run(config, report)
+        result = alone("train", config, report)
     if as_json:
         print_json(result)
     else:

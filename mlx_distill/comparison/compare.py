@@ -75,7 +75,7 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
         schema_version=reports.SCHEMA_VERSION,
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=reports.machine_facts(student),
-        versions=reports.versions(),
+        versions=machine.versions(),
         model=model,
         adapter=learnt,
         teacher=config.teacher or None,

@@ -5,7 +5,6 @@ Every other form (Markdown, terminal) is written from this.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from mlx.utils import tree_flatten
 from mlx_lm.utils import get_total_parameters
 
-from mlx_distill import __version__, machine
+from mlx_distill import machine
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.figures import CONFIDENCE, RESAMPLES, HeldOut
 from mlx_distill.records import Example
@@ -106,12 +105,6 @@ def machine_facts(student: Student) -> MachineFacts:
     device = machine.prepare()
     dtype = str(student.dtype).removeprefix("mlx.core.")
     return MachineFacts(platform.platform(), device.name, device.kind, device.blas.name if device.blas else "", dtype)
-
-
-def versions() -> dict[str, str]:
-    """What the figures depend on besides the files."""
-    found = {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm", "transformers", "numpy")}
-    return {"mlx-distill": __version__, "python": platform.python_version(), **found}
 
 
 def student_facts(student: Student) -> StudentFacts:

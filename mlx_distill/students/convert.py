@@ -8,7 +8,6 @@ Either way `mlx_distill.json` in the folder says what it was made from.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
 import shutil
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_distill import __version__
+from mlx_distill import machine
 from mlx_distill.errors import DistillError, InputError, MissingError, VerificationError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.records import conversation
@@ -129,7 +128,7 @@ def run(config: ConvertConfig, report: Report = ignore) -> ConvertResult:
             revision,
             config.deciding,
             figures,
-            _versions(),
+            machine.versions(),
             inputs,
             output_states(scratch),
         ).save(scratch)
@@ -197,7 +196,6 @@ def _write(source: Source, folder: Path, scratch: Path, config: ConvertConfig, r
 
 def _convert_folder(folder: Path, scratch: Path, config: ConvertConfig, report: Report) -> None:
     """A Hugging Face folder in MLX format, through mlx-lm's class of the architecture; quantised where asked for."""
-    from mlx_distill import machine
 
     machine.prepare()
     from mlx_lm import utils as mlx_lm_utils
@@ -231,7 +229,6 @@ def _try_out(folder: Path, config: ConvertConfig) -> tuple[int, str]:
 
     Raises VerificationError where the logits are not finite, and the loader's errors in the user's words.
     """
-    from mlx_distill import machine
 
     machine.prepare()
     import mlx.core as mx
@@ -253,8 +250,3 @@ def _try_out(folder: Path, config: ConvertConfig) -> tuple[int, str]:
         )
     text = "".join(piece.text for piece in stream(student, prompt, max_tokens=TRIAL_TOKENS))
     return get_total_parameters(student.model), text.strip()
-
-
-def _versions() -> dict[str, str]:
-    packages = ("mlx", "mlx-lm", "gguf", "huggingface_hub")
-    return {"mlx-distill": __version__, **{name: importlib.metadata.version(name) for name in packages}}

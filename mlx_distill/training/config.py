@@ -30,7 +30,7 @@ class TrainConfig:
     )
     weight_decay: float = setting(0.01, help="AdamW's decay of the adapter's weights")
     clip: float = setting(1.0, help="largest norm of the gradient; 0 clips nothing")
-    max_length: int = setting(1024, help="longest row in tokens; longer ones are refused by name")
+    max_length: int = setting(2048, help="longest row in tokens; longer ones are refused by name")
     micro_tokens: int = setting(4096, help="tokens in one forward pass; a larger batch is accumulated")
     evaluate_every: int = setting(0, help="steps between looks at valid.jsonl; 0 means once an epoch")
     patience: int = setting(0, help="stop after this many looks without improvement; 0 never stops early")

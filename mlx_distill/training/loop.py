@@ -46,8 +46,8 @@ LENGTH_MULTIPLE = 8
 """Batches are padded to a multiple of this, so that few shapes exist and kernels stay aligned."""
 SEEDS_A_RUN = 1_000_003
 """Dropout is seeded by run and step, so that a resumed run draws what an uninterrupted one does."""
-NOT_DECIDING = {"resume", "force", "checkpoint_every", "adapter", "model", "data"}
-"""Settings that may differ between a run and its continuation."""
+NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data"}
+"""Settings that may differ between a run and its continuation; they change nothing but the last digits."""
 
 
 def train(config: TrainConfig, report: Report) -> TrainResult:

@@ -40,7 +40,6 @@ def convert(hub: Hub, cli: Callable[..., Finished], tmp_path: Path) -> Convert:
     def run(*arguments: str, name: str = NAME, **environment: str) -> Finished:
         return cli(
             "convert",
-            "--source",
             name,
             "--out",
             "out",

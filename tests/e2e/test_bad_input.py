@@ -105,13 +105,11 @@ CASES = {
         "prepare --data d --model m --valid-share 0.6 --test-share 0.6", ("nothing is left for train",)
     ),
     # convert
-    "a source that is nothing": Case("convert --source nothing/here/at/all --out c", ("nothing/here/at/all",)),
-    "a folder that is no model": Case("convert --source d --out c", ("d: no model*.safetensors",)),
-    "a GGUF file that is cut short": Case(
-        "convert --source x.gguf --out c", ("x.gguf",), {"x.gguf": b"GGUF\x03\0\0\0"}
-    ),
-    "a file that is no model": Case("convert --source x.bin --out c", ("x.bin",), {"x.bin": b"hello"}),
-    "bits that do not exist": Case("convert --source m --out c --q-bits 5", ("q_bits",)),
+    "a source that is nothing": Case("convert nothing/here/at/all --out c", ("nothing/here/at/all",)),
+    "a folder that is no model": Case("convert d --out c", ("d: no model*.safetensors",)),
+    "a GGUF file that is cut short": Case("convert x.gguf --out c", ("x.gguf",), {"x.gguf": b"GGUF\x03\0\0\0"}),
+    "a file that is no model": Case("convert x.bin --out c", ("x.bin",), {"x.bin": b"hello"}),
+    "bits that do not exist": Case("convert m --out c --q-bits 5", ("q_bits",)),
     # train
     "a model folder that is not there": Case(TRAIN.replace("m ", "none ", 1), ("none", "convert")),
     "a model with a broken config": Case(TRAIN, ("config.json", "not valid JSON"), {"m/config.json": "{"}),

@@ -304,7 +304,7 @@ def test_the_record_names_source_settings_and_versions(original: Path, tmp_path:
 
 
 def test_the_command_prints_one_json_object(original: Path, tmp_path: Path, cli: Callable[..., Finished]) -> None:
-    done = cli("convert", "--source", original, "--out", "out", "--q-bits", "4", "--json", cwd=tmp_path)
+    done = cli("convert", original, "--out", "out", "--q-bits", "4", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     assert json.loads(done.out)["path"] == "out"
     assert (tmp_path / "out" / "config.json").is_file()

@@ -1,0 +1,16 @@
+"""Step 1 of 3: ask the teacher; each answer becomes a line of teacher_data.jsonl in this folder as it arrives."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlx_distill.cli import main
+from mlx_distill.project import ProjectConfig
+from mlx_distill.storage.shipped import shipped
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", default=ProjectConfig.teacher, help="anthropic:MODEL or recorded:FILE")
+    parser.add_argument("--prompts", default=str(shipped("prompts.jsonl")), help="JSON lines, or plain text")
+    given = parser.parse_args()
+    main(["collect", "--teacher", given.teacher, "--prompts", given.prompts, "--out", "."])

@@ -1,0 +1,48 @@
+"""Step 2 of 3: teacher_data.jsonl to distilled-student/, with the adapter and the fused model in it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from mlx_distill import pipeline
+from mlx_distill.cli.output import print_error, reporting
+from mlx_distill.cli.run import print_stages
+from mlx_distill.errors import DistillError, MissingError
+from mlx_distill.project import Project, ProjectConfig
+
+OUT = Path("distilled-student")
+BASE, DATA, ADAPTER, MODEL = (OUT / part for part in ("base", "data", "adapter", "model"))
+SECTIONS = {
+    "convert": {"out": BASE},
+    "prepare": {"data": DATA, "model": BASE},
+    "train": {"data": DATA, "model": BASE, "adapter": ADAPTER},
+    "fuse": {"data": DATA, "model": BASE, "adapter": ADAPTER, "out": MODEL},
+}
+
+
+def finetune(student: str) -> None:
+    """Do what is not done yet, in distilled-student/."""
+    for name in ("teacher_data.jsonl", "collect.json"):
+        if not Path(name).exists():
+            raise MissingError(f"{name} is not here.", "Make it with scripts/01_collect_teacher_data.py.")
+        DATA.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(name, DATA / name)
+    project = Project.from_values(Path("options"), {"name": OUT.name, "student": student, **SECTIONS})
+    configs = pipeline.stage_configs(project)
+    with pipeline.keep_awake(), reporting() as report:
+        outcomes = [pipeline.perform(stage, configs[stage], OUT / "manifests", report) for stage in SECTIONS]
+    print_stages(outcomes)
+    print(f"Adapter: {ADAPTER}\nModel:   {MODEL}\nNext:    python scripts/03_compare_models.py --no-teacher")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--student", default=ProjectConfig.student, help="a Hub id, a folder, a GGUF file, or `sample`")
+    try:
+        finetune(parser.parse_args().student)
+    except DistillError as error:
+        print_error(error)
+        sys.exit(error.exit_code)

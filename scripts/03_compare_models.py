@@ -1,0 +1,21 @@
+"""Step 3 of 3: base against distilled on the test prompts and the held-out rows, the teacher beside them."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlx_distill.cli import main
+from mlx_distill.project import ProjectConfig
+from mlx_distill.storage.shipped import shipped
+
+OUT = "distilled-student"
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--no-teacher", action="store_true", help="leave the teacher out")
+    parser.add_argument("--teacher", default=ProjectConfig.teacher, help="anthropic:MODEL or recorded:FILE")
+    parser.add_argument("--prompts", default=str(shipped("test_prompts.jsonl")), help="the test prompts, JSON lines")
+    given = parser.parse_args()
+    folders = ["--model", f"{OUT}/base", "--adapter", f"{OUT}/adapter", "--data", f"{OUT}/data", "--out", OUT]
+    teacher = ["--no-teacher"] if given.no_teacher else ["--teacher", given.teacher]
+    main(["compare", *folders, "--test-prompts", given.prompts, *teacher])
