@@ -122,5 +122,7 @@ class Project:
 
 def student_name(source: str) -> str:
     """A folder name for a student's source: the last part of a Hub id or path, without a .gguf suffix."""
+    if source == "sample":
+        return "SmolLM2-135M-Instruct"
     name = Path(source.rstrip("/")).name.removesuffix(".gguf")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "student"

@@ -187,6 +187,7 @@ class Run:
                 over = self._over_budget()
                 if over or self._is_time_to_look(last_of_epoch):
                     self._look(step)
+                    over = over or self._over_budget()  # a look takes time as well
                 else:
                     self._write_metrics(step, None)
                 if self.stop.signal or last_of_epoch or self.state.step % self.config.checkpoint_every == 0:
