@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mlx_distill.storage.shipped import shipped
 from tests.conftest import Finished
+from tests.contract.messages_server import MessagesServer, answer
 
 Cli = Callable[..., Finished]
 SETTINGS = """
@@ -114,3 +116,23 @@ def test_three_lines_of_the_library_do_what_train_does(project: Path, cli: Cli, 
         (project / "adapters/demo/adapters.safetensors").read_bytes(),
     ]
     assert same[0] == same[1]
+
+
+def test_init_and_run_with_the_anthropic_teacher_collect_all_prompts_and_finish(
+    tmp_path: Path, tiny_student: Path, cli: Cli
+) -> None:
+    """The defaults of `init`, but for the student; the teacher is the real SDK against a local server."""
+    written = [json.loads(line) for line in shipped("sample/teacher_data.jsonl").read_text().splitlines()]
+    answers = {record["messages"][-1]["content"]: record["answer"] for record in written}
+    with MessagesServer(lambda call: answer(answers.get(call.prompt, "Use a helper."))).running() as server:
+        environment = {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": "a-key-for-tests"}
+        succeed(cli("init", "mine", cwd=tmp_path))
+        overrides = ("--set", f"student={tiny_student}", "--set", "train.epochs=1", "--set", "compare.max_tokens=8")
+        ran = json.loads(succeed(cli("run", "--json", *overrides, cwd=tmp_path / "mine", env=environment)).out)
+        n_calls = len(server.calls)
+        succeed(cli("run", *overrides, cwd=tmp_path / "mine", env=environment))
+    collected = ran["stages"][0]["result"]
+    assert (collected["n_answered"], collected["n_prompts"]) == (104, 104)
+    assert n_calls == 104 + 4 == len(server.calls), "four more for the test prompts, and none twice"
+    report = json.loads((tmp_path / "mine/reports/mine/report.json").read_text())
+    assert all(prompt["teacher"]["text"] for prompt in report["answers"])
