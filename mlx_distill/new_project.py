@@ -77,7 +77,7 @@ def project_file(config: ProjectConfig) -> str:
     """The text of a distill.toml with every setting of every stage, each with what it means, at its default."""
     project = Project(Path(PROJECT_FILE), config)
     lines = [
-        "# What `mlx-distill run` does in this folder. Every setting is here, at its default;",
+        "# What `mlx-distill run` does in this folder. Every setting of a run is here, at its default;",
         "# a line that is deleted means the same. `mlx-distill run --set train.epochs=2` overrides one for once.",
         "",
         *_settings(ProjectConfig, to_plain(config), leave_out=()),

@@ -71,7 +71,8 @@ class Project:
             f"unknown section [{name}]; known are {', '.join(STAGES)}" for name in sections if name not in STAGES
         ]
         if unknown:
-            raise InputError(f"{file}: {len(unknown)} unknown sections.", "Mend it and run again.", unknown)
+            count = "1 unknown section" if len(unknown) == 1 else f"{len(unknown)} unknown sections"
+            raise InputError(f"{file}: {count}.", "Mend it and run again.", unknown)
         shared = {name: value for name, value in data.items() if name not in sections}
         return cls(file, build(ProjectConfig, shared, str(file)), sections)
 

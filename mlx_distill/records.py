@@ -6,6 +6,7 @@ writes itself back (`to_json`). Dicts exist at that edge only.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 ROLES: tuple[Role, ...] = get_args(Role)
 
+PROMPT_FIELDS = ("id", "prompt", "family", "category", "split", "variations")
 COMPLETE_STOP_REASONS = frozenset({"end_turn", "stop_sequence"})
 """Stop reasons after which an answer is whole. Everything else (max_tokens, refusal, ...) is kept but never learnt."""
 
@@ -84,6 +86,7 @@ class Prompt:
     def from_json(cls, data: object) -> Prompt:
         if not isinstance(data, Mapping):
             raise ValueError("a prompt must be a JSON object")
+        refuse_misspelt(data, PROMPT_FIELDS)
         text = data.get("prompt")
         if not isinstance(text, str):
             raise ValueError('"prompt" is missing or not text')
@@ -102,6 +105,14 @@ class Prompt:
         if self.split:
             data["split"] = self.split
         return data
+
+
+def refuse_misspelt(data: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ValueError for a field that is nearly a known one: it would be passed over, and what it says be lost."""
+    for name in data:
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
+        if name not in known and near and near[0] not in data:
+            raise ValueError(f"unknown field {name!r}; did you mean {near[0]!r}?")
 
 
 def split_from_json(value: object) -> Split | None:

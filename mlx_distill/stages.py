@@ -51,9 +51,18 @@ def _in(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _local(source: str) -> list[Path]:
-    """The file or folder that a student comes from, where it is one on this machine."""
+    """The file or folder that something comes from, where it is one on this machine."""
     path = Path(source).expanduser()
     return [path] if path.exists() else []
+
+
+def _model_files(source: str) -> list[Path]:
+    """The files of a local student; of a folder only those that make a model, not all that may lie below it."""
+    return [
+        file
+        for path in _local(source)
+        for file in ([*path.glob("*.safetensors"), *path.glob("*.json")] if path.is_dir() else [path])
+    ]
 
 
 def _recorded(teacher: str) -> list[Path]:
@@ -79,7 +88,7 @@ STAGES: Mapping[str, Stage] = {
     "convert": Stage(
         "mlx_distill.students.convert",
         "ConvertConfig",
-        reads=lambda config: _local(config.source),
+        reads=lambda config: _model_files(config.source),
         writes=lambda config: [config.out],
     ),
     "prepare": Stage(

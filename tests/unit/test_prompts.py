@@ -135,3 +135,11 @@ def test_the_shipped_prompts_are_read_whole() -> None:
     assert len(prompts) == 104
     assert sum(prompt.id == prompt.family for prompt in prompts) == 32
     assert {prompt.split for prompt in prompts} == {"train", "valid", "test"}
+
+
+def test_a_misspelt_field_is_refused_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "a", "familiy": "x"}\n{"prompt": "b", "note": "a field of one\'s own"}\n')
+    with pytest.raises(InputError) as error:
+        read_prompts(file)
+    assert error.value.problems == ("p.jsonl:1: unknown field 'familiy'; did you mean 'family'?",)
