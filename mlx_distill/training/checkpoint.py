@@ -5,6 +5,7 @@ Every file is written aside and renamed, so a kill leaves the one before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -26,6 +27,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 LAST_FOLDER = "last"
+ENDS_READ = 1 << 20
 
 
 @dataclass
@@ -48,6 +50,20 @@ class State:
     peak_bytes: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     """The settings that decide the result; a checkpoint of other settings is not resumed."""
+
+
+def digest_of_model(folder: Path) -> str:
+    """Changes with the model's files, so that a run is not continued on another model of the same shape. Of each file
+    of weights its size and both ends are read, not all of it."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("model*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(ENDS_READ))
+            opened.seek(max(size - ENDS_READ, 0))
+            digest.update(opened.read(ENDS_READ))
+    return digest.hexdigest()[:16]
 
 
 def save_adapter(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:

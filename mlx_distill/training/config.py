@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_distill.settings import setting
 
 SCHEDULES = ("cosine", "linear", "constant")
+METHODS = ("lora", "dora", "full")
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,26 @@ class TrainConfig:
     data: Path = setting(help="folder with train.jsonl and valid.jsonl")
     adapter: Path = setting(help="folder that the adapter is written to")
     epochs: int = setting(3, help="passes over the training rows")
-    batch_size: int = setting(4, help="rows an update")
+    batch_size: int = setting(4, help="rows an update; micro_tokens says how many of them go through at once")
+    method: str = setting("lora", help="what is trained: a low-rank update, or all weights", choices=METHODS)
     learning_rate: float = setting(5e-4, help="peak learning rate")
     schedule: str = setting("cosine", help="how the rate falls after warm-up", choices=SCHEDULES)
     warmup: float = setting(0.1, help="share of the run over which the rate rises")
-    rank: int = setting(8, help="rank of the LoRA update")
-    alpha: float = setting(32.0, help="strength of the update; it is multiplied by alpha / rank")
-    dropout: float = setting(0.0, help="dropout before the LoRA update")
+    rank: int = setting(8, help="rank of the low-rank update")
+    alpha: float = setting(32.0, help="strength of the low-rank update; it is multiplied by alpha / rank")
+    dropout: float = setting(0.0, help="dropout before the low-rank update")
     targets: tuple[str, ...] = setting(
         (), help="layers to adapt, such as self_attn.q_proj; none means all linear layers"
     )
-    weight_decay: float = setting(0.01, help="AdamW's decay of the adapter's weights")
+    weight_decay: float = setting(0.01, help="AdamW's decay of the trained weights")
     clip: float = setting(1.0, help="largest norm of the gradient; 0 clips nothing")
     max_length: int = setting(2048, help="longest row in tokens; longer ones are refused by name")
-    micro_tokens: int = setting(4096, help="tokens in one forward pass; a larger batch is accumulated")
+    micro_tokens: int = setting(
+        0,
+        help="tokens in one forward pass; the gradients of a larger batch are accumulated over several. "
+        "0 means what fits the memory, 4096 at most",
+    )
+    grad_checkpoint: bool = setting(False, help="keep fewer activations and compute them again: less memory, slower")
     evaluate_every: int = setting(0, help="steps between looks at valid.jsonl; 0 means once an epoch")
     patience: int = setting(0, help="stop after this many looks without improvement; 0 never stops early")
     checkpoint_every: int = setting(20, help="steps between checkpoints, beside the one at each epoch's end")
@@ -41,13 +48,13 @@ class TrainConfig:
     force: bool = setting(False, help="train anew even where the folder holds a run")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "rank", "max_length", "micro_tokens", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "rank", "max_length", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
         for name in ("learning_rate", "alpha"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be a positive number")
-        for name in ("weight_decay", "clip", "evaluate_every", "patience", "minutes"):
+        for name in ("weight_decay", "clip", "evaluate_every", "patience", "minutes", "micro_tokens"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must not be negative")
         if not 0 <= self.dropout < 1:
@@ -56,6 +63,13 @@ class TrainConfig:
             raise ValueError(f"warmup is {self.warmup}, it is a share of the run: at least 0 and less than 1")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, not one of {', '.join(METHODS)}")
+        if self.method == "full" and (self.targets or self.dropout):
+            raise ValueError("targets and dropout belong to a low-rank update; method 'full' has none")
+        if self.grad_checkpoint and self.dropout:
+            # The second computation of a layer would draw other units to drop than the first.
+            raise ValueError("grad_checkpoint and dropout exclude each other")
         if self.resume and self.force:
             raise ValueError("resume and force exclude each other")
 
@@ -92,5 +106,7 @@ class TrainResult:
     """Over the steps alone, evaluation left out."""
     peak_bytes: int
     """The most memory MLX held."""
+    estimated_bytes: int
+    """What the memory plan expected of it; 0 where the architecture is none that it knows."""
     seconds: float
     """The whole run, evaluation included, resumed parts added up."""

@@ -31,7 +31,7 @@ def linear_cross_entropy(head: Head, hidden: mx.array, targets: mx.array) -> tup
         for rows in chunks(states.shape[0], vocabulary):
             part = states[rows]
             if gradients:  # one chunk after another, or all their logits would exist at once
-                part = mx.depends(part, gradients[-1])
+                part = mx.depends(part, [total, right, gradients[-1]])
             loss, correct, gradient = _chunk(head, part, wanted[rows])
             total, right = total + loss, right + correct
             gradients.append(gradient)

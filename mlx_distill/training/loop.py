@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,99 +12,61 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_distill import machine
-from mlx_distill.errors import InputError, Interrupted, MachineError, raise_problems
-from mlx_distill.events import Note, Progress, Report
-from mlx_distill.records import Example
-from mlx_distill.scoring import Score, pad, score
+from mlx_distill.errors import InputError, Interrupted, MachineError
+from mlx_distill.events import Caution, Note, Progress, Report
+from mlx_distill.scoring import Score, score
 from mlx_distill.settings import to_plain
-from mlx_distill.storage.durable import make_folder, write_json, write_text
-from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import Rendered, render
+from mlx_distill.storage.durable import make_folder, write_json
+from mlx_distill.students.loading import Student, load_student, read_config
+from mlx_distill.training import memory
 from mlx_distill.training.batches import epoch_batches, micro_batches, padding_share
 from mlx_distill.training.checkpoint import (
     CHECKPOINT_FILE,
     LAST_FOLDER,
-    METRICS_FILE,
     RUN_FILE,
     State,
+    digest_of_model,
     load_checkpoint,
     save_adapter,
     save_checkpoint,
 )
 from mlx_distill.training.config import TrainConfig, TrainResult
 from mlx_distill.training.interrupts import StopRequest, stop_requests
+from mlx_distill.training.methods import checkpointed_layers, make_trainable
+from mlx_distill.training.metrics import Metrics, Step
 from mlx_distill.training.objectives import OBJECTIVES, Objective
+from mlx_distill.training.rows import Rows, read_rows
 from mlx_distill.training.schedule import learning_rate
 
-LENGTH_MULTIPLE = 8
-"""Batches are padded to a multiple of this, so that few shapes exist and kernels stay aligned."""
 SEEDS_A_RUN = 1_000_003
 """Dropout is seeded by run and step, so that a resumed run draws what an uninterrupted one does."""
 NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data"}
 """Settings that may differ between a run and its continuation; they change nothing but the last digits."""
 
 
-def train(config: TrainConfig, report: Report) -> TrainResult:
+def train(config: TrainConfig, report: Report, objective: Objective = OBJECTIVES["sft"]) -> TrainResult:
     """See `mlx_distill.training.run`."""
     _refuse_to_overwrite(config)
-    student = load_student(config.model)
+    device = machine.prepare()
+    # All weights are trained in float32: in 16 bits they would round small updates away.
+    dtype = mx.float32 if config.method == "full" else device.dtype
+    memory.refuse_weights(read_config(config.model), config, dtype.size, device.usable_bytes)
+    student = load_student(config.model, dtype=dtype)
     rows = {
-        split: read_rows(config.data / f"{split}.jsonl", student, config.max_length) for split in ("train", "valid")
+        split: read_rows(config.data / f"{split}.jsonl", student, objective, config.max_length)
+        for split in ("train", "valid")
     }
-    adapter_config = add_lora(student, config)
-    with stop_requests() as stop, machine.shared_cores(len(machine.streams())):
-        run = Run(config, student, rows["train"], rows["valid"], adapter_config, report, stop)
+    plan = memory.make_plan(student, config, rows["train"].rows, device.usable_bytes)
+    adapter_config = make_trainable(student, config)
+    with (
+        stop_requests() as stop,
+        machine.shared_cores(len(machine.streams())),
+        checkpointed_layers(student, config.grad_checkpoint),
+    ):
+        run = Run(config, student, objective, rows["train"], rows["valid"], plan, adapter_config, report, stop)
         return run.finish(run.steps())
-
-
-def read_rows(path: Path, student: Student, max_length: int) -> list[Rendered]:
-    """Read and render a split. InputError names every row that is too long or has nothing to learn."""
-    examples = read_jsonl(path, Example.from_json, "Make it with `mlx-distill prepare`.")
-    if not examples:
-        raise InputError(f"{path} holds no rows.", "Collect more answers, then run `mlx-distill prepare` again.")
-    rendered = [render(student.tokenizer, example.messages) for example in examples]
-    problems = []
-    for example, row in zip(examples, rendered, strict=True):
-        if len(row.tokens) > max_length:
-            problems.append(f"row {example.id!r} is {len(row.tokens)} tokens long, max_length is {max_length}")
-        elif not any(row.mask[1:]):
-            problems.append(f"row {example.id!r} has no answer tokens to learn")
-    raise_problems(path, problems, "Raise --max-length, or let `mlx-distill prepare` reject such rows.")
-    return rendered
-
-
-def add_lora(student: Student, config: TrainConfig) -> dict[str, Any]:
-    """Freeze the student, put LoRA layers on it (seeded), and return the adapter's config in mlx-lm's format."""
-    parameters: dict[str, Any] = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
-    if config.targets:
-        known = {name for name, module in student.model.layers[0].named_modules() if isinstance(module, nn.Linear)}
-        known |= {
-            name for name, module in student.model.layers[0].named_modules() if isinstance(module, nn.QuantizedLinear)
-        }
-        unknown = [target for target in config.targets if target not in known]
-        if unknown:
-            raise InputError(
-                f"targets: {', '.join(unknown)} is no layer of {config.model}.",
-                f"Choose from {', '.join(sorted(known))}.",
-            )
-        parameters["keys"] = list(config.targets)
-    student.model.freeze()
-    mx.random.seed(config.seed)
-    n_layers = len(student.model.layers)
-    linear_to_lora_layers(student.model, n_layers, dict(parameters))
-    mx.eval(student.model.trainable_parameters())
-    return {
-        "fine_tune_type": "lora",
-        "model": str(config.model),
-        "num_layers": n_layers,
-        "lora_parameters": parameters,
-        "alpha": config.alpha,
-        "seed": config.seed,
-    }
 
 
 def _refuse_to_overwrite(config: TrainConfig) -> None:
@@ -122,21 +82,6 @@ def _refuse_to_overwrite(config: TrainConfig) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one update did."""
-
-    loss: float
-    accuracy: float
-    n_supervised: int
-    n_tokens: int
-    """Input tokens computed, padding included."""
-    padding: float
-    gradient_norm: float
-    learning_rate: float
-    seconds: float
-
-
 class Run:
     """One training run over prepared rows: its state, its steps, and what it writes."""
 
@@ -144,32 +89,37 @@ class Run:
         self,
         config: TrainConfig,
         student: Student,
-        train_rows: Sequence[Rendered],
-        valid_rows: Sequence[Rendered],
+        objective: Objective,
+        train_rows: Rows,
+        valid_rows: Rows,
+        plan: memory.Plan,
         adapter_config: dict[str, Any],
         report: Report,
         stop: StopRequest,
     ) -> None:
         self.config = config
         self.student = student
+        self.objective = objective
         self.train_rows = train_rows
         self.valid_rows = valid_rows
+        self.plan = plan
         self.adapter_config = adapter_config
         self.report = report
         self.stop = stop
         self.streams = machine.streams()
-        self.objective: Objective = OBJECTIVES["sft"]
-        self.lengths = [len(row.tokens) for row in train_rows]
+        self.metrics = Metrics(config.adapter)
+        self.lengths = train_rows.lengths
         self.updates_an_epoch = math.ceil(len(train_rows) / config.batch_size)
         self.total_steps = self.updates_an_epoch * config.epochs
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
         self.settings = {name: value for name, value in to_plain(config).items() if name not in NOT_DECIDING}
-        self.settings |= {"rows": [len(train_rows), len(valid_rows)]}
+        self.settings |= {"train rows": train_rows.digest, "valid rows": valid_rows.digest}
+        self.settings |= {"weights of the model": digest_of_model(config.model)}
         self.state = State(settings=self.settings)
         self.evaluation_seconds = 0.0
-        self._gradient = nn.value_and_grad(student.model, lambda batch: self.objective(student, batch))
+        self._gradient = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
         self._started = time.perf_counter()
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -189,7 +139,7 @@ class Run:
                     self._look(step)
                     over = over or self._over_budget()  # a look takes time as well
                 else:
-                    self._write_metrics(step, None)
+                    self._write_metrics(step)
                 if self.stop.signal or last_of_epoch or self.state.step % self.config.checkpoint_every == 0:
                     if last_of_epoch:
                         self.state.epoch, self.state.position = self.state.epoch + 1, 0
@@ -228,10 +178,11 @@ class Run:
             valid_accuracy=state.valid_best[1],
             n_train_rows=len(self.train_rows),
             n_valid_rows=len(self.valid_rows),
-            n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows),
+            n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows.rows),
             supervised_tokens=state.supervised_tokens,
             supervised_tokens_per_second=state.supervised_tokens / max(state.step_seconds, 1e-9),
             peak_bytes=state.peak_bytes,
+            estimated_bytes=self.plan.estimate.total if self.plan.estimate else 0,
             seconds=self._seconds(),
         )
         figures = {name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()}
@@ -242,27 +193,37 @@ class Run:
 
     def _begin(self) -> None:
         folder = self.config.adapter
-        make_folder(folder)
         if self.config.resume:
             self.state = load_checkpoint(folder, self.student.model, self.optimizer, self.settings)
             self._started -= self.state.seconds
-            _cut_metrics(folder / METRICS_FILE, self.state.step)
+            self.metrics.go_on_after(self.state.step)
+            self._say_plan()
             self.report(Note(f"Going on after step {self.state.step} of {self.total_steps}."))
             return
+        make_folder(folder)
+        self.metrics.start()
         for name in (RUN_FILE, CHECKPOINT_FILE):
             (folder / name).unlink(missing_ok=True)
-        write_text(folder / METRICS_FILE, "")
         self.optimizer.init(self.student.model.trainable_parameters())
-        share = padding_share(self.lengths, epoch_batches(self.lengths, self.config.batch_size, self.config.seed, 0))
+        self._say_plan()
+        self._look(None)
+        self._save()
+
+    def _say_plan(self) -> None:
+        """What will be done, and how much memory it is expected to take."""
+        config = self.config
+        share = padding_share(self.lengths, epoch_batches(self.lengths, config.batch_size, config.seed, 0))
+        low_rank = f"{config.method} rank {config.rank}, alpha {config.alpha:g} (scale {config.scale:g})"
         self.report(
             Note(
                 f"{len(self.train_rows)} rows, {self.updates_an_epoch} updates an epoch, {self.total_steps} in all; "
-                f"LoRA rank {self.config.rank}, alpha {self.config.alpha:g} (scale {self.config.scale:g}); "
-                f"padding {share:.1%}."
+                f"{'all weights' if config.method == 'full' else low_rank}; padding {share:.1%}."
             )
         )
-        self._look(None)
-        self._save()
+        needs = self.plan.estimate or "unknown for this architecture"
+        kind = Note if self.plan.fits else Caution
+        what = "memory" if self.plan.fits else "more memory than a job here should use"
+        self.report(kind(f"{what}: about {needs}; up to {self.plan.micro_tokens} tokens in one forward pass."))
 
     def _step(self, batch: Sequence[int]) -> Step:
         """One update: gradients of the summed loss over the batch's pieces, divided by its supervised tokens."""
@@ -274,9 +235,9 @@ class Run:
         gradients: Any = None
         mx.random.seed(self.config.seed * SEEDS_A_RUN + self.state.step + 1)
         self.student.model.train()
-        pieces = micro_batches(self.lengths, batch, self.config.micro_tokens, len(self.streams))
+        pieces = micro_batches(self.lengths, batch, self.plan.micro_tokens, len(self.streams))
         for number, piece in enumerate(pieces):
-            padded = pad([self.train_rows[row] for row in piece], LENGTH_MULTIPLE)
+            padded = self.objective.batch(self.student, [self.train_rows.rows[row] for row in piece])
             with mx.stream(self.streams[number % len(self.streams)]):
                 (loss, correct), gradient = self._gradient(padded)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
@@ -305,8 +266,9 @@ class Run:
         if not math.isfinite(step.loss) or not math.isfinite(step.gradient_norm):
             raise MachineError(
                 f"The loss is {step.loss} and the gradient's norm {step.gradient_norm} at step {self.state.step + 1} "
-                f"(rows {', '.join(map(str, sorted(batch)))} of train.jsonl, counted from 0).",
-                f"The checkpoint before it is in {self.config.adapter}. Lower --learning-rate, or look at those rows.",
+                f"(rows {self.train_rows.names(batch)} of train.jsonl).",
+                f"The adapter of step {self.state.best_step}, the best so far, and the last checkpoint are in "
+                f"{self.config.adapter}. Lower --learning-rate, or look at those rows.",
             )
         self.state.step += 1
         self.state.supervised_tokens += n_supervised
@@ -317,7 +279,7 @@ class Run:
     def _look(self, step: Step | None) -> None:
         """Evaluate on valid.jsonl; keep the adapter where it is the best so far. `step` is None before the first."""
         started = time.perf_counter()
-        result = score(self.student, self.valid_rows, self.report, "valid")
+        result = score(self.student, self.valid_rows.rows, self.report, "valid")
         now = (result.loss, result.token_accuracy)
         if step is None:
             self.state.valid_before = now
@@ -332,6 +294,10 @@ class Run:
         )
         self.evaluation_seconds = time.perf_counter() - started
         self._write_metrics(step, result)
+
+    def _write_metrics(self, step: Step | None, valid: Score | None = None) -> None:
+        epoch = self.state.epoch + self.state.position / self.updates_an_epoch
+        self.metrics.write(self.state, epoch, self._seconds(), step, valid)
 
     def _save(self) -> None:
         self.state.seconds = self._seconds()
@@ -369,29 +335,6 @@ class Run:
         note = f"loss {step.loss:.3f}  accuracy {step.accuracy:.1%}  {rate:.0f} answer tokens/s"
         self.report(Progress("train", self.state.step, self.total_steps, "steps", note))
 
-    def _write_metrics(self, step: Step | None, valid: Score | None) -> None:
-        """One line of metrics.jsonl: the step's figures (None before the first) and the look's, where there was one."""
-        epoch = self.state.epoch + self.state.position / self.updates_an_epoch
-        line: dict[str, Any] = {"step": self.state.step, "epoch": round(epoch, 3)}
-        if step:
-            line |= {
-                "learning_rate": step.learning_rate,
-                "train_loss": step.loss,
-                "train_accuracy": step.accuracy,
-                "supervised_tokens": step.n_supervised,
-                "tokens": step.n_tokens,
-                "supervised_tokens_per_second": step.n_supervised / step.seconds,
-                "tokens_per_second": step.n_tokens / step.seconds,
-                "padding": step.padding,
-                "gradient_norm": step.gradient_norm,
-                "step_seconds": step.seconds,
-            }
-        if valid:
-            line |= {"valid_loss": valid.loss, "valid_accuracy": valid.token_accuracy}
-        line |= {"peak_bytes": self.state.peak_bytes, "seconds": round(self._seconds(), 3)}
-        with (self.config.adapter / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
 
 def scalar(value: mx.array) -> float:
     """A 0-d array as a Python number; waits for it."""
@@ -403,15 +346,3 @@ def count_parameters(student: Student) -> int:
     from mlx_lm.utils import get_total_parameters
 
     return int(get_total_parameters(student.model))
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`: the resumed run writes them again."""
-    kept = [line for line in read_jsonl(path, _as_dict) if line["step"] <= step] if path.exists() else []
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def _as_dict(data: object) -> dict[str, Any]:
-    if not isinstance(data, dict) or "step" not in data:
-        raise ValueError("a line of metrics must be an object with a step")
-    return data

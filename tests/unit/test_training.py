@@ -23,10 +23,12 @@ from mlx_lm.tuner import trainer as mlx_lm_trainer
 from mlx_distill.errors import DistillError, InputError, MachineError, MissingError
 from mlx_distill.scoring import pad
 from mlx_distill.students.adapter import attach
-from mlx_distill.students.loading import load_student
+from mlx_distill.students.loading import Student, load_student
+from mlx_distill.students.rendering import Rendered
 from mlx_distill.training import TrainConfig, TrainResult, loop, run
-from mlx_distill.training.loop import add_lora, read_rows
-from mlx_distill.training.objectives import sft
+from mlx_distill.training.methods import make_trainable
+from mlx_distill.training.objectives import OBJECTIVES, sft
+from mlx_distill.training.rows import read_rows
 from tests.rows import make_rows
 
 
@@ -40,6 +42,10 @@ def config(tiny_student: Path, rows: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         model=tiny_student, data=rows, adapter=tmp_path / "adapter", epochs=2, learning_rate=5e-3, checkpoint_every=2
     )
+
+
+def rows_of(path: Path, student: Student) -> tuple[Rendered, ...]:
+    return read_rows(path, student, OBJECTIVES["sft"], 1024).rows
 
 
 def weights_of(folder: Path) -> dict[str, np.ndarray]:
@@ -67,7 +73,7 @@ def test_training_lowers_the_loss_and_says_so(config: TrainConfig) -> None:
 def test_every_row_is_learnt_once_an_epoch_remainder_included(config: TrainConfig) -> None:
     result = run(config)
     student = load_student(config.model)
-    supervised = sum(row.n_supervised for row in read_rows(config.data / "train.jsonl", student, 1024))
+    supervised = sum(row.n_supervised for row in rows_of(config.data / "train.jsonl", student))
     assert result.supervised_tokens == 2 * supervised
     steps = [line for line in metrics_of(config.adapter) if "train_loss" in line]
     assert sum(line["supervised_tokens"] for line in steps) == 2 * supervised
@@ -98,7 +104,7 @@ def test_the_best_and_the_last_adapter_are_both_kept(config: TrainConfig) -> Non
     assert 0 < result.best_step < result.steps, "the settings must overshoot for this test to mean anything"
     student = load_student(config.model)
     adapter = attach(student, config.adapter)
-    best = loop.score(student, read_rows(config.data / "valid.jsonl", student, 1024))
+    best = loop.score(student, rows_of(config.data / "valid.jsonl", student))
     assert math.isclose(best.loss, result.valid_loss, rel_tol=1e-5)
     assert adapter.scale == config.scale
     assert not same_weights(config.adapter, config.adapter / "last")
@@ -120,8 +126,8 @@ def test_a_time_budget_ends_the_run_with_the_schedule_run_down(config: TrainConf
 
 def test_gradients_of_the_fused_loss_equal_a_plain_reference(config: TrainConfig) -> None:
     student = load_student(config.model, dtype=mx.float32)
-    data = read_rows(config.data / "train.jsonl", student, 1024)
-    add_lora(student, config)
+    data = rows_of(config.data / "train.jsonl", student)
+    make_trainable(student, config)
     for name, module in student.model.named_modules():
         if "lora_b" in module:  # zero at the start, which would hide half of the gradients
             module.lora_b = 0.05 * mx.random.normal(module.lora_b.shape, key=mx.random.key(len(name)))
@@ -145,7 +151,7 @@ def test_gradients_of_the_fused_loss_equal_a_plain_reference(config: TrainConfig
 
 def test_losses_equal_those_of_mlx_lms_trainer_on_the_same_unpadded_batches(config: TrainConfig) -> None:
     student = load_student(config.model, dtype=mx.float32)
-    for row in read_rows(config.data / "train.jsonl", student, 1024):
+    for row in rows_of(config.data / "train.jsonl", student):
         start = row.mask.index(True)
         lengths = mx.array([[start, len(row.tokens)]])
         theirs, count = mlx_lm_trainer.default_loss(student.model, mx.array([(*row.tokens, 0)]), lengths)
@@ -169,7 +175,7 @@ def test_bfloat16_trains_with_the_adapter_and_its_optimiser_in_float32(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     exact = run(config)
-    monkeypatch.setattr(loop, "load_student", lambda path: load_student(path, dtype=mx.bfloat16))
+    monkeypatch.setattr(loop, "load_student", lambda path, dtype: load_student(path, dtype=mx.bfloat16))
     rough = run(replace(config, adapter=tmp_path / "rough"))
     assert math.isclose(exact.valid_loss_before, rough.valid_loss_before, rel_tol=2**-7)
     assert math.isclose(exact.valid_loss, rough.valid_loss, rel_tol=0.05)
@@ -281,7 +287,7 @@ def test_rows_that_are_too_long_are_named_before_anything_is_written(config: Tra
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(config: TrainConfig) -> None:
-    with pytest.raises(MachineError, match=r"rows \d") as error:
+    with pytest.raises(MachineError, match=r"rows 'train-\d") as error:
         run(replace(config, learning_rate=1e30, clip=0.0, epochs=50))
     assert "checkpoint" in error.value.next_step
 

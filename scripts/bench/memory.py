@@ -1,0 +1,133 @@
+"""Estimated against measured peak memory of a training, for a few shapes of student.
+
+    python scripts/bench/memory.py [--json] [--only NAME]
+
+Random weights, random rows, two updates and one look at the validation rows through the real loop, float32 on a CPU.
+The measurement is MLX's own (mx.get_peak_memory): what it allocated, not what the process holds in its cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_distill import machine
+from mlx_distill.events import ignore
+from mlx_distill.training import TrainConfig
+
+ALLOWED = 0.25
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student's shape and what is trained on it."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    batch_size: int
+    length: int
+    more: dict[str, Any] = field(default_factory=dict)
+    tied: bool = True
+
+
+QWEN = (896, 4864, 2, 14, 2, 151_936)
+SMOL = (576, 1536, 30, 9, 3, 49_152)
+CASES = {
+    "small, vocabulary 8,000, batch 8 x 256": Case(256, 1024, 6, 4, 2, 8_000, 8, 256),
+    "two layers like Qwen2.5-0.5B, batch 4 x 512": Case(*QWEN, 4, 512),
+    "SmolLM2-135M, batch 4 x 256": Case(*SMOL, 4, 256),
+    "SmolLM2-135M, batch 2 x 128": Case(*SMOL, 2, 128),
+    "small, dora": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"method": "dora"}),
+    "small, full": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"method": "full"}),
+    "small, full, untied head": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"method": "full"}, tied=False),
+    "small, gradient checkpointing": Case(256, 1024, 12, 4, 2, 8_000, 8, 256, {"grad_checkpoint": True}),
+    "small, pieces of 512 tokens": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"micro_tokens": 512}),
+}
+
+
+def measure(case: Case) -> tuple[int, int]:
+    """Estimated and measured bytes."""
+    import mlx.core as mx
+    from mlx_lm.models.qwen2 import Model, ModelArgs
+
+    from mlx_distill.students.loading import Student
+    from mlx_distill.students.rendering import Rendered
+    from mlx_distill.training import memory
+    from mlx_distill.training.interrupts import StopRequest
+    from mlx_distill.training.loop import Run
+    from mlx_distill.training.methods import checkpointed_layers, make_trainable
+    from mlx_distill.training.objectives import OBJECTIVES
+    from mlx_distill.training.rows import Rows
+
+    draw = random.Random(0)
+    config = {
+        "model_type": "qwen2",
+        "hidden_size": case.hidden,
+        "intermediate_size": case.inner,
+        "num_hidden_layers": case.layers,
+        "num_attention_heads": case.heads,
+        "num_key_value_heads": case.kv_heads,
+        "vocab_size": case.vocabulary,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": case.tied,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        settings = TrainConfig(folder, folder, folder / "adapter", epochs=1, batch_size=case.batch_size, **case.more)
+        model = Model(ModelArgs.from_dict(config))
+        model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+        student = Student(folder, model, None, config, mx.float32)
+
+        def rows(count: int) -> Rows:
+            tokens = [tuple(draw.randrange(case.vocabulary) for _ in range(case.length)) for _ in range(count)]
+            mask = tuple(index >= case.length // 4 for index in range(case.length))
+            return Rows(tuple(map(str, range(count))), tuple(Rendered(row, mask) for row in tokens))
+
+        train, valid = rows(2 * case.batch_size), rows(2)
+        plan = memory.make_plan(student, settings, train.rows, machine.prepare().usable_bytes)
+        adapter_config = make_trainable(student, settings)
+        with machine.shared_cores(len(machine.streams())), checkpointed_layers(student, settings.grad_checkpoint):
+            objective = OBJECTIVES["sft"]
+            run = Run(settings, student, objective, train, valid, plan, adapter_config, ignore, StopRequest())
+            result = run.finish(run.steps())
+    del run, student, model
+    mx.clear_cache()
+    print(plan.estimate, file=sys.stderr)
+    return result.estimated_bytes, result.peak_bytes
+
+
+def main() -> int:
+    """Print a line a case; 1 where an estimate is off by more than is allowed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--only", default="", help="measure cases whose name contains this")
+    arguments = parser.parse_args()
+    machine.prepare()
+    found = {name: measure(case) for name, case in CASES.items() if arguments.only in name}
+    off = {name: estimated / measured - 1 for name, (estimated, measured) in found.items()}
+    if arguments.json:
+        cases = {
+            name: {"estimated_bytes": estimated, "measured_bytes": measured, "off": off[name]}
+            for name, (estimated, measured) in found.items()
+        }
+        print(json.dumps({"allowed": ALLOWED, "cases": cases}, indent=2))
+    else:
+        for name, (estimated, measured) in found.items():
+            print(f"{name:46} estimated {estimated / 1e9:6.2f} GB  measured {measured / 1e9:6.2f} GB  {off[name]:+.0%}")
+    return 0 if found and all(abs(share) <= ALLOWED for share in off.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
