@@ -37,6 +37,13 @@ class LlamaCpp:
         """The text of token ids."""
         return str(self._post("/detokenize", {"tokens": tokens})["content"])
 
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """The likeliest tokens after `prompt`, at most `count`; -1 at the end where the model ended its turn."""
+        body = {"prompt": prompt, "n_predict": count, "temperature": 0, "return_tokens": True, "cache_prompt": False}
+        answer = self._post("/completion", body)
+        tokens = [int(token) for token in answer["tokens"]]
+        return [*tokens, -1] if answer["stop_type"] == "eos" else tokens
+
     def next_logprobs(self, prompt: list[int], count: int) -> dict[int, float]:
         """Log-probabilities of the `count` likeliest next tokens."""
         body = {"prompt": prompt, "n_predict": 1, "temperature": -1, "n_probs": count, "cache_prompt": False}

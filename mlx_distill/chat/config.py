@@ -35,8 +35,13 @@ class ChatConfig:
                 f"context_tokens ({self.context_tokens}) must be more than max_tokens ({self.max_tokens}): "
                 "it holds the conversation and the answer"
             )
-        if not 0 <= self.temperature <= 10:
-            raise ValueError(f"temperature is {self.temperature}, it must be between 0 and 10")
+        check_temperature(self.temperature)
+
+
+def check_temperature(temperature: float) -> None:
+    """ValueError where it is no temperature."""
+    if not 0 <= temperature <= 10:
+        raise ValueError(f"temperature is {temperature}, it must be between 0 and 10")
 
 
 @dataclass(frozen=True)

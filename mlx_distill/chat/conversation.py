@@ -10,6 +10,7 @@ from mlx_distill.chat.config import DEFAULT_CONTEXT
 from mlx_distill.chat.prefix_cache import PrefixCache
 from mlx_distill.errors import InputError
 from mlx_distill.records import Message, Messages
+from mlx_distill.students.adapter import Adapter
 from mlx_distill.students.loading import Student
 from mlx_distill.students.rendering import control_tokens, render_prompt
 
@@ -36,11 +37,15 @@ class Turn:
 
 
 class Conversation:
-    """Asks a student turn by turn. What the student's tokenizer would read as control tokens is refused as input."""
+    """Asks a student turn by turn. What the student's tokenizer would read as control tokens is refused as input.
+
+    With the student's `adapter`, the base can be asked as well, over the same copy of the weights.
+    """
 
     def __init__(
         self,
         student: Student,
+        adapter: Adapter | None = None,
         *,
         system: str = "",
         max_tokens: int = 1024,
@@ -49,6 +54,7 @@ class Conversation:
         seed: int = 0,
     ) -> None:
         self.student = student
+        self.adapter = adapter
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.context_tokens = context_limit(student, context_tokens)
@@ -57,6 +63,7 @@ class Conversation:
         self._system = system
         self._history: list[Message] = []
         self._cache = PrefixCache(student)
+        self._base_cache = PrefixCache(student)
 
     @property
     def system(self) -> str:
@@ -87,35 +94,59 @@ class Conversation:
         Closing the generator stops the answer: what was written stays in the history. Raises InputError, and changes
         nothing, where the text alone does not fit the context or holds the model's own control tokens.
         """
-        self.turn = None
-        check_text(self.student, text)
-        dropped, prompt = self._fit(text)
+        dropped, prompt = self._prepare(text)
         del self._history[: 2 * dropped]
         return self._answer(text, prompt, dropped)
 
+    def ask_base(self, text: str) -> Generator[str, None, None]:
+        """Stream what the base would answer in the same place, with the same seed; the history stays as it is.
+
+        Like `ask` in all else. The adapter is off only while the generator runs.
+        """
+        dropped, prompt = self._prepare(text)
+        return self._base_answer(prompt, dropped)
+
+    def _prepare(self, text: str) -> tuple[int, list[int]]:
+        self.turn = None
+        check_text(self.student, text)
+        return self._fit(text)
+
     def _answer(self, text: str, prompt: list[int], dropped: int) -> Generator[str, None, None]:
-        limit = min(self.max_tokens, self.context_tokens - len(prompt))
         written: list[str] = []
+        pieces = self._stream(self._cache, prompt, dropped)
+        try:
+            for piece in pieces:
+                written.append(piece)
+                yield piece
+        finally:
+            pieces.close()
+            self._seed += 1  # so that /retry at a temperature says something else
+            answer = "".join(written)
+            if answer or (self.turn and self.turn.finish_reason != "stopped"):
+                self._history += [Message("user", text), Message("assistant", answer)]
+
+    def _base_answer(self, prompt: list[int], dropped: int) -> Generator[str, None, None]:
+        if self.adapter:
+            self.adapter.enabled = False
+        try:
+            yield from self._stream(self._base_cache, prompt, dropped)
+        finally:
+            if self.adapter:
+                self.adapter.enabled = True
+
+    def _stream(self, cache: PrefixCache, prompt: list[int], dropped: int) -> Generator[str, None, None]:
+        limit = min(self.max_tokens, self.context_tokens - len(prompt))
         reason, n_tokens, seconds, first = "stopped", 0, 0.0, 0.0
-        pieces = self._cache.stream(prompt, max_tokens=limit, temperature=self.temperature, seed=self._next_seed())
+        pieces = cache.stream(prompt, max_tokens=limit, temperature=self.temperature, seed=self._seed)
         try:
             for piece in pieces:
                 n_tokens += 1
                 first = first or time.perf_counter()
                 seconds = time.perf_counter() - first
                 reason = piece.finish_reason or reason
-                written.append(piece.text)
                 yield piece.text
         finally:
-            answer = "".join(written)
-            if answer or reason != "stopped":
-                self._history += [Message("user", text), Message("assistant", answer)]
-            self.turn = Turn(reason, n_tokens, seconds, len(prompt), self._cache.n_reused, dropped)
-
-    def _next_seed(self) -> int:
-        """A seed for each answer, so that /retry at a temperature says something else."""
-        self._seed += 1
-        return self._seed - 1
+            self.turn = Turn(reason, n_tokens, seconds, len(prompt), cache.n_reused, dropped)
 
     def _fit(self, text: str) -> tuple[int, list[int]]:
         """How many of the oldest turns have to go, and the prompt without them.

@@ -7,10 +7,13 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-from mlx_distill.chat.config import ChatResult
+from mlx_distill.chat.code_paint import CodePainter
+from mlx_distill.chat.config import ChatResult, check_temperature
 from mlx_distill.chat.conversation import Conversation, Turn
+from mlx_distill.chat.transcript import save
 from mlx_distill.errors import DistillError
 from mlx_distill.text_safety import encodable, printable
 
@@ -19,8 +22,13 @@ HELP = """\
 /reset         forget the conversation
 /system TEXT   start over under another system message; without TEXT, show it
 /retry         take the last answer back and ask again
+/temp NUMBER   the temperature from now on, 0 to 10; without NUMBER, show it
+/ab            let the base answer each turn as well, before the distilled student; again to end that
+/save FILE     write the conversation as Markdown, or as JSON where FILE ends in .json
 /exit          leave (Ctrl-D does the same)
-Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, begins a new line."""
+Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, begins a new line; pasted lines stay together."""
+
+NO_ADAPTER = "There is one model here and no adapter, so there is nothing to compare with."
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
@@ -28,7 +36,9 @@ _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 class Session:
     """One chat. `read` returns a line and raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
 
-    `write` takes pieces of the answer, `say` whole lines of everything else.
+    `write` takes pieces of the answer, in colours where `colors` is True, `say` whole lines of everything else. With
+    `ab`, base and distilled answer each turn, one after the other: both from the conversation so far, which goes on
+    with the distilled student's answer.
     """
 
     def __init__(
@@ -37,8 +47,12 @@ class Session:
         read: Callable[[], str],
         write: Callable[[str], None],
         say: Callable[[str], None],
+        *,
+        ab: bool = False,
+        colors: bool = False,
     ) -> None:
         self.conversation = conversation
+        self._ab, self._colors = ab, colors
         self._read, self._write, self._say = read, write, say
         self._n_answers = self._n_tokens = 0
 
@@ -64,14 +78,25 @@ class Session:
         return ChatResult(self._n_answers, self._n_tokens)
 
     def answer(self, text: str) -> None:
-        """Stream one answer, or say why there is none."""
+        """Stream the answer, or both answers; or say why there is none. Ctrl-C ends the turn."""
+        text = encodable(text)
+        if not self._ab:
+            self._stream(self.conversation.ask, text)
+            return
+        self._say("base:")
+        if self._stream(self.conversation.ask_base, text):
+            self._say("distilled:")
+            self._stream(self.conversation.ask, text)
+
+    def _stream(self, ask: Callable[[str], Generator[str, None, None]], text: str) -> bool:
+        """Write one answer and what is worth knowing about it; False where it was stopped, or there was none."""
         try:
             with _ctrl_c() as stop:
-                pieces = self.conversation.ask(encodable(text))
-                ends_line = write_pieces(pieces, self._write, stop)
+                painter = CodePainter() if self._colors else None
+                ends_line = write_pieces(ask(text), self._write, stop, painter)
         except DistillError as error:
             self._say(str(error))
-            return
+            return False
         except KeyboardInterrupt:  # the second Ctrl-C: the model was busy with a long prompt
             ends_line = False
         turn = self.conversation.turn
@@ -82,6 +107,7 @@ class Session:
             self._n_tokens += turn.n_tokens
             for line in closing_lines(turn, self.conversation.max_tokens):
                 self._say(line)
+        return turn is not None and turn.finish_reason != "stopped"
 
     def _obey(self, name: str, text: str) -> None:
         conversation = self.conversation
@@ -102,20 +128,74 @@ class Session:
                 self._say("There is no answer to take back.")
             else:
                 self.answer(question)
+        elif name == "temp":
+            self._set_temperature(text)
+        elif name == "ab":
+            self._switch_ab()
+        elif name == "save":
+            self._save(text)
         else:
             self._say(f"There is no command /{name}. /help lists them.")
 
+    def _set_temperature(self, text: str) -> None:
+        try:
+            if text:
+                wanted = float(text)
+                check_temperature(wanted)
+                self.conversation.temperature = wanted
+        except ValueError:
+            self._say(f"{printable(text)} is no temperature: give a number between 0 and 10.")
+            return
+        temperature = self.conversation.temperature
+        always = ": always the likeliest token" if temperature == 0 else ""
+        self._say(f"(temperature {temperature:g}{always})")
 
-def write_pieces(pieces: Generator[str, None, None], write: Callable[[str], None], stop: threading.Event) -> bool:
-    """Write what a model says, made harmless, until it ends or `stop` is set; whether the last piece ended its line."""
+    def _switch_ab(self) -> None:
+        if self.conversation.adapter is None:
+            self._say(NO_ADAPTER)
+            return
+        self._ab = not self._ab
+        if self._ab:
+            self._say(
+                "(each turn is answered by base and distilled; the conversation goes on with the distilled answer)"
+            )
+        else:
+            self._say("(only the distilled student answers)")
+
+    def _save(self, text: str) -> None:
+        if not text:
+            self._say("/save needs the name of a file, for example: /save chat.md")
+            return
+        try:
+            file = save(self.conversation.messages, Path(text))
+        except DistillError as error:
+            self._say(str(error))
+            return
+        self._say(f"(saved in {file})")
+
+
+def write_pieces(
+    pieces: Generator[str, None, None],
+    write: Callable[[str], None],
+    stop: threading.Event,
+    painter: CodePainter | None = None,
+) -> bool:
+    """Write what a model says, made harmless, until it ends or `stop` is set; whether the last piece ended its line.
+
+    A `painter` puts colours on code, and may hold back a line until it is whole.
+    """
     last = ""
-    for piece in pieces:
-        text = printable(piece)
-        write(text)
-        last = text or last
-        if stop.is_set():
-            break
-    pieces.close()
+    try:
+        for piece in pieces:
+            text = printable(piece)
+            write(painter.feed(text) if painter else text)
+            last = text or last
+            if stop.is_set():
+                break
+    finally:
+        pieces.close()
+        if painter:
+            write(painter.end())
     return last.endswith("\n")
 
 

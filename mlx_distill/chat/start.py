@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlx_distill import machine
 from mlx_distill.chat.config import ChatConfig, ChatResult, ServeConfig
+from mlx_distill.errors import InputError
 from mlx_distill.events import Note, Report, ignore
 
 if TYPE_CHECKING:
@@ -16,21 +17,27 @@ if TYPE_CHECKING:
     from mlx_distill.students.loading import Student
 
 
-def run(config: ChatConfig, report: Report = ignore) -> ChatResult:
+def run(config: ChatConfig, report: Report = ignore, *, ab: bool = False) -> ChatResult:
     """Talk on this terminal until the user leaves; without a terminal, answer the one prompt on standard input.
 
-    Raises what loading raises, and InputError for a prompt that is empty or does not fit.
+    With `ab`, base and distilled both answer. Raises what loading raises, and InputError for a prompt that is empty or
+    does not fit, or for `ab` without an adapter.
     """
+    if ab and not config.adapter:
+        raise InputError(
+            "--ab compares base and distilled, and there is no adapter.", "Name it with --adapter, or leave --ab out."
+        )
     from mlx_distill.chat import terminal
 
     interactive = terminal.is_interactive()
     prompt = "" if interactive else terminal.read_pipe()
-    student, _ = _open(config, report if interactive else ignore)
+    student, adapter = _open(config, report if interactive else ignore)
     from mlx_distill.chat.conversation import Conversation
     from mlx_distill.chat.session import Session
 
     conversation = Conversation(
         student,
+        adapter,
         system=config.system,
         max_tokens=config.max_tokens,
         context_tokens=config.context_tokens,
@@ -40,9 +47,10 @@ def run(config: ChatConfig, report: Report = ignore) -> ChatResult:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the chat
     if not interactive:
-        return _answer_once(conversation, prompt)
+        return _answer_once(conversation, prompt, ab=ab)
     report(Note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."))
-    return Session(conversation, terminal.line_reader(), terminal.write, terminal.say).run()
+    reader, colors = terminal.line_reader(), terminal.shows_colors()
+    return Session(conversation, reader, terminal.write, terminal.say, ab=ab, colors=colors).run()
 
 
 def serve(config: ServeConfig, report: Report = ignore) -> None:
@@ -64,14 +72,20 @@ def _open(config: ChatConfig, report: Report) -> tuple[Student, Adapter | None]:
     return student, attach(student, config.adapter) if config.adapter else None
 
 
-def _answer_once(conversation: Conversation, prompt: str) -> ChatResult:
-    """The answer alone on standard output, one line end at its end."""
+def _answer_once(conversation: Conversation, prompt: str, *, ab: bool) -> ChatResult:
+    """The answer alone on standard output, one line end at its end; with `ab` both answers, under their names."""
     from mlx_distill.chat.session import write_pieces
     from mlx_distill.chat.terminal import say, write
 
-    if not write_pieces(conversation.ask(prompt), write, threading.Event()):
-        write("\n")
-    turn = conversation.turn
-    if turn and turn.finish_reason == "length":
-        say(f"(cut off after {turn.n_tokens} tokens; --max-tokens raises the limit)")
-    return ChatResult(1, turn.n_tokens if turn else 0)
+    answers = [("base:\n", conversation.ask_base), ("\ndistilled:\n", conversation.ask)]
+    n_tokens = 0
+    for name, ask in answers if ab else [("", conversation.ask)]:
+        pieces = ask(prompt)
+        write(name)
+        if not write_pieces(pieces, write, threading.Event()):
+            write("\n")
+        turn = conversation.turn
+        n_tokens += turn.n_tokens if turn else 0
+        if turn and turn.finish_reason == "length":
+            say(f"(cut off after {turn.n_tokens} tokens; --max-tokens raises the limit)")
+    return ChatResult(2 if ab else 1, n_tokens)

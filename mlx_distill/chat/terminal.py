@@ -21,6 +21,11 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def shows_colors() -> bool:
+    """Whether this terminal shows colours and its user wants them. https://no-color.org"""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def read_pipe() -> str:
     """All of standard input as one prompt; InputError where it is empty or not text."""
     try:

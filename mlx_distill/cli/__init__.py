@@ -26,6 +26,7 @@ COMMANDS = {
     "push": "Upload the fused model to the Hugging Face Hub.",
     "chat": "Talk to the distilled student.",
     "serve": "Serve base and distilled through an OpenAI-compatible API.",
+    "completion": "Print the script that completes commands in bash, zsh or fish.",
 }
 """Name and one line of help, in the order of the flow. The files are imported only when a command runs."""
 

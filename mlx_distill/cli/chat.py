@@ -18,17 +18,20 @@ Config = TypeVar("Config", bound=ChatConfig)
 @click.command("chat")
 @config_options(ChatConfig)
 @click.option("--base", is_flag=True, help="Leave the project's adapter off.")
-def command(base: bool, **flags: Any) -> None:
+@click.option("--ab", is_flag=True, help="Let base and distilled answer each turn, over one copy of the weights.")
+def command(base: bool, ab: bool, **flags: Any) -> None:
     """Talk to the distilled student: in a project, its adapter on the base.
 
     A prompt that is piped in is answered on standard output, with nothing else there.
 
     \b
     Examples:
-      mlx-distill chat
+      mlx-distill chat --ab
       echo "What is a queue?" | mlx-distill chat --model models/mine
     """
-    run(chat_config(ChatConfig, flags, base=base), print_notes)
+    if base and ab:
+        raise click.UsageError("--base and --ab exclude each other.")
+    run(chat_config(ChatConfig, flags, base=base), print_notes, ab=ab)
 
 
 def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> Config:

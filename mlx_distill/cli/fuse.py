@@ -22,6 +22,7 @@ def command(as_json: bool, **flags: Any) -> None:
     Examples:
       mlx-distill fuse
       mlx-distill fuse --model models/base --adapter adapters/mine --data data/mine --out models/mine
+      mlx-distill fuse --q-bits 8 --out models/mine-8bit
     """
     config = resolve(FuseConfig, "fuse", flags)
     with reporting() as report:
@@ -38,7 +39,7 @@ def print_result(result: FuseResult) -> None:
     print_facts(
         f"Fused {result.n_layers} layers into {result.path}",
         [
-            ("weights", f"{result.dtype}, {size(result.size_bytes)}{' (dequantised)' if result.dequantized else ''}"),
+            ("weights", f"{_precision(result)}, {size(result.size_bytes)}"),
             (
                 "test loss",
                 f"base {result.base_loss:.4f}, adapter {result.adapter_loss:.4f}, fused {result.fused_loss:.4f} "
@@ -51,6 +52,12 @@ def print_result(result: FuseResult) -> None:
             ("next", f"mlx-distill chat --model {result.path}"),
         ],
     )
+
+
+def _precision(result: FuseResult) -> str:
+    if result.q_bits:
+        return f"{result.q_bits} bits with scales in {result.dtype}"
+    return f"{result.dtype} (dequantised)" if result.dequantized else result.dtype
 
 
 def _greedy(result: FuseResult) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from mlx_distill.storage.durable import write_json
 from mlx_distill.students.loading import read_config
@@ -17,21 +18,23 @@ _NOT_OURS = (".index.json", PROVENANCE_FILE)
 """Of the base alone: which tensor lies in which of its files, and what it was converted from."""
 
 
-def copy_companions(source: Path, target: Path, *, dtype: str) -> None:
-    """Copy everything that readers need beside the weights; `dtype` is what the weights in `target` have."""
+def copy_companions(source: Path, target: Path, *, dtype: str, quantization: dict[str, Any] | None) -> None:
+    """Copy everything that readers need beside the weights; `dtype` and `quantization` are those of `target`'s."""
     for file in sorted(source.iterdir()):
         wanted = file.suffix in _SUFFIXES or file.name.startswith(_NAMES)
         if file.is_file() and wanted and not file.name.startswith(".") and not file.name.endswith(_NOT_OURS):
             shutil.copyfile(file, target / file.name)
-    _write_config(source, target, dtype)
+    _write_config(source, target, dtype, quantization)
     _write_template_in_both_places(target)
 
 
-def _write_config(source: Path, target: Path, dtype: str) -> None:
-    """The base's config, without a quantisation that the weights no longer have."""
+def _write_config(source: Path, target: Path, dtype: str, quantization: dict[str, Any] | None) -> None:
+    """The base's config with the quantisation that the weights have now, under both names as mlx-lm writes it."""
     config = read_config(source)
     for name in ("quantization", "quantization_config"):
         config.pop(name, None)
+        if quantization:
+            config[name] = quantization
     config["dtype" if "dtype" in config else "torch_dtype"] = dtype
     write_json(target / "config.json", config)
 

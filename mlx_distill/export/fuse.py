@@ -14,6 +14,9 @@ from mlx_distill.settings import setting
 from mlx_distill.storage.durable import new_folder
 from mlx_distill.storage.jsonl import read_jsonl
 
+Q_BITS = (4, 8)
+Q_GROUP_SIZES = (32, 64, 128)
+
 
 @dataclass(frozen=True)
 class FuseConfig:
@@ -23,10 +26,16 @@ class FuseConfig:
     adapter: Path = setting(help="the adapter folder to add to it")
     data: Path = setting(help="folder with test.jsonl, on whose rows the result is checked")
     out: Path = setting(help="folder that the fused model is written to")
+    q_bits: int | None = setting(None, help="quantise the result to 4 or 8 bits; not quantised unless given")
+    q_group_size: int = setting(64, help="weights that share a scale, where quantised: 32, 64 or 128")
     check_rows: int = setting(0, help="check on this many test rows, spread evenly; 0 means all")
     force: bool = setting(False, help="replace the output folder where it exists")
 
     def __post_init__(self) -> None:
+        if self.q_bits is not None and self.q_bits not in Q_BITS:
+            raise ValueError(f"q_bits is {self.q_bits}, not 4 or 8")
+        if self.q_group_size not in Q_GROUP_SIZES:
+            raise ValueError(f"q_group_size is {self.q_group_size}, not 32, 64 or 128")
         if self.check_rows < 0:
             raise ValueError(f"check_rows is {self.check_rows}, it must not be negative")
 
@@ -37,9 +46,11 @@ class FuseResult:
 
     path: Path
     dtype: str
-    """The type of its weights: the base's own."""
+    """The type of its weights: the base's own. Where it is quantised, of the scales and of what stays whole."""
     dequantized: bool
-    """True where the base was quantised and the fused model is not."""
+    """True where the base was quantised: the adapter was added to its dequantised weights."""
+    q_bits: int | None
+    """Bits a weight where the fused model is quantised."""
     n_layers: int
     """Layers that the adapter changed."""
     base_loss: float
@@ -79,16 +90,18 @@ def run(config: FuseConfig, report: Report = ignore) -> FuseResult:
 
         reference = verification.measure_adapter(config.model, config.adapter, examples, report)
         report(Note("Adding the adapter to the weights in float32 ..."))
-        written = weights.write_fused(config.model, config.adapter, scratch)
+        written = weights.write_fused(config.model, config.adapter, scratch, config.q_bits, config.q_group_size)
         if written.dequantized:
-            report(Note(f"The base is quantised; it was dequantised, and the fused model is {written.dtype}."))
-        files.copy_companions(config.model, scratch, dtype=written.dtype)
+            kind = f"quantised to {config.q_bits} bits anew" if config.q_bits else written.dtype
+            report(Note(f"The base is quantised; it was dequantised, and the fused model is {kind}."))
+        files.copy_companions(config.model, scratch, dtype=written.dtype, quantization=written.quantization)
         check = verification.check(scratch, reference, report)
         size_bytes = sum(file.stat().st_size for file in scratch.glob("*.safetensors"))
         result = FuseResult(
             path=config.out,
             dtype=written.dtype,
             dequantized=written.dequantized,
+            q_bits=config.q_bits,
             n_layers=written.n_layers,
             **vars(check),
             size_bytes=size_bytes,

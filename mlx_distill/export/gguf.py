@@ -94,7 +94,8 @@ def _shape(model: Path, config: Mapping[str, Any], weights: Mapping[str, mx.arra
         )
     if "quantization" in config:
         raise InputError(
-            f"{model}: the weights are quantised.", "Export the fused model (`mlx-distill fuse` dequantises)."
+            f"{model}: the weights are quantised.",
+            "Export a model fused without --q-bits (`mlx-distill fuse` dequantises).",
         )
     try:
         heads = config["num_attention_heads"]

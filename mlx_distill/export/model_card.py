@@ -27,6 +27,7 @@ def write(folder: Path, config: FuseConfig, result: FuseResult) -> None:
     base = Provenance.load(config.model)
     hub_id = base.source if base and base.kind == "hub" else ""
     precision = f"{result.dtype}, dequantised" if result.dequantized else result.dtype
+    rounded = f"quantised to {result.q_bits} bits" if result.q_bits else "rounded once"
     made_of = [
         f"- Base: {hub_id or config.model.resolve().name} ({precision})",
         *([f"- Teacher: {', '.join(teachers)}"] if teachers else []),
@@ -47,7 +48,7 @@ def write(folder: Path, config: FuseConfig, result: FuseResult) -> None:
         f"# {config.out.name}",
         "",
         f"A small student taught by a larger model's answers, made with mlx-distill {__version__}:",
-        "a LoRA adapter added into its base in float32 and rounded once.",
+        f"a LoRA adapter added into its base in float32 and {rounded}.",
         "",
         *made_of,
         "",

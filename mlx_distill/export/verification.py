@@ -21,6 +21,8 @@ from mlx_distill.students.rendering import Rendered, render, render_prompt
 
 GAIN_SHARE = 0.02
 """The losses of adapter and fused may differ by this share of what the adapter gained over the base (or lost)."""
+GAIN_SHARE_QUANTIZED = 0.10
+"""The same where the fused model is quantised."""
 LOSS_FLOOR = 1e-4
 """Nats a token that are allowed in any case: where the adapter gained next to nothing, a share of it means nothing."""
 KL_SHARE = 0.5
@@ -28,6 +30,14 @@ KL_SHARE = 0.5
 adapter is gone, or drowned by the rounding of the weights."""
 KL_FLOOR = 1e-5
 """Nats a token that the rounding of a computation alone may cause."""
+_ADVICE = (
+    "Use the adapter as it is (`mlx-distill chat` does). Where the adapter was hardly trained, train longer: "
+    "an update that is small beside the rounding of the base's weights cannot be fused."
+)
+_ADVICE_QUANTIZED = (
+    "So few bits cannot hold what the adapter changed. Fuse without --q-bits, or with --q-bits 8, "
+    "or with --q-group-size 32, which keeps more."
+)
 GREEDY_PROMPTS = 4
 GREEDY_TOKENS = 48
 
@@ -109,6 +119,7 @@ def check(folder: Path, reference: Reference, report: Report) -> Check:
     student = load_student(folder)
     fused = _read(student, reference.batches, report, "read fused")
     greedy = generate_batch(student, reference.prompts, max_tokens=GREEDY_TOKENS, report=report, job="write with fused")
+    share = GAIN_SHARE_QUANTIZED if student.quantized else GAIN_SHARE
     to_base, to_fused = reference.to_base, _compare(reference.adapter, fused, reference.batches)
     result = Check(
         base_loss=to_base.loss(1),
@@ -117,7 +128,7 @@ def check(folder: Path, reference: Reference, report: Report) -> Check:
         base_accuracy=to_base.accuracy(1),
         adapter_accuracy=to_fused.accuracy(0),
         fused_accuracy=to_fused.accuracy(1),
-        allowed_difference=max(GAIN_SHARE * abs(to_base.loss(1) - to_base.loss(0)), LOSS_FLOOR),
+        allowed_difference=max(share * abs(to_base.loss(1) - to_base.loss(0)), LOSS_FLOOR),
         kl=to_fused.kl,
         kl_base=to_base.kl,
         n_rows=sum(len(batch.tokens_of_row) for batch in reference.batches),
@@ -125,11 +136,11 @@ def check(folder: Path, reference: Reference, report: Report) -> Check:
         divergences=tuple(map(_first_difference, reference.greedy, greedy)),
         greedy_tokens=GREEDY_TOKENS,
     )
-    _judge(result)
+    _judge(result, quantized=student.quantized)
     return result
 
 
-def _judge(result: Check) -> None:
+def _judge(result: Check, *, quantized: bool) -> None:
     """Raise VerificationError with every reason. Written so that a loss that is not a number fails too."""
     difference = abs(result.fused_loss - result.adapter_loss)
     allowed_kl = max(KL_SHARE * result.kl_base, KL_FLOOR)
@@ -147,8 +158,7 @@ def _judge(result: Check) -> None:
     if problems:
         raise VerificationError(
             "The fused model does not do what the adapter does; nothing was written.",
-            "Use the adapter as it is (`mlx-distill chat` does). Where the adapter was hardly trained, train longer: "
-            "an update that is small beside the rounding of the base's weights cannot be fused.",
+            _ADVICE_QUANTIZED if quantized else _ADVICE,
             problems,
         )
 

@@ -1,4 +1,5 @@
-"""Base plus adapter: each adapted weight summed in float32 and rounded once to the type that the base's file has.
+"""Base plus adapter: each adapted weight summed in float32 and rounded once, to the type that the base's file has or,
+where the result is to be quantised, to its bits.
 
 The rounding is stochastic. A short training changes most weights by less than half a step of bfloat16: rounded to the
 nearest value, they all fall back to what they were, and the update is gone. (One update of the sample student: to the
@@ -7,14 +8,18 @@ nearest 62 % of the gain in loss was left, stochastically 99 %.)
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 from mlx_lm import utils as mlx_lm_utils
 
+from mlx_distill.errors import InputError
 from mlx_distill.students.adapter import attach, base_of
 from mlx_distill.students.loading import Student, load_tokenizer
 
@@ -30,15 +35,19 @@ class Written:
 
     dtype: str
     dequantized: bool
+    quantization: dict[str, Any] | None
+    """As config.json has it; None where the result is not quantised."""
     n_layers: int
 
 
-def write_fused(model_folder: Path, adapter_folder: Path, out: Path) -> Written:
+def write_fused(
+    model_folder: Path, adapter_folder: Path, out: Path, q_bits: int | None = None, q_group_size: int = 64
+) -> Written:
     """Write the fused weights into `out`, tensor names and shards as mlx-lm writes them.
 
     The base is read lazily and in its own type; a base that was cast for computing would round the sum twice. A
-    quantised base is dequantised: quantised again, the sum of weight and update often falls back onto the same level,
-    and the adapter is gone.
+    quantised base is dequantised, and quantised again only where `q_bits` asks for it: the sum of weight and update
+    often falls back onto the same level, and the adapter is gone. Raises InputError where no layer can be quantised.
     """
     model, config = mlx_lm_utils.load_model(model_folder, lazy=True)
     types = {name: _file_type(module) for name, module in model.named_modules() if "weight" in module}
@@ -49,14 +58,37 @@ def write_fused(model_folder: Path, adapter_folder: Path, out: Path) -> Written:
     adapter = attach(Student(model_folder, model, load_tokenizer(model_folder), config, mx.float32), adapter_folder)
     fused = {name: _fused(layer) for name, layer in adapter.layers.items()}
     model.update_modules(tree_unflatten(list(fused.items())))
-    keys = mx.random.split(mx.random.key(SEED), len(fused))
-    for key, (name, module) in zip(keys, fused.items(), strict=True):
-        module.weight = round_stochastically(module.weight, types[name], key)
-    for name, module in model.named_modules():
-        if name in types and name not in fused:
-            module.weight = module.weight.astype(types[name])
+    quantization = _quantize(model, model_folder, q_bits, q_group_size) if q_bits else None
+    _round(model, types, list(fused))
     mlx_lm_utils.save_model(out, model, donate_model=True)
-    return Written(_name_of(_main_type(types)), dequantized, len(adapter.layers))
+    return Written(_name_of(_main_type(types)), dequantized, quantization, len(adapter.layers))
+
+
+def _quantize(model: nn.Module, folder: Path, bits: int, group_size: int) -> dict[str, Any]:
+    """Quantise the layers that can be, from their float32 sums; returns what config.json says of it."""
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints the bits per weight
+        _, config = mlx_lm_utils.quantize_model(model, {}, group_size, bits)
+    if not any("scales" in module for _, module in model.named_modules()):
+        raise InputError(
+            f"{folder}: no layer has rows that are a multiple of {group_size}, so nothing can be quantised.",
+            "Choose a smaller --q-group-size, or leave --q-bits out.",
+        )
+    quantization: dict[str, Any] = config["quantization"]
+    return quantization
+
+
+def _round(model: nn.Module, types: dict[str, mx.Dtype], fused: list[str]) -> None:
+    """Give every weight, or its scales and biases where it is packed, the type of the base's file."""
+    modules = dict(model.named_modules())
+    keys = mx.random.split(mx.random.key(SEED), len(fused))
+    for key, name in zip(keys, fused, strict=True):
+        if "scales" not in modules[name]:
+            modules[name].weight = round_stochastically(modules[name].weight, types[name], key)
+    for name, dtype in types.items():
+        for part in ("weight", "scales", "biases"):
+            values = modules[name].get(part)
+            if values is not None and mx.issubdtype(values.dtype, mx.floating):
+                modules[name][part] = values.astype(dtype)
 
 
 def round_stochastically(weight: mx.array, dtype: mx.Dtype, key: mx.array) -> mx.array:

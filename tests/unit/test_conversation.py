@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from mlx_distill.chat import ChatConfig, run
+from mlx_distill.chat.code_paint import CodePainter
 from mlx_distill.chat.conversation import Conversation
 from mlx_distill.chat.prefix_cache import PrefixCache
 from mlx_distill.chat.session import Session, closing_lines, write_pieces
 from mlx_distill.errors import InputError
+from mlx_distill.students.adapter import Adapter, attach
 from mlx_distill.students.generation import Piece
 from mlx_distill.students.loading import Student, load_student
 from mlx_distill.students.rendering import render_prompt
+from mlx_distill.text_safety import printable
+from tests.adapters import make_adapter
 from tests.tiny import make_tiny_qwen2
 
 
@@ -208,3 +215,137 @@ def test_one_prompt_from_a_pipe_gets_the_answer_alone(
     assert ended.value.code == 0
     assert seen.out.endswith("\n") and len(seen.out) > 1
     assert seen.err == "(cut off after 5 tokens; --max-tokens raises the limit)\n"
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Student, Adapter]:
+    """A student of its own with an adapter that changes what it says."""
+    folder = tmp_path_factory.mktemp("adapted")
+    base = make_tiny_qwen2(folder / "base", dtype="float32")
+    student = load_student(base)
+    return student, attach(student, make_adapter(base, folder / "adapter"))
+
+
+def test_base_and_distilled_answer_the_same_turn_over_one_copy_of_the_weights(
+    student: Student, adapted: tuple[Student, Adapter]
+) -> None:
+    both = Conversation(*adapted, system="Be brief.", max_tokens=12)
+    for number in range(3):
+        question = f"Question {number}, please."
+        before = both.messages
+        by_base = "".join(both.ask_base(question))
+        assert both.messages == before and both.turn is not None
+        if number:
+            assert both.turn.n_reused > 0.3 * both.turn.n_prompt, "the base has a memory of its own"
+        by_distilled = "".join(both.ask(question))
+        assert by_base != by_distilled
+        assert by_distilled == fresh_answer(adapted[0], both, 12)
+        # The plain base, without any adapter, in the same place says the same to the last letter.
+        alone = PrefixCache(student)
+        prompt = render_prompt(student.tokenizer, both.messages[:-1])
+        pieces = alone.stream(prompt, max_tokens=12, temperature=0.0, seed=0)
+        assert by_base == "".join(piece.text for piece in pieces)
+    assert both.adapter is not None and both.adapter.enabled
+
+
+def test_ab_shows_both_answers_and_goes_on_with_the_distilled_one(adapted: tuple[Student, Adapter]) -> None:
+    conversation = Conversation(*adapted, max_tokens=8)
+    written, said = scripted(conversation, ["/ab", "Hello", "/retry", "/ab", "Hello again"])
+    names = [line for line in said if line in ("base:", "distilled:")]
+    assert names == ["base:", "distilled:"] * 2, "/retry asks both again"
+    assert roles(conversation) == ["u", "a"] * 2
+    answers = conversation.messages[1].content, conversation.messages[3].content
+    assert all(answer in written for answer in answers)
+    assert "only the distilled student" in " ".join(said)
+
+
+def test_ctrl_c_in_the_bases_answer_ends_the_turn(adapted: tuple[Student, Adapter]) -> None:
+    conversation = Conversation(*adapted, max_tokens=200)
+    said: list[str] = []
+    keys = iter([signal.SIGINT])
+
+    def write(_piece: str) -> None:
+        for key in keys:
+            signal.raise_signal(key)
+
+    session = Session(conversation, lambda: "", write, said.append, ab=True)
+    session.answer("Hello")
+    assert "base:" in said and "distilled:" not in said and any("stopped after" in line for line in said)
+    assert conversation.messages == ()
+    assert conversation.adapter is not None and conversation.adapter.enabled
+
+
+def test_without_an_adapter_there_is_nothing_to_compare(student: Student, tiny_student: Path) -> None:
+    conversation = Conversation(student, max_tokens=4)
+    _, said = scripted(conversation, ["/ab", "Hello"])
+    assert "no adapter" in said[0] and "base:" not in said
+    with pytest.raises(InputError, match="--ab"):
+        run(ChatConfig(tiny_student), ab=True)
+
+
+def test_the_temperature_is_shown_set_and_checked(student: Student) -> None:
+    conversation = Conversation(student, max_tokens=4)
+    typed = ["/temp", "/temp 0.7", "/temp", "/temp warm", "/temp 11", "/temp nan", "/temp 0"]
+    _, said = scripted(conversation, typed)
+    assert said[:3] == ["(temperature 0: always the likeliest token)", "(temperature 0.7)", "(temperature 0.7)"]
+    assert all("between 0 and 10" in line for line in said[3:6])
+    assert conversation.temperature == 0.0
+
+
+def test_a_retry_at_a_temperature_says_something_else_and_base_has_the_same_seed(
+    adapted: tuple[Student, Adapter],
+) -> None:
+    conversation = Conversation(*adapted, max_tokens=16, temperature=1.0, seed=3)
+    first = [say(conversation, "Hello"), conversation.take_back() or "", say(conversation, "Hello")]
+    assert first[0] != first[2]
+    one, two = ["".join(conversation.ask_base("And?")) for _ in range(2)]
+    assert one == two, "asking the base uses up no seed"
+
+
+def test_a_conversation_is_saved_as_markdown_or_json_and_never_over_a_file(student: Student, tmp_path: Path) -> None:
+    conversation = Conversation(student, system="Be brief.", max_tokens=6)
+    markdown, data = tmp_path / "chat.md", tmp_path / "new" / "chat.json"
+    _, said = scripted(
+        conversation, [f"/save {markdown}", "Hello 你好 🙂", f"/save {markdown}", f"/save {data}", "/save"]
+    )
+    answer = conversation.messages[-1].content
+    assert said[0] == "There is no answer to save yet." and f"(saved in {markdown})" in said
+    text = markdown.read_text(encoding="utf-8")
+    assert text.startswith("## System\n\nBe brief.\n\n## You\n\nHello 你好 🙂\n\n## Student\n\n")
+    assert printable(answer).strip() in text
+    saved = json.loads(data.read_text(encoding="utf-8"))
+    assert saved == {"messages": [message.to_json() for message in conversation.messages]}
+    assert "needs the name of a file" in said[-1]
+
+    _, said = scripted(conversation, [f"/save {markdown}"])
+    assert "exists already" in said[0] and markdown.read_text(encoding="utf-8") == text
+
+
+def test_code_gets_colours_on_a_terminal_only(student: Student) -> None:
+    def model() -> Generator[str, None, None]:
+        yield from ["See:\n``", "`python\nx = ", "1\n```", "\n"]
+
+    plain: list[str] = []
+    painted: list[str] = []
+    assert write_pieces(model(), plain.append, threading.Event())
+    assert write_pieces(model(), painted.append, threading.Event(), CodePainter())
+    assert "".join(plain) == "See:\n```python\nx = 1\n```\n"
+    assert "\x1b[" in "".join(painted)
+
+
+def test_a_pipe_gets_both_answers_under_their_names(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mlx_distill.cli import main
+
+    base = make_tiny_qwen2(tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter")
+    (tmp_path / "prompt.txt").write_text("What is a queue?\n", encoding="utf-8")
+    with (tmp_path / "prompt.txt").open(encoding="utf-8") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(SystemExit) as ended:
+            main(["chat", "--ab", "--model", str(base), "--adapter", str(adapter), "--max-tokens", "5"])
+    seen = capfd.readouterr()
+    assert ended.value.code == 0
+    assert seen.out.startswith("base:\n") and "\n\ndistilled:\n" in seen.out
+    assert seen.err.count("cut off after 5 tokens") == 2

@@ -176,13 +176,62 @@ def test_onto_a_quantised_base_it_dequantises_where_quantising_again_would_erase
     assert result.kl < 0.01 * result.kl_base
     assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
 
-    # The same sum quantised again, as mlx-lm's fuse would write it, has lost the adapter, and the check says so.
-    from mlx_distill.export import verification
+    # The same sum quantised again, as mlx-lm's fuse would write it, has lost the adapter: it is refused.
+    with pytest.raises(VerificationError, match="does not do what the adapter does") as caught:
+        run(FuseConfig(base, adapter, data, tmp_path / "again", q_bits=4, q_group_size=32))
+    assert "without --q-bits" in caught.value.next_step
+    assert any("KL(adapter || fused)" in problem for problem in caught.value.problems)
+    assert not (tmp_path / "again").exists()
 
-    again = quantized(tmp_path / "fused", tmp_path / "again")
-    reference = verification.measure_adapter(base, adapter, read_jsonl(data / "test.jsonl", Example.from_json), ignore)
-    with pytest.raises(VerificationError, match="does not do what the adapter does"):
-        verification.check(again, reference, ignore)
+
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_q_bits_quantises_the_float32_sum_as_mlx_lm_would(parts: FuseConfig, tmp_path: Path, group_size: int) -> None:
+    import mlx_lm
+
+    out = tmp_path / "fused"
+    result = run(with_out(parts, out, q_bits=8, q_group_size=group_size))
+    gained = abs(result.base_loss - result.adapter_loss)
+    assert (result.q_bits, result.dtype, result.dequantized) == (8, "bfloat16", False)
+    assert result.allowed_difference == pytest.approx(0.1 * gained) and result.allowed_difference > 1e-4
+    assert abs(result.fused_loss - result.adapter_loss) <= result.allowed_difference
+
+    config = json.loads((out / "config.json").read_text())
+    assert config["quantization"] == {"group_size": group_size, "bits": 8, "mode": "affine"}
+    assert config["quantization_config"] == config["quantization"]
+    base, fused, added = weights(parts.model), weights(out), deltas(parts.model, parts.adapter)
+    for name, delta in added.items():
+        exact = base[name].astype(mx.float32) + delta
+        packed, scales, biases = mx.quantize(exact, group_size, 8)
+        stem = name.removesuffix("weight")
+        assert mx.array_equal(fused[name], packed), name
+        assert mx.array_equal(fused[f"{stem}scales"], scales.astype(mx.bfloat16))
+        assert mx.array_equal(fused[f"{stem}biases"], biases.astype(mx.bfloat16))
+    norm = "model.norm.weight"
+    assert fused[norm].dtype == mx.bfloat16 and mx.array_equal(fused[norm], base[norm])
+    assert dict(tree_flatten(mlx_lm.load(str(out))[0].parameters())).keys() == fused.keys()
+    assert "quantised to 8 bits" in (out / "README.md").read_text()
+
+
+def test_a_quantised_base_can_be_fused_into_a_quantised_model_of_more_bits(tmp_path: Path) -> None:
+    base = quantized(make_tiny_qwen2(tmp_path / "base", dtype="float32"), tmp_path / "q4")
+    adapter, data = make_adapter(base, tmp_path / "adapter"), write_test_rows(tmp_path / "data")
+    result = run(FuseConfig(base, adapter, data, tmp_path / "fused", q_bits=8, q_group_size=32))
+    assert result.dequantized and result.q_bits == 8
+    assert json.loads((tmp_path / "fused" / "config.json").read_text())["quantization"]["bits"] == 8
+
+
+def test_rows_that_no_group_fits_cannot_be_quantised(tmp_path: Path) -> None:
+    base = make_tiny_qwen2(tmp_path / "base", hidden=48)
+    adapter, data = make_adapter(base, tmp_path / "adapter"), write_test_rows(tmp_path / "data")
+    with pytest.raises(InputError, match="nothing can be quantised"):
+        run(FuseConfig(base, adapter, data, tmp_path / "fused", q_bits=4, q_group_size=64))
+    assert not (tmp_path / "fused").exists()
+
+
+@pytest.mark.parametrize("change", [{"q_bits": 3}, {"q_group_size": 48}])
+def test_bits_and_groups_that_mlx_does_not_have_are_refused(parts: FuseConfig, change: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="q_"):
+        with_out(parts, Path("out"), **change)
 
 
 @pytest.mark.parametrize("mode", ["base", "noise", "nan"])
