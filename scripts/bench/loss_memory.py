@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Peak memory of one training step: this project's loss against mlx-lm's, each in a process of its own.
+
+    python scripts/bench/loss_memory.py [--json]
+
+The model is shaped like Qwen2.5-0.5B with random weights and two layers, so that the vocabulary of 151,936 is what
+costs. Both sides take one LoRA step (loss, gradients, AdamW) in float32 on the same batch of 4 x 512 tokens, every
+position supervised. mlx-lm's step is compiled, as its trainer compiles it. The figure is `mx.get_peak_memory()`,
+weights included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlx_distill import machine
+
+SIDES = ("mlx-distill", "mlx-lm")
+TARGET = 0.35
+SHAPE = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": True,
+}
+MIB = 1 << 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512, help="tokens of a row, all of them supervised")
+    parser.add_argument("--vocabulary", type=int, default=SHAPE["vocab_size"])
+    parser.add_argument("--only", choices=SIDES, help="take one side's step in this process; what the other call runs")
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(step(options.only, options)))
+        return 0
+    shape = [f"--{name}={getattr(options, name)}" for name in ("layers", "rows", "length", "vocabulary")]
+    sides = {side: _in_a_process([f"--only={side}", *shape]) for side in SIDES}
+    ours, theirs = (sides[side]["peak_bytes"] for side in SIDES)
+    result = {
+        "machine": machine.prepare().kind,
+        "rows": options.rows,
+        "length": options.length,
+        "vocabulary": options.vocabulary,
+        "layers": options.layers,
+        "sides": sides,
+        "ratio": round(ours / theirs, 3),
+        "target": TARGET,
+        "versions": machine.versions(),
+    }
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(f"One step of {options.rows} x {options.length} tokens, {options.vocabulary:,} words, float32:")
+    for side, figures in sides.items():
+        weights = figures["weight_bytes"] / MIB
+        print(
+            f"  {side:12} peak {figures['peak_bytes'] / MIB:7,.0f} MiB (weights {weights:,.0f}), loss {figures['loss']}"
+        )
+    print(f"  ratio        {result['ratio']} (to reach: {TARGET} or less)")
+    return 0
+
+
+def _in_a_process(arguments: list[str]) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return figures
+
+
+def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Take one step and return its peak, the weights' size and the loss a token."""
+    machine.prepare()
+    import mlx.core as mx
+    import mlx.nn as nn
+    import mlx.optimizers as optim
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.qwen2 import Model, ModelArgs
+    from mlx_lm.tuner.trainer import default_loss
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    from mlx_distill.scoring import pad
+    from mlx_distill.students.loading import Student
+    from mlx_distill.students.rendering import Rendered
+    from mlx_distill.training.objectives import sft
+
+    config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
+    mx.random.seed(0)
+    model = Model(ModelArgs.from_dict(config))
+    model.freeze()
+    linear_to_lora_layers(model, options.layers, {"rank": 8, "scale": 4.0, "dropout": 0.0})
+    optimizer = optim.AdamW(learning_rate=5e-4, bias_correction=True)
+    optimizer.init(model.trainable_parameters())
+    tokens = mx.random.randint(0, options.vocabulary, (options.rows, options.length + 1))
+    mx.eval(model.parameters(), optimizer.state, tokens)
+    weight_bytes = sum(value.nbytes for _, value in tree_flatten(model.parameters()))
+    n_supervised = options.rows * options.length
+
+    if side == "mlx-distill":
+        mask = (False, *[True] * options.length)
+        batch = pad([Rendered(tuple(row), mask) for row in tokens.tolist()])  # type: ignore[union-attr, arg-type]
+        student = Student(Path(), model, None, config, mx.float32)  # type: ignore[arg-type] # a step needs no tokenizer
+
+        def take() -> mx.array:
+            (loss, _), gradients = nn.value_and_grad(model, lambda batch: sft(student, batch))(batch)
+            optimizer.update(model, gradients)
+            return loss / n_supervised
+    else:
+        spans = mx.array([[1, options.length]] * options.rows)
+        state = [model.state, optimizer.state]
+
+        def compiled(tokens: mx.array, spans: mx.array) -> mx.array:
+            (loss, _), gradients = nn.value_and_grad(model, default_loss)(model, tokens, spans)
+            optimizer.update(model, gradients)
+            return loss
+
+        def take() -> mx.array:
+            return mx.compile(compiled, inputs=state, outputs=state)(tokens, spans)
+
+    mx.reset_peak_memory()
+    loss = take()
+    mx.eval(loss, model.trainable_parameters(), optimizer.state)
+    return {"peak_bytes": mx.get_peak_memory(), "weight_bytes": weight_bytes, "loss": round(float(loss.item()), 4)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
