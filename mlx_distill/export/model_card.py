@@ -79,10 +79,12 @@ def _teachers(data: Path) -> list[str]:
 
 
 def _training_settings(adapter: Path) -> list[tuple[str, Any]]:
-    """The settings that training saved beside the adapter, in the card's order."""
+    """How far the training went, and the settings it saved beside the adapter, in the card's order."""
     try:
-        saved = json.loads((adapter / "run.json").read_text(encoding="utf-8"))["settings"]
-        return [(name, saved[name]) for name in _SETTINGS if name in saved]
+        run = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+        saved, result = run["settings"], run["result"]
+        done = [("best step", f"{result['best_step']} of {result['steps']}"), ("epochs done", result["epochs"])]
+        return [*done, *((name, saved[name]) for name in _SETTINGS if name in saved)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

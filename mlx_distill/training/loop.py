@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,9 +148,9 @@ class Run:
                     self._save()
                 if self.stop.signal:
                     raise Interrupted(
-                        f"Stopped after step {self.state.step} of {self.total_steps}; a checkpoint is in "
+                        f"after step {self.state.step} of {self.total_steps}, with a checkpoint in "
                         f"{self.config.adapter}.",
-                        f"Go on with: mlx-distill train --resume  (adapter folder {self.config.adapter})",
+                        f"Go on with: {command_to_resume(self.config)}",
                         128 + self.stop.signal,
                     )
                 if over:
@@ -339,6 +341,19 @@ class Run:
 def scalar(value: mx.array) -> float:
     """A 0-d array as a Python number; waits for it."""
     return float(value.item())  # type: ignore[arg-type] # its stub admits complex arrays
+
+
+def command_to_resume(config: TrainConfig) -> str:
+    """What to type to go on: the settings that differ from their defaults, wherever they came from."""
+    flags = ["--resume"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in ("resume", "force"):
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            flag = f"--{field.name.replace('_', '-')}"
+            flags += [flag] if each is True else [flag, str(each)]
+    return shlex.join(["mlx-distill", "train", *flags])
 
 
 def count_parameters(student: Student) -> int:

@@ -306,17 +306,21 @@ def test_untied_embeddings_and_a_template_in_a_file_of_its_own_are_kept(tmp_path
     assert kept == (base / "chat_template.jinja").read_text()
 
 
+REACHED = {"best_step": 9, "steps": 9, "epochs": 0.53}
+"""A training that a time budget ended early."""
+
+
 def test_the_card_names_teacher_settings_and_scores(parts: FuseConfig, tmp_path: Path) -> None:
     data, adapter = tmp_path / "data", tmp_path / "adapter"
     shutil.copytree(parts.data, data)
     shutil.copytree(parts.adapter, adapter)
     record = {"messages": [{"role": "user", "content": "Hi"}], "answer": "Hello.", "model": "claude-sonnet-4-6"}
     (data / "teacher_data.jsonl").write_text(json.dumps(record) + "\n")
-    (adapter / "run.json").write_text(json.dumps({"settings": {"epochs": 3, "rank": 8}, "result": {}}))
+    (adapter / "run.json").write_text(json.dumps({"settings": {"epochs": 3, "rank": 8}, "result": REACHED}))
     result = run(with_out(parts, tmp_path / "fused", data=data, adapter=adapter))
     card = (tmp_path / "fused" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: mlx\n")
-    assert "Teacher: claude-sonnet-4-6" in card and "epochs 3, rank 8" in card
+    assert "Teacher: claude-sonnet-4-6" in card and "best step 9 of 9, epochs done 0.53, epochs 3, rank 8" in card
     assert f"| this model | {result.fused_loss:.3f} |" in card
 
 

@@ -254,7 +254,7 @@ def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "train --resume" in error
+    assert f"mlx-distill train --resume --model {long.model} --data {long.data} --adapter {long.adapter}" in error
     assert "Traceback" not in error
     assert (long.adapter / "checkpoint.safetensors").exists()
 
