@@ -7,7 +7,8 @@ import click
 INSTALL = {
     "bash": "mlx-distill completion bash > ~/.mlx-distill.bash && echo '. ~/.mlx-distill.bash' >> ~/.bashrc",
     "zsh": "mlx-distill completion zsh > ~/.mlx-distill.zsh && echo '. ~/.mlx-distill.zsh' >> ~/.zshrc",
-    "fish": "mkdir -p ~/.config/fish/completions && mlx-distill completion fish > ~/.config/fish/completions/mlx-distill.fish",
+    "fish": "mkdir -p ~/.config/fish/completions"
+    " && mlx-distill completion fish > ~/.config/fish/completions/mlx-distill.fish",
 }
 """Written to a file once: asking for the script at every start of a shell would slow that down."""
 
