@@ -213,7 +213,7 @@ def test_an_interrupted_training_is_resumed_by_the_next_run(project: Path, cli: 
         started.send_signal(signal.SIGINT)
         _, said = started.communicate(timeout=60)
     assert started.returncode == 130, said
-    assert "Stopped after step" in said and "Run the same command again" in said
+    assert "Stopped: after step" in said and "Run the same command again" in said
     assert Path("reports/tiny/manifests/train.started.json").exists()
 
     edit("epochs = 20", "epochs  =  20")  # the same settings, written otherwise
