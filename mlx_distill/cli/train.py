@@ -16,7 +16,7 @@ from mlx_distill.training import TrainConfig, TrainResult
 @config_options(TrainConfig)
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
-    """Train a LoRA adapter on the prepared rows and keep the best one by validation loss.
+    """Train an adapter on the prepared rows and keep the best one by validation loss.
 
     Only answer tokens are learnt. Ctrl-C finishes the step and saves; --resume goes on from there.
 
@@ -38,12 +38,13 @@ def print_result(result: TrainResult) -> None:
     """How the run ended: what was trained, for how long, and loss and accuracy before and after."""
     share = result.n_trainable / result.n_parameters
     loss, accuracy = result.valid_loss - result.valid_loss_before, result.valid_accuracy - result.valid_accuracy_before
+    estimated = f", {size(result.estimated_bytes)} estimated" if result.estimated_bytes else ""
     print_facts(
         f"Trained {result.steps} steps, {result.epochs:g} epochs ({result.stopped})",
         [
             ("trainable", f"{result.n_trainable / 1e6:.2f}M of {result.n_parameters / 1e6:.0f}M ({share:.2%})"),
             ("time", f"{duration(result.seconds)}, {result.supervised_tokens_per_second:.0f} answer tokens/s"),
-            ("memory", f"{size(result.peak_bytes)} at most"),
+            ("memory", f"{size(result.peak_bytes)} at most{estimated}"),
             (
                 "valid loss",
                 f"{result.valid_loss_before:.3f} -> {result.valid_loss:.3f} ({loss / result.valid_loss_before:+.1%})",

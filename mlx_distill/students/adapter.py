@@ -69,9 +69,6 @@ def attach(student: Student, folder: Path) -> Adapter:
     model.
     """
     config = read_adapter_config(folder)
-    kind = config.get("fine_tune_type", "lora")
-    if kind not in ("lora", "dora"):
-        raise InputError(f"{folder}: {kind!r} weights are no adapter.", "Load the trained model itself instead.")
     try:
         load_adapters(student.model, str(folder))
     except FileNotFoundError as error:
@@ -98,6 +95,14 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise MissingError(f"{file}: there is no adapter here.", _TRAIN) from error
     except ValueError as error:
         raise InputError(f"{file}: not valid JSON: {error}", _TRAIN) from error
+    kind = config.get("fine_tune_type", "lora") if isinstance(config, dict) else "lora"
+    if kind not in ("lora", "dora"):
+        model = config.get("model") or "MODEL"
+        raise InputError(
+            f"{folder} holds all weights of a model (fine_tune_type {kind!r}), no update to switch on and off.",
+            f"Make a model of it: python -m mlx_lm fuse --model {model} --adapter-path {folder} --save-path OUT. "
+            "Then name OUT as the model.",
+        )
     parameters = config.get("lora_parameters") if isinstance(config, dict) else None
     if not isinstance(parameters, dict) or not {"rank", "scale", "dropout"} <= set(parameters):
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)

@@ -20,7 +20,9 @@ class TrainConfig:
     adapter: Path = setting(help="folder that the adapter is written to")
     epochs: int = setting(3, help="passes over the training rows")
     batch_size: int = setting(4, help="rows an update; micro_tokens says how many of them go through at once")
-    method: str = setting("lora", help="what is trained: a low-rank update, or all weights", choices=METHODS)
+    method: str = setting(
+        "lora", help="a low-rank update, or all weights (which mlx_lm fuse makes a model of)", choices=METHODS
+    )
     learning_rate: float = setting(5e-4, help="peak learning rate")
     schedule: str = setting("cosine", help="how the rate falls after warm-up", choices=SCHEDULES)
     warmup: float = setting(0.1, help="share of the run over which the rate rises")

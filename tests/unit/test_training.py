@@ -30,6 +30,7 @@ from mlx_distill.training.methods import make_trainable
 from mlx_distill.training.objectives import OBJECTIVES, sft
 from mlx_distill.training.rows import read_rows
 from tests.rows import make_rows
+from tests.training import metrics_of, same_weights, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +47,6 @@ def config(tiny_student: Path, rows: Path, tmp_path: Path) -> TrainConfig:
 
 def rows_of(path: Path, student: Student) -> tuple[Rendered, ...]:
     return read_rows(path, student, OBJECTIVES["sft"], 1024).rows
-
-
-def weights_of(folder: Path) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in mx.load(str(folder / "adapters.safetensors")).items()}
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = weights_of(one), weights_of(other)
-    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
-
-
-def metrics_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_training_lowers_the_loss_and_says_so(config: TrainConfig) -> None:
@@ -85,8 +73,14 @@ def test_metrics_hold_a_line_for_step_0_and_one_for_each_step(config: TrainConfi
     assert [line["step"] for line in lines] == list(range(7))
     assert "train_loss" not in lines[0]
     assert lines[0]["valid_loss"] > lines[3]["valid_loss"] > lines[6]["valid_loss"]
-    needed = {"learning_rate", "train_loss", "train_accuracy", "tokens", "padding", "gradient_norm", "peak_bytes"}
-    assert all(needed <= set(line) for line in lines[1:])
+    always = {"step", "epoch", "peak_bytes", "seconds"}
+    of_a_look = {"valid_loss", "valid_accuracy"}
+    of_a_step = {"learning_rate", "train_loss", "train_accuracy", "supervised_tokens", "tokens", "padding"}
+    of_a_step |= {"supervised_tokens_per_second", "tokens_per_second", "gradient_norm", "step_seconds"}
+    assert set(lines[0]) == always | of_a_look
+    for line in lines[1:]:
+        assert set(line) == always | of_a_step | (of_a_look if line["step"] in (3, 6) else set())
+    assert [line["epoch"] for line in lines] == [0, 0.333, 0.667, 1, 1.333, 1.667, 2]
 
 
 def test_the_same_seed_gives_the_same_adapter_bit_for_bit_and_another_seed_does_not(
