@@ -23,10 +23,11 @@ HELP = """\
 /system TEXT   start over under another system message; without TEXT, show it
 /retry         take the last answer back and ask again
 /temp NUMBER   the temperature from now on, 0 to 10; without NUMBER, show it
-/ab            let the base answer each turn as well, before the distilled student; again to end that
-/save FILE     write the conversation as Markdown, or as JSON where FILE ends in .json
+/ab            the base answers each turn as well; again to end that
+/save FILE     write the conversation as Markdown, or as JSON (FILE.json)
 /exit          leave (Ctrl-D does the same)
-Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, begins a new line; pasted lines stay together."""
+Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, begins a new line;
+lines that are pasted stay together."""
 
 NO_ADAPTER = "There is one model here and no adapter, so there is nothing to compare with."
 
