@@ -128,7 +128,7 @@ def test_init_and_run_with_the_anthropic_teacher_collect_all_prompts_and_finish(
         environment = {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": "a-key-for-tests"}
         succeed(cli("init", "mine", cwd=tmp_path))
         overrides = ("--set", f"student={tiny_student}", "--set", "train.epochs=1", "--set", "compare.max_tokens=8")
-        ran = json.loads(succeed(cli("run", "--yes", "--json", *overrides, cwd=tmp_path / "mine", env=environment)).out)
+        ran = json.loads(succeed(cli("run", "--json", *overrides, cwd=tmp_path / "mine", env=environment)).out)
         n_calls = len(server.calls)
         succeed(cli("run", *overrides, cwd=tmp_path / "mine", env=environment))
     collected = ran["stages"][0]["result"]
