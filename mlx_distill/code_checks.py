@@ -6,12 +6,18 @@ A language that can be parsed is one entry of `PARSERS`; blocks in any other lan
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import keyword
+import logging
 import re
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlglot import exp
 
 _OPENING = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
 
@@ -68,6 +74,57 @@ def python_fault(code: str) -> str:
 
 PARSERS: Mapping[str, Callable[[str], str]] = {"python": python_fault}
 """Language to the function that says why code in it does not parse ("" where it does)."""
+
+SQL_DIALECTS = ("", "postgres", "mysql", "sqlite", "tsql", "oracle")
+"""sqlglot's names, its own superset first: a block that is SQL in any of these is SQL."""
+
+
+def sql_parser() -> str:
+    """What `sql_fault` parses with, in words."""
+    version = importlib.metadata.version("sqlglot")
+    return f"sqlglot {version}, in any of its own, PostgreSQL, MySQL, SQLite, T-SQL and Oracle dialects"
+
+
+def sql_fault(code: str) -> str:
+    """Why `code` is not SQL in any usual dialect, in a few words; "" where it is. Nothing is executed.
+
+    No entry of `PARSERS`: that decides which answers are learnt from, and dialects are too many to reject one by this.
+    """
+    return _parse_sql(code)[1]
+
+
+def sql_statements(code: str) -> list[exp.Expr]:
+    """The statements of `code`; none where it does not parse."""
+    return _parse_sql(code)[0]
+
+
+def _parse_sql(code: str) -> tuple[list[exp.Expr], str]:
+    """(statements, "") or ([], why there are none)."""
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import ParseError, SqlglotError
+
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that it keeps as plain text
+    fault = ""
+    for dialect in SQL_DIALECTS:
+        try:
+            found = [part for part in sqlglot.parse(code, read=dialect) if part and not isinstance(part, exp.Semicolon)]
+        except ParseError as error:
+            first = error.errors[0] if error.errors else {}
+            where = f"line {first['line']}: " if first.get("line") else ""
+            says = str(first.get("description") or "not SQL").split(" but got <")[0]
+            fault = fault or f"{where}{says}".rstrip(".")
+        except SqlglotError:  # of its tokenizer, whose words are about itself
+            fault = fault or "an open quotation, or a character that SQL does not have"
+        except RecursionError:
+            return [], "nested too deeply"
+        else:
+            # a lone word or expression parses as well, and is no statement
+            if found and not any(isinstance(part, (exp.Condition, exp.Alias, exp.Command)) for part in found):
+                return found, ""
+            fault = fault or "no statement of SQL"
+    return [], fault
+
 
 _ALIASES = {"py": "python", "python3": "python", "py3": "python"}
 

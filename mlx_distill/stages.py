@@ -117,7 +117,7 @@ STAGES: Mapping[str, Stage] = {
             config.test_prompts,
             *_recorded(config.teacher),
         ],
-        writes=lambda config: _in(config.out, ["report.json", "report.md"]),
+        writes=lambda config: _in(config.out, ["report.json", "report.md", "report.html"]),
     ),
     "fuse": Stage(
         "mlx_distill.export",

@@ -1,4 +1,4 @@
-"""`mlx-distill compare`: base against distilled, as a table and answers side by side."""
+"""`mlx-distill compare`: base against distilled, as tables, a page, and answers side by side."""
 
 from __future__ import annotations
 
@@ -56,10 +56,16 @@ def print_result(result: CompareResult) -> None:
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     _show_figures(console, result.test)
+    _show_words(console, result)
     for number, answers in enumerate(result.answers, start=1):
         _show_answers(console, number, answers)
     click.echo()
-    facts = [("report", str(result.markdown)), ("data", str(result.report)), ("time", duration(result.seconds))]
+    facts = [
+        ("page", str(result.page)),
+        ("report", str(result.markdown)),
+        ("data", str(result.report)),
+        ("time", duration(result.seconds)),
+    ]
     print_facts("Compared.", facts)
 
 
@@ -84,6 +90,22 @@ def _show_figures(console: Console, test: HeldOut) -> None:
     ]
     console.print()
     console.print(_table(("category", "rows", "loss", "interval", "token accuracy", "interval"), rows))
+
+
+def _show_words(console: Console, result: CompareResult) -> None:
+    """Code, vocabulary and what stands out."""
+    from mlx_distill.comparison import wording
+
+    header, rows = wording.code_rows(result.code)
+    if rows:
+        console.print()
+        console.print(_table(header, rows))
+    wrap = not console.is_terminal
+    console.print()
+    console.print(f"Vocabulary: {printable(wording.vocabulary_line(result.vocabulary))}", soft_wrap=wrap)
+    console.print()
+    for sentence in result.observations:
+        console.print(f"- {printable(sentence)}", soft_wrap=wrap)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:

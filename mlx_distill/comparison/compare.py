@@ -14,11 +14,13 @@ from mlx_distill import machine
 from mlx_distill.comparison.config import CompareConfig
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.settings import to_plain
-from mlx_distill.storage.durable import write_json, write_text
+from mlx_distill.storage.durable import json_text, write_texts
 
 if TYPE_CHECKING:
     from mlx_distill.comparison.answers import PromptAnswers
+    from mlx_distill.comparison.code import CodeFindings
     from mlx_distill.comparison.figures import HeldOut
+    from mlx_distill.comparison.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,24 @@ class CompareResult:
 
     test: HeldOut
     answers: tuple[PromptAnswers, ...]
+    code: CodeFindings
+    vocabulary: Vocabulary
     cautions: tuple[str, ...]
+    observations: tuple[str, ...]
     report: Path
     markdown: Path
+    page: Path
     seconds: float
 
 
 def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
-    """Compare, write `report.json` and `report.md`, and return the findings.
+    """Compare, write `report.json`, `report.md` and `report.html`, and return the findings.
 
     A teacher that cannot be asked is a caution. Raises MissingError and InputError for what is not there or does not
     fit together, VerificationError where a model's loss is not a number.
     """
     machine.prepare()
-    from mlx_distill.comparison import answers, markdown, measuring
+    from mlx_distill.comparison import answers, code, history, html, markdown, measuring, observations, vocabulary
     from mlx_distill.comparison import report as reports
     from mlx_distill.students.adapter import attach
     from mlx_distill.students.loading import load_student
@@ -71,6 +77,11 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
             written[name] = answers.answer_prompts(student, prompts, name, config, report)
 
     test = measuring.pair(rows, scores["base"], scores["distilled"], config.seed)
+    given = answers.put_together(prompts, written["base"], written["distilled"], taught)
+    past = history.read_history(config.model, config.adapter, config.data, config.out)
+    with parts.timed("look at the answers"):
+        checked = code.examine(given)
+        words = vocabulary.vocabulary(measuring.training_rows(config.data), given)
     found = reports.Report(
         schema_version=reports.SCHEMA_VERSION,
         when=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,21 +90,33 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
         model=model,
         adapter=learnt,
         teacher=config.teacher or None,
+        history=past,
         settings=to_plain(config),
         definitions=reports.DEFINITIONS,
         test=test,
-        answers=answers.put_together(prompts, written["base"], written["distilled"], taught),
+        answers=given,
+        code=checked,
+        vocabulary=words,
+        observations=observations.observe(test, given, checked, words, past.course),
         cautions=tuple(cautions),
         seconds=parts.seconds,
     )
-    write_text(config.out / "report.md", markdown.page(found))
-    write_json(config.out / "report.json", to_plain(found))
+    files = {
+        "report.html": html.page(found),
+        "report.md": markdown.page(found),
+        "report.json": json_text(to_plain(found)),
+    }
+    write_texts({config.out / name: text for name, text in files.items()})
     return CompareResult(
         test,
         found.answers,
+        found.code,
+        found.vocabulary,
         found.cautions,
+        found.observations,
         config.out / "report.json",
         config.out / "report.md",
+        config.out / "report.html",
         round(sum(parts.seconds.values()), 2),
     )
 

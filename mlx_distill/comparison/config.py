@@ -17,7 +17,7 @@ class CompareConfig:
     model: Path = setting(help="the student: an MLX model folder")
     adapter: Path = setting(help="folder of the adapter that was trained on it")
     data: Path = setting(help="folder with test.jsonl; the teacher's answers to the test prompts are kept here")
-    out: Path = setting(help="folder that report.json and report.md are written to")
+    out: Path = setting(help="folder that report.html, report.md and report.json are written to")
     test_prompts: Path = setting(None, help="JSON lines of prompts that all answer; the four shipped ones by default")
     teacher: str = setting(
         "", help="who answers beside the student: anthropic:MODEL or recorded:FILE; empty for nobody"

@@ -8,17 +8,24 @@ from collections.abc import Iterable, Sequence
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.report import Report
 from mlx_distill.comparison.wording import (
+    CATEGORY_HEADER,
+    CATEGORY_NOTE,
     INTERVAL,
-    accuracy_bounds,
+    VOCABULARY_HEADER,
+    category_rows,
+    check_words,
+    code_note,
+    code_rows,
     command,
+    facts,
     figure_lines,
     interval_note,
-    loss_bounds,
-    millions,
-    percent,
-    points,
+    lacks_intervals,
     scope,
     state,
+    time_rows,
+    vocabulary_line,
+    vocabulary_rows,
 )
 from mlx_distill.text_safety import fenced, printable
 
@@ -31,8 +38,14 @@ def page(report: Report) -> str:
         *(f"> **Note:** {_line(caution)}" for caution in report.cautions),
         "## Figures on held-out rows",
         _figures(report),
+        "### What the figures say",
+        "\n".join(f"- {_line(sentence)}" for sentence in report.observations),
+        "## Code in the answers",
+        _code(report),
+        "## Vocabulary",
+        _vocabulary(report),
         "## Answers to the test prompts",
-        *(_answers(number, answers) for number, answers in enumerate(report.answers, start=1)),
+        *(_answers(report, number, answers) for number, answers in enumerate(report.answers, start=1)),
         "## How to repeat it",
         _recipe(report),
     ]
@@ -40,23 +53,23 @@ def page(report: Report) -> str:
 
 
 def _subject(report: Report) -> str:
-    machine, model, adapter = report.machine, report.model, report.adapter
-    share = adapter.n_trainable / model.n_parameters
-    computed = ", ".join(part for part in (machine.device, machine.kind, machine.blas, machine.dtype) if part)
-    learnt = ", ".join(part for part in (str(adapter.folder), adapter.choice) if part)
-    facts = [
-        ("When", report.when),
-        ("Machine", f"{machine.platform}; {computed}"),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
-        ("Student", f"{model.path}: {model.model_type}, {millions(model.n_parameters)} parameters"),
-        (
-            "Adapter",
-            f"{learnt}; rank {adapter.rank}, scale {adapter.scale:g}, "
-            f"{millions(adapter.n_trainable)} trainable ({share:.1%} of the student)".replace("%", " %"),
-        ),
-        ("Teacher", report.teacher or "left out"),
-    ]
-    return _table(("", ""), facts)
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return _table(("", ""), [*facts(report), ("Versions", versions)])
+
+
+def _code(report: Report) -> str:
+    header, rows = code_rows(report.code)
+    if not rows:
+        return "No answer holds a block of code that is checked here."
+    return f"{_table(header, rows)}\n\n{_line(code_note(report.code))}"
+
+
+def _vocabulary(report: Report) -> str:
+    rows = vocabulary_rows(report.vocabulary)
+    parts = [_line(vocabulary_line(report.vocabulary))]
+    if rows:
+        parts.append(_table(VOCABULARY_HEADER, rows))
+    return "\n\n".join(parts)
 
 
 def _figures(report: Report) -> str:
@@ -66,43 +79,30 @@ def _figures(report: Report) -> str:
         f"{scope(test)} {interval_note(test)}",
     ]
     if len(test.by_category) > 1:
-        rows = [
-            (
-                name,
-                f"{group.n_rows} / {group.n_families} / {group.n_tokens:,}",
-                f"{group.base.loss:.3f} → {group.distilled.loss:.3f}",
-                f"{group.difference.loss.value:+.3f}",
-                loss_bounds(group),
-                f"{percent(group.base.token_accuracy)} → {percent(group.distilled.token_accuracy)}",
-                points(group.difference.token_accuracy.value),
-                accuracy_bounds(group),
-            )
-            for name, group in test.by_category.items()
-        ]
-        header = ("category", "rows / families / tokens", "loss", "difference", INTERVAL)
-        parts.append(_table((*header, "token accuracy", "difference", INTERVAL), rows))
-        if not all(group.has_interval for group in test.by_category.values()):
-            parts.append("A category of fewer than 5 families has no interval: its figures may be chance.")
+        parts.append(_table(CATEGORY_HEADER, category_rows(test)))
+        if lacks_intervals(test):
+            parts.append(CATEGORY_NOTE)
     parts.append("\n".join(f"- **{name.replace('_', ' ')}**: {text}" for name, text in definitions.items()))
     return "\n\n".join(parts)
 
 
-def _answers(number: int, answers: PromptAnswers) -> str:
+def _answers(report: Report, number: int, answers: PromptAnswers) -> str:
     parts = [f"### {number}. {_line(answers.id)} ({_line(answers.category)})", fenced(answers.prompt, "text")]
     voices = [("Base", answers.base), ("Distilled", answers.distilled), ("Teacher", answers.teacher)]
     for name, answer in voices:
         if answer:
-            parts += [f"**{name}** ({_line(state(answer))})", fenced(answer.text, "text")]
+            checks = "; ".join(map(check_words, report.code.checks[answers.id][name.lower()]))
+            said = ". ".join(filter(None, (state(answer), checks)))
+            parts += [f"**{name}** ({_line(said)})", fenced(answer.text, "text")]
     return "\n\n".join(parts)
 
 
 def _recipe(report: Report) -> str:
-    times = [(part, f"{seconds:.1f}") for part, seconds in report.seconds.items()]
     return "\n\n".join(
         [
             fenced(command(report.settings), "sh"),
             fenced(json.dumps(report.settings, indent=2, ensure_ascii=False), "json"),
-            _table(("part", "seconds"), times),
+            _table(("part", "seconds"), time_rows(report)),
         ]
     )
 

@@ -16,6 +16,7 @@ from mlx_distill.students.loading import Student
 from mlx_distill.students.rendering import Rendered, render
 
 TEST_FILE = "test.jsonl"
+TRAIN_FILE = "train.jsonl"
 
 
 def read_rows(data: Path) -> list[Example]:
@@ -29,6 +30,12 @@ def read_rows(data: Path) -> list[Example]:
             'Collect more prompts (or give some `"split": "test"`), then run `mlx-distill prepare` again.',
         )
     return rows
+
+
+def training_rows(data: Path) -> list[Example]:
+    """The rows that were trained on, for their words; none where the folder no longer has them."""
+    file = data / TRAIN_FILE
+    return read_jsonl(file, Example.from_json) if file.exists() else []
 
 
 def render_rows(student: Student, rows: Sequence[Example], file: Path) -> list[Rendered]:

@@ -1,6 +1,29 @@
 """The report: everything a comparison found and what it was made with, as `report.json` holds it.
 
-Every other form (Markdown, terminal) is written from this.
+Every other form (page, Markdown, terminal) is written from this. `report.json` is `Report` field by field, and what
+each field holds is said at the dataclass of its name:
+
+field           what it is                                                             dataclass
+schema_version  1; raised when a field changes its name or meaning                     -
+when            UTC, ISO 8601                                                          -
+machine         where it ran                                                           MachineFacts
+versions        package to version                                                     -
+model           what was distilled into                                                StudentFacts
+adapter         what was learnt                                                        AdapterFacts
+teacher         whose answers stand beside, or null                                    -
+history         collected answers and their cost, the course of training, stage times  history.History
+settings        of this comparison                                                     CompareConfig
+definitions     of every figure, in words                                              -
+test            figures on held-out rows, `by_category` the same for each              figures.HeldOut
+answers         the test prompts with base's, distilled's, teacher's answer            answers.PromptAnswers
+code            checks of each block, blocks that stand, habits                        code.CodeFindings
+vocabulary      the teacher's terms and how far distilled moved toward them            vocabulary.Vocabulary
+observations    sentences made from these figures                                      -
+cautions        what to know before believing them                                     -
+seconds         by part of the comparison                                              -
+
+Figures that could not be had are null: the bounds of a difference over fewer than five families, a fault where nothing
+checks the language, a price that is not known.
 """
 
 from __future__ import annotations
@@ -17,7 +40,10 @@ from mlx_lm.utils import get_total_parameters
 
 from mlx_distill import machine
 from mlx_distill.comparison.answers import PromptAnswers
+from mlx_distill.comparison.code import CodeFindings
 from mlx_distill.comparison.figures import CONFIDENCE, RESAMPLES, HeldOut
+from mlx_distill.comparison.history import History
+from mlx_distill.comparison.vocabulary import Vocabulary
 from mlx_distill.records import Example
 from mlx_distill.students.adapter import ADAPTER_FILE, Adapter
 from mlx_distill.students.loading import Student
@@ -33,6 +59,16 @@ DEFINITIONS = {
     "interval": (
         f"{100 * CONFIDENCE:.0f} %, paired bootstrap over families ({RESAMPLES:,} resamples, seeded, "
         "percentiles expanded for few families)"
+    ),
+    "code": (
+        "of the fenced blocks in the answers to the test prompts, those that are whole and that a parser of their "
+        "language takes; habits are counted in these"
+    ),
+    "vocabulary": (
+        "log-odds of the teacher's answers in train.jsonl against base's answers to the test prompts, with an "
+        "informative Dirichlet prior (Monroe et al. 2008), for terms that the teacher uses in a fifth of its "
+        "families; a line that an answer repeats counts once. The terms are chosen by base's answers and those are "
+        "about other prompts than the teacher's, so part of a difference may be of the subject"
     ),
     "tokens_per_second": "of one answer, while all answers of its model are written at the same time",
 }
@@ -91,10 +127,14 @@ class Report:
     adapter: AdapterFacts
     teacher: str | None
     """Whose answers stand beside the student's; None where it was left out."""
+    history: History
     settings: Mapping[str, Any]
     definitions: Mapping[str, str]
     test: HeldOut
     answers: tuple[PromptAnswers, ...]
+    code: CodeFindings
+    vocabulary: Vocabulary
+    observations: tuple[str, ...]
     cautions: tuple[str, ...]
     seconds: Mapping[str, float]
     """By part of the work."""

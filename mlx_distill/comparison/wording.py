@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_distill.comparison.answers import StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.figures import CONFIDENCE, FEWEST_FAMILIES, Change, Measured
+from mlx_distill.comparison.code import HABITS, BlockCheck, CodeFindings, Share
+from mlx_distill.comparison.figures import CONFIDENCE, FEWEST_FAMILIES, Change, HeldOut, Measured
+from mlx_distill.comparison.history import Collected, Course
+from mlx_distill.comparison.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from mlx_distill.comparison.report import Report
 
 INTERVAL = f"{CONFIDENCE:.0%} interval".replace("%", " %")
 
@@ -75,6 +81,195 @@ def state(answer: StudentAnswer | TeacherAnswer) -> str:
         return "finished" if answer.finished else f"not finished: {answer.stop_reason}"
     ending = "finished" if answer.finished else "cut off at the limit"
     return f"{ending}, {count(answer.n_tokens, 'token')}, {answer.tokens_per_second:.0f} tokens/s"
+
+
+LANGUAGES = {"python": "Python", "sql": "SQL", "java": "Java"}
+
+
+def language_name(language: str) -> str:
+    return LANGUAGES.get(language, language or "code")
+
+
+def share_of(share: Share) -> str:
+    """`2 of 3`; `-` of none."""
+    return f"{share.n} of {share.of}" if share.of else "-"
+
+
+def check_words(check: BlockCheck) -> str:
+    """`Python parses`, `Python does not stand: line 3: invalid syntax`, `bash: not checked`."""
+    name = language_name(check.language)
+    if check.fault is None:
+        return f"{name}: not checked"
+    return f"{name} does not stand: {check.fault}" if check.fault else f"{name} parses"
+
+
+def code_note(code: CodeFindings) -> str:
+    """How the table of code was made, and what it does not say."""
+    unchecked = f" Not checked: {', '.join(map(language_name, code.unchecked))}." if code.unchecked else ""
+    return (
+        "A block stands if it is whole and parses, which is no proof that it is right; habits are counted in blocks "
+        f"that stand. Parsed with {'; '.join(code.parsers.values())}.{unchecked} Nothing was executed."
+    )
+
+
+CATEGORY_HEADER = (
+    *("category", "rows", "families", "tokens", "loss", "difference", INTERVAL),
+    *("token accuracy", "difference", INTERVAL),
+)
+CATEGORY_NOTE = f"A category of fewer than {FEWEST_FAMILIES} families has no interval: its figures may be chance."
+
+
+def category_rows(test: HeldOut) -> list[tuple[str, ...]]:
+    """The figures of each category under CATEGORY_HEADER."""
+    return [
+        (
+            name,
+            *(f"{number:,}" for number in (group.n_rows, group.n_families, group.n_tokens)),
+            f"{group.base.loss:.3f} → {group.distilled.loss:.3f}",
+            f"{group.difference.loss.value:+.3f}",
+            loss_bounds(group),
+            f"{percent(group.base.token_accuracy)} → {percent(group.distilled.token_accuracy)}",
+            points(group.difference.token_accuracy.value),
+            accuracy_bounds(group),
+        )
+        for name, group in test.by_category.items()
+    ]
+
+
+def lacks_intervals(test: HeldOut) -> bool:
+    return not all(group.has_interval for group in test.by_category.values())
+
+
+def code_rows(code: CodeFindings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table of code: its header and its rows, a column for each who answered."""
+    voices = list(next(iter(code.stands.values()), {}))
+    rows = [
+        (f"{language_name(language)} blocks that stand", *(share_of(shares[voice]) for voice in voices))
+        for language, shares in code.stands.items()
+    ]
+    rows += [
+        (f"{habit} ({HABITS[habit][1]})", *(share_of(shares[voice]) for voice in voices))
+        for habit, shares in code.habits.items()
+    ]
+    return ("", *voices), rows
+
+
+VOCABULARY_HEADER = ("term", "base", "distilled", "teacher", "z")
+
+
+def vocabulary_rows(words: Vocabulary) -> list[tuple[str, ...]]:
+    """The strongest terms under VOCABULARY_HEADER."""
+    return [
+        (one.term, f"{one.base:.1f}", f"{one.distilled:.1f}", f"{one.teacher:.1f}", f"{one.z:.1f}")
+        for one in words.terms
+    ]
+
+
+def vocabulary_line(words: Vocabulary) -> str:
+    """What was found, in a sentence."""
+    if words.too_little:
+        return words.too_little
+    examined = f"Of {words.n_examined:,} terms that the teacher uses across subjects"
+    if words.moved is None:
+        return f"{examined}, none is the teacher's rather than base's beyond chance."
+    return (
+        f"{examined}, {words.n_found} set it apart from base (chance alone would give about "
+        f"{0.025 * words.n_examined:.0f}). Together they make up {words.base:.1f} of 1,000 terms of base, "
+        f"{words.distilled:.1f} of distilled and {words.teacher:.1f} of the teacher: distilled went "
+        f"{percent(words.moved)} of the way."
+    )
+
+
+def subject(report: Report) -> str:
+    """What was distilled from what, in a sentence."""
+    collected = report.history.collected
+    taught = f" on answers of {', '.join(collected.teachers)}" if collected and collected.teachers else ""
+    return (
+        f"{report.model.path.name}, as it was and after training {millions(report.adapter.n_trainable)} weights"
+        f"{taught}: compared on {count(report.test.n_rows, 'row')} that training never saw and on "
+        f"{count(len(report.answers), 'test prompt')}."
+    )
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """When, on what, from what: name and value, what is not known left out."""
+    machine, model, adapter, history = report.machine, report.model, report.adapter, report.history
+    collected, course = history.collected, history.course
+    computed = ", ".join(part for part in (machine.device, machine.kind, machine.blas, machine.dtype) if part)
+    origin = " ".join(part for part in (history.source, history.revision[:12]) if part)
+    found = [
+        ("When", report.when.replace("T", " ").replace("+00:00", " UTC")),
+        ("Machine", f"{machine.platform}; {computed}"),
+        (
+            "Student",
+            f"{model.path}: {model.model_type}, {millions(model.n_parameters)} parameters"
+            + (f", from {origin}" if origin else ""),
+        ),
+        (
+            "Adapter",
+            ", ".join(part for part in (str(adapter.folder), adapter.choice) if part)
+            + f"; rank {adapter.rank}, scale {adapter.scale:g}",
+        ),
+        (
+            "Trainable parameters",
+            f"{millions(adapter.n_trainable)} ({percent(adapter.n_trainable / model.n_parameters)} of the student)",
+        ),
+    ]
+    if collected:
+        models = f", from: {', '.join(collected.models)}" if collected.models else ""
+        answered = f"{collected.n_answered:,} of {collected.n_prompts:,} prompts answered{models}"
+        found.append(("Teacher's answers", answered))
+        found.append(("Cost of the answers", cost(collected)))
+    if course and "n_train_rows" in course.result:
+        found.append(("Trained on", training_line(course)))
+    if history.stages:
+        found.append(("Time", ", ".join(f"{one.stage} {clock(one.seconds)}" for one in history.stages)))
+    n_taught = sum(one.teacher is not None for one in report.answers)
+    beside = f"{report.teacher} ({n_taught} of {len(report.answers)} test prompts)" if report.teacher else "left out"
+    found.append(("Teacher beside the answers", beside))
+    return found
+
+
+def cost(collected: Collected) -> str:
+    """What the answers cost, as far as prices are known."""
+    if collected.cost_usd is None:
+        is_recorded = all(teacher.startswith("recorded:") for teacher in collected.teachers)
+        return "none: they were recorded before" if is_recorded else "no price recorded"
+    known = collected.n_priced < collected.n_answered
+    return f"{collected.cost_usd:.2f} USD" + (
+        f" for {collected.n_priced:,} of them; the others have no price recorded" if known else ""
+    )
+
+
+def training_line(course: Course) -> str:
+    """`65 rows, 9 steps, 0.53 epochs; ended by its time budget`, as far as it is known."""
+    result = course.result
+    parts = [
+        count(result["n_train_rows"], "row") if isinstance(result.get("n_train_rows"), int) else "",
+        count(result["steps"], "step") if isinstance(result.get("steps"), int) else "",
+        f"{result['epochs']} epochs" if isinstance(result.get("epochs"), (int, float)) else "",
+        f"{course.settings['epochs']} epochs planned" if isinstance(course.settings.get("epochs"), int) else "",
+    ]
+    ended = f"; ended by: {result['stopped']}" if result.get("stopped") else ""
+    return ", ".join(filter(None, parts)) + ended
+
+
+def time_rows(report: Report) -> list[tuple[str, str]]:
+    """Stage or part of the comparison, and its seconds."""
+    return [
+        *((one.stage, f"{one.seconds:.1f}") for one in report.history.stages),
+        *((f"compare: {part}", f"{seconds:.1f}") for part, seconds in report.seconds.items()),
+    ]
+
+
+def clock(seconds: float) -> str:
+    """`40 s`, `2 min 55 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if whole else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def command(settings: Mapping[str, Any]) -> str:

@@ -11,49 +11,12 @@ import pytest
 
 from mlx_distill.cli import main
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.figures import PairedRow, held_out
 from mlx_distill.comparison.markdown import page
-from mlx_distill.comparison.report import DEFINITIONS, SCHEMA_VERSION, AdapterFacts, MachineFacts, Report, StudentFacts
+from mlx_distill.comparison.report import DEFINITIONS
 from mlx_distill.comparison.wording import command, millions
-from mlx_distill.scoring import RowScore
 from tests.adapters import make_adapter
 from tests.comparing import PROMPTS, make_data, make_prompts
-
-HOSTILE = (
-    "Use this:\n\n```python\nprint(1)\n````\n# no heading\n<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 \u202eend"
-)
-
-
-def make_report(answers: tuple[PromptAnswers, ...], cautions: tuple[str, ...] = ()) -> Report:
-    """A report of nine families in two categories."""
-    rows = [
-        PairedRow(f"f{number}", "sql" if number < 3 else "python", RowScore(20.0, 4, 10), RowScore(12.5, 6, 10))
-        for number in range(9)
-    ]
-    return Report(
-        schema_version=SCHEMA_VERSION,
-        when="2026-02-24T10:00:00+00:00",
-        machine=MachineFacts("macOS-15.3-arm64", "Apple M4 Max", "metal", "", "bfloat16"),
-        versions={"mlx-distill": "0.1.0", "mlx": "0.32.4"},
-        model=StudentFacts(Path("models/Qwen2.5-0.5B-Instruct"), "qwen2", 494_032_768, quantized=False),
-        adapter=AdapterFacts(
-            Path("adapters/demo"),
-            "adapters.safetensors",
-            "best, step 40",
-            "models/x",
-            8,
-            4.0,
-            1_700_000,
-            changes_nothing=False,
-        ),
-        teacher="anthropic:claude-sonnet-4-6",
-        settings={"model": "models/x", "teacher": "", "system": "You are a | pipe.", "max_tokens": 512},
-        definitions=DEFINITIONS,
-        test=held_out(rows, seed=0),
-        answers=answers,
-        cautions=cautions,
-        seconds={"load": 1.0, "score base": 2.5},
-    )
+from tests.reports import HOSTILE, make_report
 
 
 def test_the_page_says_what_was_compared_with_which_figures() -> None:
@@ -62,10 +25,11 @@ def test_the_page_says_what_was_compared_with_which_figures() -> None:
     assert "| perplexity | 7.39 | 3.49 | -3.90 | -3.90 to -3.90 |" in text
     assert "| token accuracy | 40.0 % | 60.0 % | +20.0 points | +20.0 to +20.0 |" in text
     assert "Over 90 answer tokens of 9 test rows in 9 families" in text
-    assert "| sql | 3 / 3 / 30 | 2.000 → 1.250 | -0.750 | - |" in text
+    assert "| sql | 3 | 3 | 30 | 2.000 → 1.250 | -0.750 | - |" in text
     assert "fewer than 5 families has no interval" in text
     assert "494M parameters" in text
-    assert "best, step 40; rank 8, scale 4, 1.7M trainable (0.3 % of the student)" in text
+    assert "best, step 40; rank 8, scale 4" in text
+    assert "1.7M (0.3 % of the student)" in text
     for definition in DEFINITIONS.values():
         assert definition in text
 
@@ -76,7 +40,7 @@ def test_no_answer_breaks_out_of_its_block() -> None:
     text = page(make_report((PromptAnswers("tree|<b>", "python", "Is `it`?", answer, answer, teacher),)))
     assert "### 1. tree\\|\\<b\\> (python)" in text
     assert text.count("`````text\nUse this:") == 2
-    assert "**Base** (cut off at the limit, 120 tokens, 30 tokens/s)" in text
+    assert "**Base** (cut off at the limit, 120 tokens, 30 tokens/s. Python parses)" in text
     assert "**Teacher** (not finished: max\\_tokens)" in text
     assert not set(text) & set("\x1b\x07\u202e")
     outside = re.sub(r"^(`{3,})text\n.*?\n\1$", "", text, flags=re.DOTALL | re.MULTILINE)

@@ -143,7 +143,7 @@ def test_report_json_holds_the_findings_and_what_they_are_findings_of(config: Co
     assert data["settings"]["max_tokens"] == 12
     assert data["answers"][0].keys() == {"id", "category", "prompt", "base", "distilled", "teacher"}
     assert set(data["seconds"]) >= {"load", "score base", "score distilled", "answers of base", "answers of distilled"}
-    assert sorted(path.name for path in config.out.iterdir()) == ["report.json", "report.md"]
+    assert sorted(path.name for path in config.out.iterdir()) == ["report.html", "report.json", "report.md"]
 
 
 def test_sampling_is_repeatable_by_its_seed(config: CompareConfig) -> None:

@@ -111,4 +111,4 @@ def test_without_a_teacher_no_journal_is_made(config: CompareConfig) -> None:
     result = run(replace(config, teacher=""))
     assert not (config.data / "test_answers.jsonl").exists()
     assert all(answers.teacher is None for answers in result.answers)
-    assert "| Teacher | left out |" in result.markdown.read_text(encoding="utf-8")
+    assert "| Teacher beside the answers | left out |" in result.markdown.read_text(encoding="utf-8")

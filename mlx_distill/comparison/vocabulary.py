@@ -1,0 +1,137 @@
+"""The terms that set the teacher apart from the base, and how far the distilled student moved toward them.
+
+Log-odds ratio with an informative Dirichlet prior: Monroe, Colaresi & Quinn, "Fightin' Words: Lexical Feature Selection
+and Evaluation for Identifying the Content of Political Conflict", Political Analysis 16(4), 2008, equations 16 and 22.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlx_distill.comparison.answers import PromptAnswers
+from mlx_distill.records import Example
+
+FEWEST_TEACHER_TERMS = 1_000
+FEWEST_STUDENT_TERMS = 500
+"""Of base and of distilled each. Below either, even a term that one of them never uses may be missing by chance."""
+FEWEST_FAMILIES = 3
+FAMILY_SHARE = 0.2
+"""A term counts as the teacher's habit where it is in answers to this share of its families: others are the subject."""
+PRIOR_TERMS = 100.0
+"""Weight of the prior, in terms: the vocabulary of all three together, as if this many had been read of it."""
+THRESHOLD = 1.96
+"""Standard errors beyond which a term is the teacher's, as in the paper: chance puts 2.5 % of terms there."""
+MOST_TERMS = 20
+
+_TERM = re.compile(r"[^\W\d_]{2,}|->|\"\"\"|@")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term that is the teacher's more than the base's; rates are per 1,000 terms."""
+
+    term: str
+    z: float
+    """Log-odds of teacher against base, in standard errors."""
+    base: float
+    distilled: float
+    teacher: float
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What was found, or in `too_little` why nothing could be."""
+
+    n_base: int
+    n_distilled: int
+    n_teacher: int
+    """Terms read of each. The teacher's are its answers in train.jsonl, the others' their answers to the prompts."""
+    n_examined: int
+    """Terms common enough to be a habit, each of them tested."""
+    terms: tuple[Term, ...]
+    """The strongest first, at most 20."""
+    n_found: int
+    """All terms beyond 1.96 standard errors; chance alone would put 2.5 % of those examined there."""
+    base: float
+    distilled: float
+    teacher: float
+    """Rate of all these together, per 1,000 terms."""
+    too_little: str
+
+    @property
+    def moved(self) -> float | None:
+        """How much of the way from base to teacher the distilled student went, all terms together; None without any."""
+        return (self.distilled - self.base) / (self.teacher - self.base) if self.n_found else None
+
+
+def vocabulary(rows: Sequence[Example], answers: Sequence[PromptAnswers]) -> Vocabulary:
+    """The teacher's terms in the rows that were trained on, against the students' in their answers."""
+    by_family: dict[str, Counter[str]] = {}
+    for row in rows:
+        said = "\n".join(message.content for message in row.messages if message.role == "assistant")
+        by_family.setdefault(row.family, Counter()).update(terms_of(said))
+    teacher = sum(by_family.values(), Counter())
+    base = sum((terms_of(one.base.text) for one in answers), Counter[str]())
+    distilled = sum((terms_of(one.distilled.text) for one in answers), Counter[str]())
+
+    little = _too_little(base.total(), distilled.total(), teacher.total())
+    spread = Counter(term for found in by_family.values() for term in found)
+    fewest = max(FEWEST_FAMILIES, FAMILY_SHARE * len(by_family))
+    habits = [] if little else sorted(term for term, n_families in spread.items() if n_families >= fewest)
+    scores = log_odds(teacher, base, teacher + base + distilled, habits)
+    found = sorted((term for term in habits if scores[term] > THRESHOLD), key=lambda term: (-scores[term], term))
+
+    def rate(counts: Counter[str], terms: Iterable[str]) -> float:
+        return 1000 * sum(counts[term] for term in terms) / max(1, counts.total())
+
+    return Vocabulary(
+        n_base=base.total(),
+        n_distilled=distilled.total(),
+        n_teacher=teacher.total(),
+        n_examined=len(habits),
+        terms=tuple(
+            Term(term, scores[term], rate(base, [term]), rate(distilled, [term]), rate(teacher, [term]))
+            for term in found[:MOST_TERMS]
+        ),
+        n_found=len(found),
+        base=rate(base, found),
+        distilled=rate(distilled, found),
+        teacher=rate(teacher, found),
+        too_little=little,
+    )
+
+
+def terms_of(text: str) -> Counter[str]:
+    """Words in lower case (of a name in code, its parts) and a few signs of code; a line said again counts once."""
+    lines = dict.fromkeys(line.strip() for line in text.split("\n"))
+    return Counter(match.group().lower() for line in lines for match in _TERM.finditer(line))
+
+
+def log_odds(
+    one: Mapping[str, int], other: Mapping[str, int], background: Mapping[str, int], terms: Iterable[str]
+) -> dict[str, float]:
+    """Each term's log-odds of `one` against `other` in standard errors; `background` shapes the prior."""
+    n_one, n_other, n_background = sum(one.values()), sum(other.values()), sum(background.values())
+    scores = {}
+    for term in terms:
+        prior = PRIOR_TERMS * background[term] / n_background
+        of_one, of_other = one.get(term, 0) + prior, other.get(term, 0) + prior
+        difference = math.log(of_one / (n_one + PRIOR_TERMS - of_one)) - math.log(
+            of_other / (n_other + PRIOR_TERMS - of_other)
+        )
+        scores[term] = difference / math.sqrt(1 / of_one + 1 / of_other)
+    return scores
+
+
+def _too_little(n_base: int, n_distilled: int, n_teacher: int) -> str:
+    if n_teacher >= FEWEST_TEACHER_TERMS and min(n_base, n_distilled) >= FEWEST_STUDENT_TERMS:
+        return ""
+    return (
+        f"Too little text to tell the teacher's words from chance: {n_teacher:,} terms of the teacher (at least "
+        f"{FEWEST_TEACHER_TERMS:,} are needed), {n_base:,} of base and {n_distilled:,} of distilled "
+        f"({FEWEST_STUDENT_TERMS} of each). More test prompts or longer answers give more."
+    )
