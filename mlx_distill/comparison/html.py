@@ -97,12 +97,17 @@ class _Renderer(RendererHTML):
 
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
-_MARKDOWN.disable(["html_block", "html_inline", "link", "image", "autolink", "reference"])
+# Entities would bring back what `printable` took; a reference would be hidden text.
+_MARKDOWN.disable(["html_block", "html_inline", "link", "image", "autolink", "reference", "entity"])
 
 
 def answer_html(text: str) -> Markup:
     """An answer's Markdown as elements that can do nothing but be read."""
-    return Markup(_MARKDOWN.render(printable(text)))
+    text = printable(text)
+    tokens = _MARKDOWN.parse(text)
+    if max((token.level for token in tokens), default=0) >= _MARKDOWN.options["maxNesting"] - 1:
+        return code_html(text)  # what lies deeper is left out by the parser, and an answer is shown whole
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
 
 
 def code_html(code: str, language: str = "") -> Markup:
