@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 from mlx.utils import tree_flatten
-from mlx_lm.utils import get_total_parameters
 
 from mlx_distill import machine
 from mlx_distill.comparison.answers import PromptAnswers
@@ -149,8 +148,7 @@ def machine_facts(student: Student) -> MachineFacts:
 
 def student_facts(student: Student) -> StudentFacts:
     """Call it while no adapter is in place: it counts every weight of the model."""
-    n_parameters = int(get_total_parameters(student.model))
-    return StudentFacts(student.path, student.config["model_type"], n_parameters, student.quantized)
+    return StudentFacts(student.path, student.config["model_type"], student.n_parameters, student.quantized)
 
 
 def adapter_facts(adapter: Adapter) -> AdapterFacts:

@@ -9,13 +9,12 @@ from pathlib import Path
 from mlx_distill import machine
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
+from mlx_distill.export.check import Check
 from mlx_distill.records import Example
 from mlx_distill.settings import setting
 from mlx_distill.storage.durable import new_folder
 from mlx_distill.storage.jsonl import read_jsonl
-
-Q_BITS = (4, 8)
-Q_GROUP_SIZES = (32, 64, 128)
+from mlx_distill.students.quantization import check_quantization
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,14 @@ class FuseConfig:
     force: bool = setting(False, help="replace the output folder where it exists")
 
     def __post_init__(self) -> None:
-        if self.q_bits is not None and self.q_bits not in Q_BITS:
-            raise ValueError(f"q_bits is {self.q_bits}, not 4 or 8")
-        if self.q_group_size not in Q_GROUP_SIZES:
-            raise ValueError(f"q_group_size is {self.q_group_size}, not 32, 64 or 128")
+        check_quantization(self.q_bits, self.q_group_size)
         if self.check_rows < 0:
             raise ValueError(f"check_rows is {self.check_rows}, it must not be negative")
 
 
-@dataclass(frozen=True)
-class FuseResult:
-    """The fused model and how close it is to the adapter. Losses and accuracies are over test.jsonl's answer tokens."""
+@dataclass(frozen=True, kw_only=True)
+class FuseResult(Check):
+    """The fused model, and how close it is to the adapter."""
 
     path: Path
     dtype: str
@@ -53,24 +49,6 @@ class FuseResult:
     """Bits a weight where the fused model is quantised."""
     n_layers: int
     """Layers that the adapter changed."""
-    base_loss: float
-    adapter_loss: float
-    fused_loss: float
-    base_accuracy: float
-    adapter_accuracy: float
-    fused_accuracy: float
-    allowed_difference: float
-    """Between the losses of adapter and fused."""
-    kl: float
-    """Mean KL(adapter || fused) over the answer tokens, in nats."""
-    kl_base: float
-    """Mean KL(adapter || base): what the adapter changed."""
-    n_rows: int
-    n_tokens: int
-    divergences: tuple[int | None, ...]
-    """For each prompt written greedily: the first token that differs from the adapter's, None where none does."""
-    greedy_tokens: int
-    """Tokens that were written for each prompt at most."""
     size_bytes: int
     seconds: float
 

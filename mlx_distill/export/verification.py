@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mlx_distill.errors import VerificationError
 from mlx_distill.events import Progress, Report
+from mlx_distill.export.check import Check
 from mlx_distill.records import Example
 from mlx_distill.scoring import TOKENS_A_BATCH, Batch, batches_by_length, chunks, computed, pad
 from mlx_distill.students.adapter import attach
@@ -40,25 +41,6 @@ _ADVICE_QUANTIZED = (
 )
 GREEDY_PROMPTS = 4
 GREEDY_TOKENS = 48
-
-
-@dataclass(frozen=True)
-class Check:
-    """The figures of a verification; FuseResult says what each means."""
-
-    base_loss: float
-    adapter_loss: float
-    fused_loss: float
-    base_accuracy: float
-    adapter_accuracy: float
-    fused_accuracy: float
-    allowed_difference: float
-    kl: float
-    kl_base: float
-    n_rows: int
-    n_tokens: int
-    divergences: tuple[int | None, ...]
-    greedy_tokens: int
 
 
 @dataclass(frozen=True)

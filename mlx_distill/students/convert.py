@@ -24,14 +24,13 @@ from mlx_distill.storage.durable import new_folder
 from mlx_distill.storage.manifest import states_of
 from mlx_distill.students import hub
 from mlx_distill.students.provenance import Provenance, output_states
+from mlx_distill.students.quantization import check_quantization
 from mlx_distill.students.sources import Source, locate
 from mlx_distill.students.tensor_files import read_headers
 
 if TYPE_CHECKING:
     from mlx_distill.students.loading import Student
 
-Q_BITS = (4, 8)
-Q_GROUP_SIZES = (32, 64, 128)
 TRIAL_PROMPT = "Say hello in one short sentence."
 TRIAL_TOKENS = 16
 
@@ -50,10 +49,7 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if not self.source.strip():
             raise ValueError("source is empty")
-        if self.q_bits is not None and self.q_bits not in Q_BITS:
-            raise ValueError(f"q_bits is {self.q_bits}, not 4 or 8")
-        if self.q_group_size not in Q_GROUP_SIZES:
-            raise ValueError(f"q_group_size is {self.q_group_size}, not 32, 64 or 128")
+        check_quantization(self.q_bits, self.q_group_size)
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -232,7 +228,6 @@ def _try_out(folder: Path, config: ConvertConfig) -> tuple[int, str]:
 
     machine.prepare()
     import mlx.core as mx
-    from mlx_lm.utils import get_total_parameters
 
     from mlx_distill.students.generation import stream
     from mlx_distill.students.loading import load_student
@@ -249,4 +244,4 @@ def _try_out(folder: Path, config: ConvertConfig) -> tuple[int, str]:
             f"{config.source}: the converted model's logits are not finite.", "Its weights are damaged: get them again."
         )
     text = "".join(piece.text for piece in stream(student, prompt, max_tokens=TRIAL_TOKENS))
-    return get_total_parameters(student.model), text.strip()
+    return student.n_parameters, text.strip()

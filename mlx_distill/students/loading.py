@@ -34,6 +34,11 @@ class Student:
     def quantized(self) -> bool:
         return "quantization" in self.config
 
+    @property
+    def n_parameters(self) -> int:
+        """The student's own parameters, an adapter's left out, quantised ones at their unpacked count."""
+        return int(mlx_lm_utils.get_total_parameters(self.model))
+
     def hidden(self, tokens: mx.array) -> mx.array:
         """Final hidden states, normalised, ready for the head: (B, T) tokens to (B, T, D)."""
         states: mx.array = self.model.model(tokens)

@@ -20,9 +20,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_distill.errors import InputError, MachineError, MissingError
 from mlx_distill.storage.durable import make_folder, sync, sync_folder, write_json
+from mlx_distill.students.adapter import ADAPTER_FILE, CONFIG_FILE
 
-ADAPTER_FILE = "adapters.safetensors"
-CONFIG_FILE = "adapter_config.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"

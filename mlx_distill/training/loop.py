@@ -169,7 +169,7 @@ class Run:
         result = TrainResult(
             adapter=config.adapter,
             n_trainable=trainable,
-            n_parameters=count_parameters(self.student),
+            n_parameters=self.student.n_parameters,
             steps=state.step,
             epochs=round(state.step / self.updates_an_epoch, 2),
             stopped=stopped,
@@ -354,10 +354,3 @@ def command_to_resume(config: TrainConfig) -> str:
             flag = f"--{field.name.replace('_', '-')}"
             flags += [flag] if each is True else [flag, str(each)]
     return shlex.join(["mlx-distill", "train", *flags])
-
-
-def count_parameters(student: Student) -> int:
-    """The student's own parameters, the adapter's left out, quantised ones at their unpacked count."""
-    from mlx_lm.utils import get_total_parameters
-
-    return int(get_total_parameters(student.model))
