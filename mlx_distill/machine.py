@@ -6,6 +6,7 @@ Call `prepare()` before the first `import mlx.core` of a process: a BLAS that is
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
@@ -30,6 +31,8 @@ BREADTH = 2000
 """How wide a graph may be and still be evaluated breadth first. MLX's 20 makes it finish one stream's part before it
 begins the next one's, so that nothing runs at the same time."""
 DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+"""Numbers of mallopt(3)'s settings, as glibc's malloc.h has them."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def prepare() -> Device:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if sys.platform == "linux":
         os.environ.setdefault("MLX_BFS_MAX_WIDTH", str(BREADTH))
+        _keep_freed_memory()
     try:
         import mlx.core as mx
     except ImportError as error:
@@ -115,6 +119,33 @@ def prepare() -> Device:
         return Device("metal", str(info.get("device_name", "Apple GPU")), usable, None)
     mx.set_cache_limit(system_memory_bytes() // CPU_CACHE_SHARE)
     return Device("cpu", cpu_name(), system_memory_bytes(), blas)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is the one with these settings."""
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version") else None
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library reuse what is freed. By default it maps every large buffer anew and unmaps it when it is
+    freed, so that the kernel clears gigabytes a step, and threads keep what they freed to themselves."""
+    libc = _glibc()
+    if libc:
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_ARENA_MAX, 1)
+
+
+def release_memory() -> None:
+    """Give the memory that nothing uses back to the system, for what follows or for another process."""
+    gc.collect()
+    mx = sys.modules.get("mlx.core")
+    if mx:
+        mx.clear_cache()
+    libc = _glibc() if sys.platform == "linux" else None
+    if libc:
+        libc.malloc_trim(0)
 
 
 def cores() -> int:

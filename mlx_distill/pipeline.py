@@ -7,7 +7,6 @@ time and figures. The manifest decides whether the stage is done again, and says
 from __future__ import annotations
 
 import dataclasses
-import gc
 import subprocess
 import sys
 import time
@@ -162,7 +161,7 @@ def perform(stage: str, config: Any, folder: Path, report: Report = ignore, *, f
         result = to_plain(STAGES[stage].run(dataclasses.replace(config, force=replace), report))
     else:
         result = to_plain(STAGES[stage].run(_forced(config) if force else config, report))
-    _release_memory()
+    machine.release_memory()
     finished = _finished(draft, config, result, time.monotonic() - started, folder)
     finished.save(file)
     return Outcome(stage, reason, finished.seconds, result, tuple(finished.outputs))
@@ -255,14 +254,6 @@ def _known_states(folder: Path) -> dict[str, FileState]:
             known.update(manifest.inputs)
             known.update(manifest.outputs)
     return known
-
-
-def _release_memory() -> None:
-    """Give back what a stage's model held, before the next one (or the training's process) needs it."""
-    gc.collect()
-    mx = sys.modules.get("mlx.core")
-    if mx:
-        mx.clear_cache()
 
 
 def _now() -> str:
