@@ -41,6 +41,7 @@ from mlx_distill.training.metrics import Metrics, Step
 from mlx_distill.training.objectives import OBJECTIVES, Objective
 from mlx_distill.training.rows import Rows, read_rows
 from mlx_distill.training.schedule import learning_rate
+from mlx_distill.training.x86 import sooner_layers
 
 SEEDS_A_RUN = 1_000_003
 """Dropout is seeded by run and step, so that a resumed run draws what an uninterrupted one does."""
@@ -65,6 +66,7 @@ def train(config: TrainConfig, report: Report, objective: Objective = OBJECTIVES
     with (
         stop_requests() as stop,
         machine.shared_cores(len(machine.streams())),
+        sooner_layers(student),
         checkpointed_layers(student, config.grad_checkpoint),
     ):
         run = Run(config, student, objective, rows["train"], rows["valid"], plan, adapter_config, report, stop)
