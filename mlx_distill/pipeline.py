@@ -86,6 +86,7 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
     started = time.monotonic()
     project = load_project(config)
     configs = stage_configs(project)
+    _refuse_all_weights(configs["train"], project.file)
     outcomes: list[Outcome] = []
     forced = config.force
     with keep_awake(), Journal(project.report / "runs.jsonl") as log:
@@ -96,6 +97,16 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
             if not outcome.skipped:
                 log.append({"stage": stage, "reason": outcome.reason, "seconds": outcome.seconds, "at": _now()})
     return RunResult(project.config.name, project.report, time.monotonic() - started, tuple(outcomes))
+
+
+def _refuse_all_weights(config: Any, file: Path) -> None:
+    """`compare` and `fuse` work on a low-rank update: said before anything is done, not after the training."""
+    if config.method == "full":
+        raise InputError(
+            f'{file}: [train] method = "full" ends in a model, not in an adapter that compare and fuse could use.',
+            "Train it by its own command: `mlx-distill train --method full`, then `python -m mlx_lm fuse --model "
+            f"{config.model} --adapter-path {config.adapter} --save-path OUT`, and `mlx-distill chat --model OUT`.",
+        )
 
 
 def load_project(config: RunConfig) -> Project:

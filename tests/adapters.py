@@ -15,6 +15,7 @@ def make_adapter(
     scale: float = 2.0,
     kind: str = "lora",
     seed: int = 11,
+    moment: str = "",
 ) -> Path:
     """Write an adapter on all linear layers; `size` is the spread of lora_b, 0 gives an adapter that does nothing."""
     import mlx.core as mx
@@ -32,7 +33,8 @@ def make_adapter(
         if name.endswith("lora_b"):
             weights[name] = size * mx.random.normal(value.shape)
     folder.mkdir(parents=True)
-    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    metadata = {"format": "mlx", "moment": moment} if moment else {}
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights, metadata=metadata)
     settings = {"fine_tune_type": kind, "num_layers": config["num_hidden_layers"], "lora_parameters": parameters}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder

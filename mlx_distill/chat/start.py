@@ -62,14 +62,16 @@ def serve(config: ServeConfig, report: Report = ignore) -> None:
 
 
 def _open(config: ChatConfig, report: Report) -> tuple[Student, Adapter | None]:
-    with_adapter = f" with {config.adapter}" if config.adapter else ""
-    report(Note(f"Loading {config.model}{with_adapter} ..."))
+    report(Note(f"Loading {config.model} ..."))
     machine.prepare()
     from mlx_distill.students.adapter import attach
     from mlx_distill.students.loading import load_student
 
     student = load_student(config.model)
-    return student, attach(student, config.adapter) if config.adapter else None
+    adapter = attach(student, config.adapter) if config.adapter else None
+    if adapter:
+        report(Note(f"With the adapter {adapter.origin}."))
+    return student, adapter
 
 
 def _answer_once(conversation: Conversation, prompt: str, *, ab: bool) -> ChatResult:

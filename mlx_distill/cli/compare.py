@@ -61,6 +61,7 @@ def print_result(result: CompareResult) -> None:
         _show_answers(console, number, answers)
     click.echo()
     facts = [
+        ("adapter", result.adapter),
         ("page", str(result.page)),
         ("report", str(result.markdown)),
         ("data", str(result.report)),

@@ -39,6 +39,7 @@ def print_result(result: FuseResult) -> None:
     print_facts(
         f"Fused {result.n_layers} layers into {result.path}",
         [
+            ("adapter", result.adapter),
             ("weights", f"{_precision(result)}, {size(result.size_bytes)}"),
             (
                 "test loss",

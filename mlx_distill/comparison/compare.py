@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class CompareResult:
     """What was found, and where it is written down."""
 
+    adapter: str
+    """Its folder, and which moment of training it is."""
     test: HeldOut
     answers: tuple[PromptAnswers, ...]
     code: CodeFindings
@@ -108,6 +110,7 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
     }
     write_texts({config.out / name: text for name, text in files.items()})
     return CompareResult(
+        adapter.origin,
         test,
         found.answers,
         found.code,

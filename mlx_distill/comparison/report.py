@@ -104,7 +104,7 @@ class AdapterFacts:
     folder: Path
     file: str
     choice: str
-    """Which moment of training it is, such as `best, step 40`; empty where the folder does not say."""
+    """Which moment of training it is, such as `best, step 40`; empty where the file does not say."""
     trained_on: str
     """The model folder that it was trained on; empty where the folder does not say."""
     rank: int
@@ -163,7 +163,7 @@ def adapter_facts(adapter: Adapter) -> AdapterFacts:
     return AdapterFacts(
         folder=adapter.folder,
         file=ADAPTER_FILE,
-        choice=f"best, step {training['best_step']}" if "best_step" in training else "",
+        choice=adapter.moment,
         trained_on=str(training.get("model", "")),
         rank=adapter.rank,
         scale=adapter.scale,

@@ -41,6 +41,8 @@ class FuseResult(Check):
     """The fused model, and how close it is to the adapter."""
 
     path: Path
+    adapter: str
+    """Its folder, and which moment of training it is."""
     dtype: str
     """The type of its weights: the base's own. Where it is quantised, of the scales and of what stays whole."""
     dequantized: bool
@@ -77,6 +79,7 @@ def run(config: FuseConfig, report: Report = ignore) -> FuseResult:
         size_bytes = sum(file.stat().st_size for file in scratch.glob("*.safetensors"))
         result = FuseResult(
             path=config.out,
+            adapter=reference.origin,
             dtype=written.dtype,
             dequantized=written.dequantized,
             q_bits=config.q_bits,

@@ -74,6 +74,8 @@ class Comparison:
 class Reference:
     """What the adapter does, measured before its model leaves memory."""
 
+    origin: str
+    """The adapter's folder, and which moment of training it is."""
     batches: tuple[Batch, ...]
     prompts: tuple[list[int], ...]
     adapter: Reading
@@ -93,7 +95,7 @@ def measure_adapter(model: Path, adapter_folder: Path, examples: Sequence[Exampl
     adapter.enabled = True
     adapted = _read(student, batches, report, "read adapter")
     greedy = generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job="write with adapter")
-    return Reference(batches, prompts, adapted, _compare(adapted, base, batches), tuple(greedy))
+    return Reference(adapter.origin, batches, prompts, adapted, _compare(adapted, base, batches), tuple(greedy))
 
 
 def check(folder: Path, reference: Reference, report: Report) -> Check:

@@ -16,6 +16,8 @@ from mlx_distill.students.loading import Student
 
 ADAPTER_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
+MOMENT = "moment"
+"""What training writes into the metadata of the weights, such as `best, step 40`; with them, or not at all."""
 _TRAIN = "Train one with `mlx-distill train`, or name another adapter folder."
 
 
@@ -25,6 +27,8 @@ class Adapter:
     def __init__(self, student: Student, folder: Path, config: dict[str, Any]) -> None:
         self.folder = folder
         self.config = config
+        self.moment = _moment_of(folder)
+        """Which moment of training it is; empty where the file does not say."""
         self._student = student
         self._adapted: dict[str, nn.Module] = {
             name: module for name, module in student.model.named_modules() if "lora_b" in module
@@ -41,6 +45,11 @@ class Adapter:
             layers = [(name, layer if wanted else base_of(layer)) for name, layer in self._adapted.items()]
             self._student.model.update_modules(tree_unflatten(layers))
             self._enabled = wanted
+
+    @property
+    def origin(self) -> str:
+        """The folder, and the moment where it is known: `adapters/mine (best, step 40)`."""
+        return f"{self.folder} ({self.moment})" if self.moment else str(self.folder)
 
     @property
     def rank(self) -> int:
@@ -107,6 +116,11 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not isinstance(parameters, dict) or not {"rank", "scale", "dropout"} <= set(parameters):
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)
     return config  # type: ignore[no-any-return]
+
+
+def _moment_of(folder: Path) -> str:
+    loaded: Any = mx.load(str(folder / ADAPTER_FILE), return_metadata=True)
+    return str(loaded[1].get(MOMENT, ""))
 
 
 def base_of(layer: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_distill.errors import InputError, MachineError, MissingError
 from mlx_distill.storage.durable import make_folder, sync, sync_folder, write_json
-from mlx_distill.students.adapter import ADAPTER_FILE, CONFIG_FILE
+from mlx_distill.students.adapter import ADAPTER_FILE, CONFIG_FILE, MOMENT
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RUN_FILE = "run.json"
@@ -65,16 +65,16 @@ def digest_of_model(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_adapter(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write the trainable weights as an adapter folder that mlx-lm reads."""
+def save_adapter(folder: Path, model: nn.Module, config: dict[str, Any], moment: str) -> None:
+    """Write the trainable weights as an adapter folder that mlx-lm reads; `moment` says which they are."""
     make_folder(folder)
     write_json(folder / CONFIG_FILE, config)
-    weights = dict(tree_flatten(model.trainable_parameters()))
-    _write(folder / ADAPTER_FILE, lambda path: mx.save_safetensors(path, weights, metadata={"format": "mlx"}))
+    weights, metadata = dict(tree_flatten(model.trainable_parameters())), {"format": "mlx", MOMENT: moment}
+    _write(folder / ADAPTER_FILE, lambda path: mx.save_safetensors(path, weights, metadata=metadata))
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: State) -> None:
-    """Write weights, optimiser state and position as one file. Random numbers need no saving: see `Run._step`."""
+    """Write weights, optimiser state and position as one file. Random numbers need no saving: see `Updater.take`."""
     arrays = {f"adapter.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
     metadata = {"format": "mlx", "state": json.dumps(asdict(state))}

@@ -1,13 +1,18 @@
-"""Ctrl-C and SIGTERM as a request to finish the step and save, instead of an exception in the middle of it."""
+"""Ctrl-C and SIGTERM as a request to finish the step and save, instead of an exception in the middle of it; and what to
+type to go on."""
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from mlx_distill.training.config import TrainConfig
 
 
 @dataclass
@@ -41,3 +46,16 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def command_to_resume(config: TrainConfig) -> str:
+    """What to type to go on: the settings that differ from their defaults, wherever they came from."""
+    flags = ["--resume"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in ("resume", "force"):
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            flag = f"--{field.name.replace('_', '-')}"
+            flags += [flag] if each is True else [flag, str(each)]
+    return shlex.join(["mlx-distill", "train", *flags])

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from mlx_distill import machine
-from mlx_distill.errors import InputError, Interrupted, MachineError
+from mlx_distill.errors import Interrupted, MachineError
 from mlx_distill.events import Caution, Note, Progress, Report
 from mlx_distill.scoring import Score, score
 from mlx_distill.settings import to_plain
 from mlx_distill.storage.durable import make_folder, write_json
 from mlx_distill.students.loading import Student, load_student, read_config
 from mlx_distill.training import memory
-from mlx_distill.training.batches import epoch_batches, micro_batches, padding_share
+from mlx_distill.training.batches import epoch_batches, padding_share
 from mlx_distill.training.checkpoint import (
     CHECKPOINT_FILE,
     LAST_FOLDER,
@@ -34,24 +30,25 @@ from mlx_distill.training.checkpoint import (
     save_adapter,
     save_checkpoint,
 )
+from mlx_distill.training.clock import Clock
 from mlx_distill.training.config import TrainConfig, TrainResult
-from mlx_distill.training.interrupts import StopRequest, stop_requests
+from mlx_distill.training.folder import refuse_to_overwrite
+from mlx_distill.training.interrupts import StopRequest, command_to_resume, stop_requests
 from mlx_distill.training.methods import checkpointed_layers, make_trainable
 from mlx_distill.training.metrics import Metrics, Step
 from mlx_distill.training.objectives import OBJECTIVES, Objective
 from mlx_distill.training.rows import Rows, read_rows
 from mlx_distill.training.schedule import learning_rate
+from mlx_distill.training.update import Updater
 from mlx_distill.training.x86 import sooner_layers
 
-SEEDS_A_RUN = 1_000_003
-"""Dropout is seeded by run and step, so that a resumed run draws what an uninterrupted one does."""
 NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data"}
 """Settings that may differ between a run and its continuation; they change nothing but the last digits."""
 
 
 def train(config: TrainConfig, report: Report, objective: Objective = OBJECTIVES["sft"]) -> TrainResult:
     """See `mlx_distill.training.run`."""
-    _refuse_to_overwrite(config)
+    refuse_to_overwrite(config)
     device = machine.prepare()
     # All weights are trained in float32: in 16 bits they would round small updates away.
     dtype = mx.float32 if config.method == "full" else device.dtype
@@ -71,19 +68,6 @@ def train(config: TrainConfig, report: Report, objective: Objective = OBJECTIVES
     ):
         run = Run(config, student, objective, rows["train"], rows["valid"], plan, adapter_config, report, stop)
         return run.finish(run.steps())
-
-
-def _refuse_to_overwrite(config: TrainConfig) -> None:
-    if config.resume or config.force or not config.adapter.exists():
-        return
-    if (config.adapter / CHECKPOINT_FILE).exists() and not (config.adapter / RUN_FILE).exists():
-        raise InputError(
-            f"{config.adapter} holds a run that was interrupted.", "Pass --resume to go on, or --force to train anew."
-        )
-    if not config.adapter.is_dir() or any(config.adapter.iterdir()):
-        raise InputError(
-            f"{config.adapter} exists already.", "Pass --force to train anew, or choose another --adapter."
-        )
 
 
 class Run:
@@ -110,21 +94,16 @@ class Run:
         self.adapter_config = adapter_config
         self.report = report
         self.stop = stop
-        self.streams = machine.streams()
         self.metrics = Metrics(config.adapter)
         self.lengths = train_rows.lengths
         self.updates_an_epoch = math.ceil(len(train_rows) / config.batch_size)
         self.total_steps = self.updates_an_epoch * config.epochs
-        self.optimizer = optim.AdamW(
-            learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
-        )
+        self.updater = Updater(config, student, objective, train_rows, plan.micro_tokens)
         self.settings = {name: value for name, value in to_plain(config).items() if name not in NOT_DECIDING}
         self.settings |= {"train rows": train_rows.digest, "valid rows": valid_rows.digest}
         self.settings |= {"weights of the model": digest_of_model(config.model)}
         self.state = State(settings=self.settings)
-        self.evaluation_seconds = 0.0
-        self._gradient = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
-        self._started = time.perf_counter()
+        self.clock = Clock(config.minutes)
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -138,10 +117,10 @@ class Run:
                 step = self._step(batches[self.state.position])
                 self.state.position += 1
                 last_of_epoch = self.state.position == len(batches)
-                over = self._over_budget()
+                over = self.clock.is_over(self.state, self.total_steps)
                 if over or self._is_time_to_look(last_of_epoch):
                     self._look(step)
-                    over = over or self._over_budget()  # a look takes time as well
+                    over = over or self.clock.is_over(self.state, self.total_steps)  # a look takes time as well
                 else:
                     self._write_metrics(step)
                 if self.stop.signal or last_of_epoch or self.state.step % self.config.checkpoint_every == 0:
@@ -166,7 +145,7 @@ class Run:
     def finish(self, stopped: str) -> TrainResult:
         """Write the last adapter and run.json, and return the figures."""
         state, config = self.state, self.config
-        save_adapter(config.adapter / LAST_FOLDER, self.student.model, self.adapter_config)
+        save_adapter(config.adapter / LAST_FOLDER, self.student.model, self.adapter_config, f"last, step {state.step}")
         trainable = sum(value.size for _, value in tree_flatten(self.student.model.trainable_parameters()))
         result = TrainResult(
             adapter=config.adapter,
@@ -187,7 +166,7 @@ class Run:
             supervised_tokens_per_second=state.supervised_tokens / max(state.step_seconds, 1e-9),
             peak_bytes=state.peak_bytes,
             estimated_bytes=self.plan.estimate.total if self.plan.estimate else 0,
-            seconds=self._seconds(),
+            seconds=self.clock.seconds,
         )
         figures = {name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()}
         write_json(config.adapter / RUN_FILE, {"settings": to_plain(config), "result": figures})
@@ -198,8 +177,8 @@ class Run:
     def _begin(self) -> None:
         folder = self.config.adapter
         if self.config.resume:
-            self.state = load_checkpoint(folder, self.student.model, self.optimizer, self.settings)
-            self._started -= self.state.seconds
+            self.state = load_checkpoint(folder, self.student.model, self.updater.optimizer, self.settings)
+            self.clock.add(self.state.seconds)
             self.metrics.go_on_after(self.state.step)
             self._say_plan()
             self.report(Note(f"Going on after step {self.state.step} of {self.total_steps}."))
@@ -208,7 +187,7 @@ class Run:
         self.metrics.start()
         for name in (RUN_FILE, CHECKPOINT_FILE):
             (folder / name).unlink(missing_ok=True)
-        self.optimizer.init(self.student.model.trainable_parameters())
+        self.updater.optimizer.init(self.student.model.trainable_parameters())
         self._say_plan()
         self._look(None)
         self._save()
@@ -230,43 +209,14 @@ class Run:
         self.report(kind(f"{what}: about {needs}; up to {self.plan.micro_tokens} tokens in one forward pass."))
 
     def _step(self, batch: Sequence[int]) -> Step:
-        """One update: gradients of the summed loss over the batch's pieces, divided by its supervised tokens."""
-        started = time.perf_counter()
+        """One update, counted, told and checked."""
         rate = learning_rate(
-            self.config.learning_rate, self._progress(), warmup=self.config.warmup, schedule=self.config.schedule
+            self.config.learning_rate,
+            self.clock.progress(self.state.step, self.total_steps),
+            warmup=self.config.warmup,
+            schedule=self.config.schedule,
         )
-        loss_sum, n_right, n_supervised, n_tokens, n_real = mx.array(0.0), mx.array(0), 0, 0, 0
-        gradients: Any = None
-        mx.random.seed(self.config.seed * SEEDS_A_RUN + self.state.step + 1)
-        self.student.model.train()
-        pieces = micro_batches(self.lengths, batch, self.plan.micro_tokens, len(self.streams))
-        for number, piece in enumerate(pieces):
-            padded = self.objective.batch(self.student, [self.train_rows.rows[row] for row in piece])
-            with mx.stream(self.streams[number % len(self.streams)]):
-                (loss, correct), gradient = self._gradient(padded)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            loss_sum, n_right = loss_sum + loss, n_right + correct
-            if (number + 1) % len(self.streams) == 0:  # or the activations of all pieces would be alive at once
-                mx.eval(loss_sum, n_right, gradients)
-            n_supervised += padded.n_supervised
-            n_tokens += padded.inputs.size
-            n_real += sum(self.lengths[row] for row in piece)
-        gradients = tree_map(lambda value: value / n_supervised, gradients)
-        gradients, norm = optim.clip_grad_norm(gradients, self.config.clip or math.inf)
-        self.optimizer.learning_rate = rate
-        self.optimizer.update(self.student.model, gradients)
-        mx.eval(loss_sum, n_right, norm, self.student.model.trainable_parameters(), self.optimizer.state)
-        self.student.model.eval()
-        step = Step(
-            loss=scalar(loss_sum) / n_supervised,
-            accuracy=scalar(n_right) / n_supervised,
-            n_supervised=n_supervised,
-            n_tokens=n_tokens,
-            padding=max(1 - n_real / n_tokens, 0.0),
-            gradient_norm=scalar(norm),
-            learning_rate=rate,
-            seconds=time.perf_counter() - started,
-        )
+        step = self.updater.take(batch, rate, self.state.step + 1)
         if not math.isfinite(step.loss) or not math.isfinite(step.gradient_norm):
             raise MachineError(
                 f"The loss is {step.loss} and the gradient's norm {step.gradient_norm} at step {self.state.step + 1} "
@@ -275,9 +225,14 @@ class Run:
                 f"{self.config.adapter}. Lower --learning-rate, or look at those rows.",
             )
         self.state.step += 1
-        self.state.supervised_tokens += n_supervised
+        self.state.supervised_tokens += step.n_supervised
         self.state.step_seconds += step.seconds
-        self._tell(step)
+        self.state.peak_bytes = max(self.state.peak_bytes, mx.get_peak_memory())
+        note = (
+            f"loss {step.loss:.3f}  accuracy {step.accuracy:.1%}  "
+            f"{step.n_supervised / step.seconds:.0f} answer tokens/s"
+        )
+        self.report(Progress("train", self.state.step, self.total_steps, "steps", note))
         return step
 
     def _look(self, step: Step | None) -> None:
@@ -289,70 +244,26 @@ class Run:
             self.state.valid_before = now
         if result.loss < self.state.valid_best[0]:
             self.state.valid_best, self.state.best_step, self.state.looks_without_gain = now, self.state.step, 0
-            save_adapter(self.config.adapter, self.student.model, self.adapter_config)
+            moment = f"best, step {self.state.step}"
+            save_adapter(self.config.adapter, self.student.model, self.adapter_config, moment)
         else:
             self.state.looks_without_gain += 1
         best = " (best so far)" if self.state.best_step == self.state.step and step else ""
         self.report(
             Note(f"step {self.state.step}: valid loss {result.loss:.3f}, accuracy {result.token_accuracy:.1%}{best}")
         )
-        self.evaluation_seconds = time.perf_counter() - started
+        self.clock.look_seconds = time.perf_counter() - started
         self._write_metrics(step, result)
 
     def _write_metrics(self, step: Step | None, valid: Score | None = None) -> None:
         epoch = self.state.epoch + self.state.position / self.updates_an_epoch
-        self.metrics.write(self.state, epoch, self._seconds(), step, valid)
+        self.metrics.write(self.state, epoch, self.clock.seconds, step, valid)
 
     def _save(self) -> None:
-        self.state.seconds = self._seconds()
-        save_checkpoint(self.config.adapter, self.student.model, self.optimizer, self.state)
+        self.state.seconds = self.clock.seconds
+        save_checkpoint(self.config.adapter, self.student.model, self.updater.optimizer, self.state)
 
     def _is_time_to_look(self, last_of_epoch: bool) -> bool:
         if self.config.evaluate_every:
             return self.state.step % self.config.evaluate_every == 0 or self.state.step == self.total_steps
         return last_of_epoch
-
-    def _progress(self) -> float:
-        """How far the run is, by steps or by the time budget, whichever is further."""
-        by_steps = self.state.step / max(self.total_steps, 1)
-        if not self.config.minutes:
-            return by_steps
-        return max(by_steps, self._seconds() / self._budget_seconds())
-
-    def _budget_seconds(self) -> float:
-        """The time for steps: the budget less one more look at valid.jsonl."""
-        return max(self.config.minutes * 60 - self.evaluation_seconds, 1.0)
-
-    def _over_budget(self) -> bool:
-        """True where another step would end after the budget."""
-        if not self.config.minutes:
-            return False
-        a_step = self.state.step_seconds / max(self.state.step, 1)
-        return self._seconds() + a_step > self._budget_seconds() and self.state.step < self.total_steps
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._started
-
-    def _tell(self, step: Step) -> None:
-        self.state.peak_bytes = max(self.state.peak_bytes, mx.get_peak_memory())
-        rate = step.n_supervised / step.seconds
-        note = f"loss {step.loss:.3f}  accuracy {step.accuracy:.1%}  {rate:.0f} answer tokens/s"
-        self.report(Progress("train", self.state.step, self.total_steps, "steps", note))
-
-
-def scalar(value: mx.array) -> float:
-    """A 0-d array as a Python number; waits for it."""
-    return float(value.item())  # type: ignore[arg-type] # its stub admits complex arrays
-
-
-def command_to_resume(config: TrainConfig) -> str:
-    """What to type to go on: the settings that differ from their defaults, wherever they came from."""
-    flags = ["--resume"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in ("resume", "force"):
-            continue
-        for each in value if isinstance(value, tuple) else (value,):
-            flag = f"--{field.name.replace('_', '-')}"
-            flags += [flag] if each is True else [flag, str(each)]
-    return shlex.join(["mlx-distill", "train", *flags])

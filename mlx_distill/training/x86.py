@@ -121,7 +121,7 @@ def _attention_of(scale: float) -> Attention:
         turned, beside = values[:, :, None].swapaxes(-1, -2), keys[:, :, None]
         of_queries, of_keys, of_values = [], [], []
         for (start, end), likely in zip(_blocks(queries.shape[2]), made[1:], strict=True):
-            part, after = slope[..., start:end, :], ((0, 0), (0, 0), (0, queries.shape[2] - end), (0, 0))
+            part, after = slope[..., start:end, :], [(0, 0), (0, 0), (0, queries.shape[2] - end), (0, 0)]
             scores = likely * (part @ turned[..., :end] - along[..., start:end, :])
             of_queries.append(scores @ beside[..., :end, :])
             of_keys.append(mx.pad((scores.swapaxes(-1, -2) @ grouped[..., start:end, :]).sum(axis=2), after))
@@ -129,7 +129,7 @@ def _attention_of(scale: float) -> Attention:
         whole = mx.concatenate(of_queries, axis=3).reshape(queries.shape)
         return whole * scale, sum(of_keys[1:], of_keys[0]) * scale, sum(of_values[1:], of_values[0])
 
-    return attention  # type: ignore[no-any-return]
+    return attention
 
 
 def _grouped(heads: mx.array, keys: mx.array) -> mx.array:

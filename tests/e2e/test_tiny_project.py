@@ -59,6 +59,7 @@ def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> No
     compared = succeed(cli("compare", cwd=project))
     assert "test-balanced-tree" in compared.out or "balanced" in compared.out
     report = json.loads((project / "reports/demo/report.json").read_text())
+    assert f"({report['adapter']['choice']})" in compared.out and "best, step" in report["adapter"]["choice"]
     test = report["test"]
     assert test["distilled"]["loss"] < test["base"]["loss"]
     assert test["n_rows"] == len(rows["test"])
@@ -67,7 +68,7 @@ def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> No
 
     fused = succeed(cli("fuse", "--json", cwd=project))
     assert (project / "models/demo/model.safetensors").exists()
-    assert json.loads(fused.out)
+    assert json.loads(fused.out)["adapter"] == report["adapter"]["folder"] + f" ({report['adapter']['choice']})"
 
     chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
     assert len(chatted.out) > 1

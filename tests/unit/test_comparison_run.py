@@ -165,10 +165,11 @@ def test_an_adapter_that_changes_nothing_is_said_to(config: CompareConfig, tmp_p
 
 
 def test_what_training_wrote_down_is_in_the_report(config: CompareConfig, tmp_path: Path) -> None:
-    adapter = make_adapter(config.model, tmp_path / "trained")
+    adapter = make_adapter(config.model, tmp_path / "trained", moment="best, step 40")
     record = {"settings": {"model": f"elsewhere/{config.model.name}"}, "result": {"best_step": 40}}
     (adapter / "run.json").write_text(json.dumps(record))
     result = run(replace(config, adapter=adapter))
+    assert result.adapter == f"{adapter} (best, step 40)"
     assert json.loads(result.report.read_text(encoding="utf-8"))["adapter"]["choice"] == "best, step 40"
     assert "best, step 40" in result.markdown.read_text(encoding="utf-8")
     assert result.cautions == ()

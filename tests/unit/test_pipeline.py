@@ -271,6 +271,14 @@ def test_all_wrong_settings_are_told_before_anything_is_done(project: Path) -> N
     assert Path("reports/tiny/runs.jsonl").read_text() == before
 
 
+def test_all_weights_are_refused_before_anything_is_done_and_the_way_is_named(project: Path) -> None:
+    before = Path("reports/tiny/runs.jsonl").read_text()
+    with pytest.raises(InputError, match="full") as error:
+        run(RunConfig(overrides=("train.method=full",), force=True))
+    assert "mlx-distill train --method full" in error.value.next_step
+    assert Path("reports/tiny/runs.jsonl").read_text() == before
+
+
 def test_two_runs_of_one_project_do_not_mix(project: Path) -> None:
     from mlx_distill.storage.journal import Journal
 

@@ -9,9 +9,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_distill.errors import DistillError, InputError
+from mlx_distill.events import Event
 from mlx_distill.settings import to_plain
 from mlx_distill.training import TrainConfig, run
 from tests.rows import make_rows
@@ -37,7 +39,7 @@ def lines():
     return metrics.read_text().count("\\n") if metrics.exists() else 0
 
 while True:
-    values |= {"resume": checkpoint.exists(), "force": not checkpoint.exists()}
+    values |= {"resume": checkpoint.exists()}  # never force: what a kill leaves before that is no result
     before = lines()
     child = os.fork()  # nothing was computed yet, so there are no threads that a fork would lose
     if child == 0:
@@ -72,6 +74,34 @@ def test_a_training_killed_at_twenty_random_moments_ends_with_the_weights_of_one
     assert same_weights(long.adapter, tmp_path / "whole")
     assert same_weights(long.adapter / "last", tmp_path / "whole" / "last")
     assert [line["step"] for line in metrics_of(long.adapter)] == list(range(181))
+
+
+def test_what_an_unfinished_start_left_is_no_result_and_anything_else_is(config: TrainConfig, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill_at_the_plan(event: Event) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(config, kill_at_the_plan)
+    assert {path.name for path in config.adapter.iterdir()} == {"metrics.jsonl"}
+    (config.adapter / ".adapters.part.safetensors").write_text("torn")
+    run(config)
+    for name in ("checkpoint.safetensors", "run.json"):
+        (config.adapter / name).unlink()
+    with pytest.raises(InputError, match="exists already"):  # metrics of steps, and last/
+        run(config)
+    foreign = replace(config, adapter=tmp_path / "foreign")
+    foreign.adapter.mkdir()
+    (foreign.adapter / "metrics.jsonl").write_text("")
+    (foreign.adapter / "adapters.safetensors").write_bytes((config.adapter / "adapters.safetensors").read_bytes())
+    with pytest.raises(InputError, match="exists already"):
+        run(foreign)
+    train_nothing = replace(config, learning_rate=1e30, clip=0.0, schedule="constant", warmup=0.0, force=True)
+    with pytest.raises(DistillError):
+        run(train_nothing)
+    assert mx.load(str(config.adapter / "adapters.safetensors"), return_metadata=True)[1]["moment"] == "best, step 0"
 
 
 FULL_DISK = """
