@@ -68,6 +68,7 @@ def measure(case: Case) -> tuple[int, int]:
     from mlx_distill.training.methods import checkpointed_layers, make_trainable
     from mlx_distill.training.objectives import OBJECTIVES
     from mlx_distill.training.rows import Rows
+    from mlx_distill.training.x86 import sooner_layers
 
     draw = random.Random(0)
     config = {
@@ -98,7 +99,11 @@ def measure(case: Case) -> tuple[int, int]:
         train, valid = rows(2 * case.batch_size), rows(2)
         plan = memory.make_plan(student, settings, train.rows, machine.prepare().usable_bytes)
         adapter_config = make_trainable(student, settings)
-        with machine.shared_cores(len(machine.streams())), checkpointed_layers(student, settings.grad_checkpoint):
+        with (
+            machine.shared_cores(len(machine.streams())),
+            sooner_layers(student),
+            checkpointed_layers(student, settings.grad_checkpoint),
+        ):
             objective = OBJECTIVES["sft"]
             run = Run(settings, student, objective, train, valid, plan, adapter_config, ignore, StopRequest())
             result = run.finish(run.steps())
