@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from mlx_distill import machine
 from tests.tiny import make_tiny_qwen2
 
 machine.load_fast_blas()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts a suite in the background has it ignore Ctrl-C, which the tests send to their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "HF_TOKEN")
