@@ -60,6 +60,15 @@ def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return convert.run(convert.ConvertConfig(source="sample", out=out)).path
 
 
+@pytest.fixture(scope="session")
+def transformers_python() -> Path:
+    """The Python of an environment that has transformers with torch and no mlx; `.ci/run` makes it."""
+    python = REPOSITORY / ".venv-transformers" / "bin" / "python"
+    if not python.exists():
+        skip("there is no environment with torch: bash -c '. scripts/lib.sh && set_up_transformers' makes it")
+    return python
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a command did."""
