@@ -45,10 +45,10 @@ def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: 
     """
     from mlx_distill import machine
 
+    folder = fused_model(model)
     machine.prepare()
     from mlx_distill.export.gguf import KINDS, write_gguf
 
-    folder = fused_model(model)
     name = folder.resolve().name
     target = out or folder.parent / f"{name}-{kind}.gguf"
     with reporting() as report:

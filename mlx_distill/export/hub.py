@@ -113,7 +113,7 @@ def _make_repository(api: HfApi, config: PushConfig, files: set[str]) -> tuple[s
     """The repository's full name and address, made where it is not there yet."""
     with _hub_errors(config.repo):
         made = api.create_repo(config.repo, private=config.private, exist_ok=True)
-        found = api.repo_info(made.repo_id)
+        found = api.model_info(made.repo_id)
     there = sorted(files & {file.rfilename for file in found.siblings or ()})
     if there and not config.force:
         raise InputError(

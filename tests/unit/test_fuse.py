@@ -159,6 +159,7 @@ def test_a_dora_adapter_is_fused_as_well(parts: FuseConfig, tmp_path: Path) -> N
     adapter = make_adapter(parts.model, tmp_path / "dora", kind="dora")
     result = run(with_out(parts, tmp_path / "fused", adapter=adapter))
     assert result.kl < 0.05 * result.kl_base
+    assert "a DoRA adapter added" in (tmp_path / "fused" / "README.md").read_text()
 
 
 def test_onto_a_quantised_base_it_dequantises_where_quantising_again_would_erase_the_adapter(tmp_path: Path) -> None:
