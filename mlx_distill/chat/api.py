@@ -13,7 +13,6 @@ from mlx_distill.records import Message, Messages, Role
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
-    "top_p": (1, 1.0),
     "presence_penalty": (0, 0.0),
     "frequency_penalty": (0, 0.0),
     "logprobs": (False,),
@@ -49,6 +48,7 @@ class ChatRequest:
     messages: Messages
     max_tokens: int | None
     temperature: float | None
+    top_p: float
     seed: int | None
     stop: tuple[str, ...]
     stream: bool
@@ -68,6 +68,7 @@ class ChatRequest:
             messages=_messages(data.get("messages")),
             max_tokens=_number(data, "max_completion_tokens", int, 1) or _number(data, "max_tokens", int, 1),
             temperature=_number(data, "temperature", float, 0, 10),
+            top_p=1.0 if data.get("top_p") is None else _number(data, "top_p", float, 0, 1),
             seed=_number(data, "seed", int, 0, 2**63 - 1),
             stop=_stop(data.get("stop")),
             stream=data.get("stream") is True,

@@ -22,10 +22,14 @@ _HOSTS = frozenset({"127.0.0.1", "localhost"})
 
 
 class Listener:
-    """Listens on 127.0.0.1 and hands every checked request to `submit`, which returns the job to read from."""
+    """A port on 127.0.0.1, taken at once. Requests wait until `start` says who answers them.
 
-    def __init__(self, port: int, models: Sequence[str], submit: Callable[[ChatRequest], Job]) -> None:
-        self.models, self.submit, self.created = models, submit, int(time.time())
+    As a context manager it frees the port at the end of the block.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.models: Sequence[str] = ()
+        self.created = int(time.time())
         try:
             self._server = _HTTPServer(("127.0.0.1", port), _Handler)
         except OSError as error:
@@ -36,7 +40,15 @@ class Listener:
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def start(self, models: Sequence[str], submit: Callable[[ChatRequest], Job]) -> None:
+        """Hand every checked request for one of `models` to `submit`, which returns the job to read from."""
+        self.models, self.submit = models, submit
         self._thread.start()
 
     def stop(self) -> None:

@@ -21,7 +21,9 @@ class PrefixCache:
         self.n_reused = 0
         """Tokens of the last prompt that were not computed again."""
 
-    def stream(self, prompt: list[int], *, max_tokens: int, temperature: float, seed: int) -> Iterator[Piece]:
+    def stream(
+        self, prompt: list[int], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
+    ) -> Iterator[Piece]:
         """One answer to `prompt` (the whole of it). The memory is right also when the caller stops in the middle."""
         self.n_reused = self._trim_to(prompt)
         if not self.n_reused:
@@ -30,7 +32,13 @@ class PrefixCache:
         rest = prompt[self.n_reused :]
         try:
             for piece in stream(
-                self._student, rest, max_tokens=max_tokens, temperature=temperature, seed=seed, cache=self._cache
+                self._student,
+                rest,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                cache=self._cache,
             ):
                 self._tokens.append(piece.token)
                 yield piece

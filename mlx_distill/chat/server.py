@@ -62,7 +62,7 @@ class _Written:
 class Server:
     """Owns the student. All work with mlx happens in the thread that calls `serve`."""
 
-    def __init__(self, student: Student, adapter: Adapter | None, config: ServeConfig) -> None:
+    def __init__(self, student: Student, adapter: Adapter | None, config: ServeConfig, listener: Listener) -> None:
         self._student, self._adapter, self._config = student, adapter, config
         self._context_tokens = context_limit(student, config.context_tokens)
         self.models = ("distilled", "base") if adapter else (config.model.resolve().name,)
@@ -70,7 +70,7 @@ class Server:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._report: Report = ignore
         self._closed = False
-        self._listener = Listener(config.port, self.models, self._submit)
+        self._listener = listener
 
     @property
     def url(self) -> str:
@@ -82,7 +82,7 @@ class Server:
         self._report = report
         job: Job | None = None
         try:
-            self._listener.start()
+            self._listener.start(self.models, self._submit)
             report(Note(f"{' and '.join(self.models)} at {self.url} (Ctrl-C stops)"))
             while (job := self._jobs.get()) is not None:
                 self._answer(job)
@@ -138,7 +138,7 @@ class Server:
         cache = self._caches[request.model]
         temperature = config.temperature if request.temperature is None else request.temperature
         seed = config.seed if request.seed is None else request.seed
-        pieces = cache.stream(prompt, max_tokens=limit, temperature=temperature, seed=seed)
+        pieces = cache.stream(prompt, max_tokens=limit, temperature=temperature, top_p=request.top_p, seed=seed)
         started, written = time.monotonic(), _Written()
         for text in until(request.stop, written.texts(pieces)):
             if job.cancelled.is_set():

@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -37,9 +37,10 @@ _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 class Session:
     """One chat. `read` returns a line and raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
 
-    `write` takes pieces of the answer, in colours where `colors` is True, `say` whole lines of everything else. With
-    `ab`, base and distilled answer each turn, one after the other: both from the conversation so far, which goes on
-    with the distilled student's answer.
+    `write` takes pieces of the answer, in colours where `colors` is True, `say` whole lines of everything else.
+    `held_keys` keeps what is typed while an answer is written from being shown amid it. With `ab`, base and distilled
+    answer each turn, one after the other: both from the conversation so far, which goes on with the distilled
+    student's answer.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Session:
         *,
         ab: bool = False,
         colors: bool = False,
+        held_keys: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.conversation = conversation
         self._ab, self._colors = ab, colors
         self._read, self._write, self._say = read, write, say
+        self._held_keys = held_keys
         self._n_answers = self._n_tokens = 0
 
     def run(self) -> ChatResult:
@@ -92,7 +95,7 @@ class Session:
     def _stream(self, ask: Callable[[str], Generator[str, None, None]], text: str) -> bool:
         """Write one answer and what is worth knowing about it; False where it was stopped, or there was none."""
         try:
-            with _ctrl_c() as stop:
+            with self._held_keys(), _ctrl_c() as stop:
                 painter = CodePainter() if self._colors else None
                 ends_line = write_pieces(ask(text), self._write, stop, painter)
         except DistillError as error:

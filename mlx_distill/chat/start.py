@@ -50,23 +50,31 @@ def run(config: ChatConfig, report: Report = ignore, *, ab: bool = False) -> Cha
         return _answer_once(conversation, prompt, ab=ab)
     report(Note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."))
     reader, colors = terminal.line_reader(), terminal.shows_colors()
-    return Session(conversation, reader, terminal.write, terminal.say, ab=ab, colors=colors).run()
+    session = Session(
+        conversation, reader, terminal.write, terminal.say, ab=ab, colors=colors, held_keys=terminal.held_keys
+    )
+    return session.run()
 
 
 def serve(config: ServeConfig, report: Report = ignore) -> None:
-    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError where the port is taken."""
-    student, adapter = _open(config, report)
-    from mlx_distill.chat.server import Server
+    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError, before it loads, where the port is taken."""
+    from mlx_distill.chat.http import Listener
 
-    Server(student, adapter, config).serve(report)
+    with Listener(config.port) as listener:
+        student, adapter = _open(config, report)
+        from mlx_distill.chat.server import Server
+
+        Server(student, adapter, config, listener).serve(report)
 
 
 def _open(config: ChatConfig, report: Report) -> tuple[Student, Adapter | None]:
     report(Note(f"Loading {config.model} ..."))
     machine.prepare()
-    from mlx_distill.students.adapter import attach
+    from mlx_distill.students.adapter import attach, read_adapter_config
     from mlx_distill.students.loading import load_student
 
+    if config.adapter:
+        read_adapter_config(config.adapter)  # what is missing is said before the model is loaded
     student = load_student(config.model)
     adapter = attach(student, config.adapter) if config.adapter else None
     if adapter:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +71,22 @@ def _history() -> History:
         say(f"(no history of earlier chats: {file} cannot be opened: {error.strerror})")
         return InMemoryHistory()
     return FileHistory(str(file))
+
+
+@contextmanager
+def held_keys(descriptor: int = 0) -> Iterator[None]:
+    """Within the block, what is typed is not shown amid the answer; it is there at the next prompt.
+
+    Ctrl-C stays a signal, and throws away what was typed before it, as everywhere on a terminal.
+    """
+    before = termios.tcgetattr(descriptor)
+    held = termios.tcgetattr(descriptor)
+    held[3] &= ~(termios.ECHO | termios.ICANON)  # without ICANON keys reach the prompt's own line editing as they are
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, held)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def write(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: 
     """
     from mlx_distill import machine
 
+    folder = fused_model(model)
     machine.prepare()
     from mlx_distill.export.gguf import KINDS, write_gguf
 
-    folder = fused_model(model)
     name = folder.resolve().name
     target = out or folder.parent / f"{name}-{kind}.gguf"
     with reporting() as report:
@@ -60,8 +61,8 @@ def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: 
         [
             ("weights", f"{result.kind}, {result.n_tensors} tensors, {size(result.size_bytes)}"),
             ("time", duration(result.seconds)),
-            ("LM Studio", f"looks in ~/.lmstudio/models: copy it to ~/.lmstudio/models/mlx-distill/{name}/"),
-            ("llama.cpp", f"llama-cli -m {result.path}"),
+            ("LM Studio", lm_studio(result.path, name)),
+            ("next", f"llama-cli -m {shlex.quote(str(result.path))}"),
         ],
     )
 
@@ -99,14 +100,23 @@ def ollama(as_json: bool, **flags: Any) -> None:
 
 def print_ollama(result: OllamaResult) -> None:
     """What was written, and what to type to use it."""
+    run = f"ollama run {result.name}"
     print_facts(
-        f"Created {result.name} in Ollama" if result.created else f"Wrote {result.modelfile}",
+        f"Created {result.name} in Ollama"
+        if result.created
+        else f"Wrote {result.modelfile}; Ollama is not installed here",
         [
             ("weights", f"{result.gguf}, {size(result.size_bytes)}"),
-            *([] if result.created else [("create", f"{result.command}  (where Ollama is installed)")]),
-            ("next", f"ollama run {result.name}"),
+            ("LM Studio", lm_studio(result.gguf, result.name.replace(":", "-"))),
+            ("next", run if result.created else f"{result.command} && {run}"),
         ],
     )
+
+
+def lm_studio(gguf: Path, name: str) -> str:
+    """What to type for LM Studio, which looks two folders below its own: publisher and model."""
+    folder = f"~/.lmstudio/models/mlx-distill/{shlex.quote(name.rpartition('/')[2])}"
+    return f"looks in ~/.lmstudio/models: mkdir -p {folder} && cp {shlex.quote(str(gguf))} {folder}/"
 
 
 def fused_model(given: Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -50,7 +51,7 @@ def print_result(result: FuseResult) -> None:
             ("KL", f"adapter to fused {result.kl:.2g}, adapter to base {result.kl_base:.2g} nats a token"),
             ("greedy text", _greedy(result)),
             ("time", duration(result.seconds)),
-            ("next", f"mlx-distill chat --model {result.path}"),
+            ("next", f"mlx-distill chat --model {shlex.quote(str(result.path))}"),
         ],
     )
 

@@ -20,8 +20,9 @@ from mlx_distill.export.hub import Listing, PushConfig, run
 @click.option("--model", type=click.Path(path_type=Path), help="the fused model folder")
 @click.option("--private/--no-private", default=True, help="only you can see it  [default: private]")
 @click.option("--yes", is_flag=True, help="do not ask")
+@click.option("--force", is_flag=True, help="replace files that the repository holds already")
 @json_option
-def command(repo: str, model: Path | None, private: bool, yes: bool, as_json: bool) -> None:
+def command(repo: str, model: Path | None, private: bool, yes: bool, force: bool, as_json: bool) -> None:
     """Upload the fused model to the Hugging Face Hub as REPO, after showing what would go there.
 
     \b
@@ -38,14 +39,15 @@ def command(repo: str, model: Path | None, private: bool, yes: bool, as_json: bo
             raise InputError("Nobody is here to say yes.", "In scripts, pass --yes.")
         return click.confirm("Upload?", err=True)
 
-    config = PushConfig(fused_model(model), repo, private)
+    config = PushConfig(fused_model(model), repo, private, force)
     result = run(config, print_notes, confirm=confirm)
     if as_json:
         print_json(result)
     else:
         visible = "private" if result.private else "public"
         print_facts(
-            f"Uploaded {result.n_files} files, {size(result.size_bytes)}", [("repository", f"{result.url} ({visible})")]
+            f"Uploaded {result.n_files} files, {size(result.size_bytes)}",
+            [("repository", f"{result.url} ({visible})"), ("next", f"mlx_lm.chat --model {result.repo}")],
         )
 
 

@@ -23,6 +23,7 @@ class PushConfig:
     model: Path = setting(help="the fused model folder")
     repo: str = setting(help="the repository: OWNER/NAME, or NAME under your own account")
     private: bool = setting(True, help="only you can see it")
+    force: bool = setting(False, help="replace files that the repository holds already")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Listing:
 class PushResult:
     """What was uploaded."""
 
+    repo: str
+    """OWNER/NAME."""
     url: str
     private: bool
     n_files: int
@@ -52,9 +55,9 @@ class PushResult:
 def run(config: PushConfig, report: Report = ignore, *, confirm: Callable[[Listing], bool]) -> PushResult:
     """List, ask, upload. `confirm` sees the listing and says whether to go on.
 
-    Raises InputError for a folder that is no fused model, a bad name or a repository that is public already though
-    private was asked for; MissingError without a token; MachineError where the Hub cannot be reached; Interrupted
-    where `confirm` says no.
+    All files arrive in one commit. Raises InputError for a folder that is no fused model, a bad name, a repository
+    that is public already though private was asked for, or one that holds such files already unless forced;
+    MissingError without a token; MachineError where the Hub cannot be reached; Interrupted where `confirm` says no.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -69,7 +72,7 @@ def run(config: PushConfig, report: Report = ignore, *, confirm: Callable[[Listi
     if not confirm(listing):
         raise Interrupted("Nothing was uploaded.")
     api = HfApi(library_name="mlx-distill")
-    repo, url = _make_repository(api, config)
+    repo, url = _make_repository(api, config, {name for name, _ in files})
     report(Note(f"Uploading {len(files)} files to {repo} ..."))
     with _hub_errors(repo):
         api.upload_folder(
@@ -78,7 +81,7 @@ def run(config: PushConfig, report: Report = ignore, *, confirm: Callable[[Listi
             allow_patterns=[name for name, _ in files],
             commit_message="Upload with mlx-distill",
         )
-    return PushResult(url, config.private, len(files), listing.size_bytes)
+    return PushResult(repo, url, config.private, len(files), listing.size_bytes)
 
 
 def _files(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -106,12 +109,18 @@ def _check_name(repo: str) -> None:
         ) from error
 
 
-def _make_repository(api: HfApi, config: PushConfig) -> tuple[str, str]:
+def _make_repository(api: HfApi, config: PushConfig, files: set[str]) -> tuple[str, str]:
     """The repository's full name and address, made where it is not there yet."""
     with _hub_errors(config.repo):
         made = api.create_repo(config.repo, private=config.private, exist_ok=True)
-        is_private = bool(api.repo_info(made.repo_id).private)
-    if config.private and not is_private:
+        found = api.model_info(made.repo_id)
+    there = sorted(files & {file.rfilename for file in found.siblings or ()})
+    if there and not config.force:
+        raise InputError(
+            f"{made.repo_id} holds {', '.join(there)} already; nothing was uploaded.",
+            "Choose another name, or pass --force: the files as they are stay in the repository's history.",
+        )
+    if config.private and not found.private:
         raise InputError(
             f"{made.repo_id} is on the Hub already and everybody can see it; nothing was uploaded.",
             "Choose another name, make it private in its settings, or pass --no-private.",

@@ -11,11 +11,13 @@ from mlx_distill.errors import DistillError
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.durable import write_text
 from mlx_distill.storage.jsonl import lines_of, read_jsonl, read_text
+from mlx_distill.students.adapter import read_adapter_config
 from mlx_distill.students.provenance import Provenance
 
 if TYPE_CHECKING:
     from mlx_distill.export.fuse import FuseConfig, FuseResult
 
+_KINDS = {"lora": "LoRA", "dora": "DoRA"}
 _SETTINGS = ("epochs", "batch_size", "learning_rate", "schedule", "rank", "alpha", "max_length", "seed")
 
 
@@ -27,12 +29,13 @@ def write(folder: Path, config: FuseConfig, result: FuseResult) -> None:
     base = Provenance.load(config.model)
     hub_id = base.source if base and base.kind == "hub" else ""
     precision = f"{result.dtype}, dequantised" if result.dequantized else result.dtype
+    kind = _KINDS[read_adapter_config(config.adapter).get("fine_tune_type", "lora")]
     rounded = f"quantised to {result.q_bits} bits" if result.q_bits else "rounded once"
     made_of = [
         f"- Base: {hub_id or config.model.resolve().name} ({precision})",
         *([f"- Teacher: {', '.join(teachers)}"] if teachers else []),
         *([f"- Data: {n_train} training rows"] if n_train else []),
-        *([f"- Training: LoRA, {', '.join(f'{name} {value}' for name, value in training)}"] if training else []),
+        *([f"- Training: {kind}, {', '.join(f'{name} {value}' for name, value in training)}"] if training else []),
     ]
     lines = [
         "---",
@@ -48,7 +51,7 @@ def write(folder: Path, config: FuseConfig, result: FuseResult) -> None:
         f"# {config.out.name}",
         "",
         f"A small student taught by a larger model's answers, made with mlx-distill {__version__}:",
-        f"a LoRA adapter added into its base in float32 and {rounded}.",
+        f"a {kind} adapter added into its base in float32 and {rounded}.",
         "",
         *made_of,
         "",

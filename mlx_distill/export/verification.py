@@ -15,7 +15,7 @@ from mlx_distill.events import Progress, Report
 from mlx_distill.export.check import Check
 from mlx_distill.records import Example
 from mlx_distill.scoring import TOKENS_A_BATCH, Batch, batches_by_length, chunks, computed, pad
-from mlx_distill.students.adapter import attach
+from mlx_distill.students.adapter import attach, read_adapter_config
 from mlx_distill.students.generation import Completion, generate_batch
 from mlx_distill.students.loading import Head, Student, load_student
 from mlx_distill.students.rendering import Rendered, render, render_prompt
@@ -85,6 +85,7 @@ class Reference:
 
 def measure_adapter(model: Path, adapter_folder: Path, examples: Sequence[Example], report: Report) -> Reference:
     """Read base and adapter on the examples, with one copy of the weights."""
+    read_adapter_config(adapter_folder)
     student = load_student(model)
     rows = [render(student.tokenizer, example.messages) for example in examples]
     batches = tuple(_batches(rows))

@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,18 @@ def make_folder(folder: Path) -> None:
         ) from error
     except OSError as error:
         raise _cannot_write(folder, error) from error
+
+
+def missing_parents(path: Path) -> list[Path]:
+    """The folders that have to be made for `path`, the innermost first."""
+    return [parent for parent in path.parents if not parent.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, as far as nothing lies in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,24 +117,24 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.is_dir() or (path.exists() and not replace):
         raise InputError(f"{path} exists already.", "Choose another path, or pass --force to replace the file.")
-    make_folder(path.parent)
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    scratch = Path(name)
-    try:
-        yield scratch
-        with scratch.open("rb") as file:
-            sync(file.fileno())
-        scratch.chmod(0o666 & ~_umask())
-        os.replace(scratch, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    with _parents_of(path):
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            os.close(descriptor)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        scratch = Path(name)
+        try:
+            yield scratch
+            with scratch.open("rb") as file:
+                sync(file.fileno())
+            scratch.chmod(0o666 & ~_umask())
+            os.replace(scratch, path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -133,23 +145,35 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already.", "Choose another path, or pass --force to replace it.")
-    make_folder(folder.parent)
+    with _parents_of(folder):
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        try:
+            yield scratch
+            for item in sorted(scratch.rglob("*")):
+                if item.is_file():
+                    with item.open("rb") as file:
+                        sync(file.fileno())
+            scratch.chmod(0o777 & ~_umask())
+            _swap(scratch, folder)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """The folder that `path` lies in. What had to be made of it is gone again where the block fails."""
+    made = missing_parents(path)
+    make_folder(path.parent)
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        yield scratch
-        for item in sorted(scratch.rglob("*")):
-            if item.is_file():
-                with item.open("rb") as file:
-                    sync(file.fileno())
-        scratch.chmod(0o777 & ~_umask())
-        _swap(scratch, folder)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        yield
+    except BaseException:
+        remove_empty(made)
+        raise
 
 
 def _swap(scratch: Path, folder: Path) -> None:

@@ -80,8 +80,6 @@ def attach(student: Student, folder: Path) -> Adapter:
     config = read_adapter_config(folder)
     try:
         load_adapters(student.model, str(folder))
-    except FileNotFoundError as error:
-        raise MissingError(f"{folder}: {ADAPTER_FILE} is missing.", _TRAIN) from error
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         first, *problems = str(error).splitlines() or [type(error).__name__]
         raise InputError(
@@ -96,7 +94,10 @@ def attach(student: Student, folder: Path) -> Adapter:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` in mlx-lm's format, with the fields that loading needs checked."""
+    """`adapter_config.json` in mlx-lm's format, with the fields that loading needs checked and the weights beside it.
+
+    Quick: commands ask it before they load a model, which may take a minute.
+    """
     file = folder / CONFIG_FILE
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -115,6 +116,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     parameters = config.get("lora_parameters") if isinstance(config, dict) else None
     if not isinstance(parameters, dict) or not {"rank", "scale", "dropout"} <= set(parameters):
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)
+    if not (folder / ADAPTER_FILE).is_file():
+        raise MissingError(f"{folder}: {ADAPTER_FILE} is missing.", _TRAIN)
     return config  # type: ignore[no-any-return]
 
 

@@ -105,17 +105,23 @@ def stream(
     *,
     max_tokens: int,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     cache: list[Any] | None = None,
 ) -> Iterator[Piece]:
-    """One answer, piece by piece. `cache` is a prompt cache that already holds what stands before `prompt`."""
+    """One answer, piece by piece. `cache` is a prompt cache that already holds what stands before `prompt`.
+
+    At a temperature, only the likeliest tokens that make up `top_p` of the probability are drawn from.
+    """
+    if top_p == 0:
+        temperature = 0.0  # the likeliest token alone; mlx-lm takes 0 for "all of them"
     mx.random.seed(seed)
     responses = stream_generate(
         student.model,
         student.tokenizer,
         prompt,
         max_tokens=max_tokens,
-        sampler=make_sampler(temp=temperature),
+        sampler=make_sampler(temp=temperature, top_p=top_p),
         prompt_cache=cache,
     )
     for response in responses:

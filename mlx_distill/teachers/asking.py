@@ -18,6 +18,7 @@ from typing import NoReturn
 from mlx_distill.errors import DistillError, Interrupted, TeacherError
 from mlx_distill.events import Caution, Note, Progress, Report, ignore
 from mlx_distill.records import Prompt, Request, TeacherRecord
+from mlx_distill.storage.durable import missing_parents, remove_empty
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.teachers import stopping
@@ -89,6 +90,7 @@ def ask_until_stopped(
     job: str = "ask",
 ) -> Asked:
     """`ask_all` for a caller with something to write whatever happens: what stopped it is returned, not raised."""
+    made = missing_parents(journal)
     with Journal(journal) as opened:
         if opened.torn:
             report(Caution(f"{journal}: a half-written last line ({len(opened.torn)} bytes) was removed."))
@@ -97,6 +99,7 @@ def ask_until_stopped(
             stopping.run(asking.run(), asking.interrupt)
         if journal.stat().st_size == 0:  # nothing was answered: leave no file that looks like data
             journal.unlink()
+            remove_empty(made)
         return asking.result()
 
 

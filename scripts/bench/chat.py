@@ -3,9 +3,9 @@
 
     python scripts/bench/chat.py --model models/SmolLM2-135M-Instruct [--adapter adapters/NAME] [--json]
 
-Every conversation asks the same ten questions. A turn's figure is its least time over the conversations, since what
-else runs on the machine only adds; the median is printed beside it. Exits with 1 where turn 10 takes more than 1.5
-times as long as turn 2.
+Every conversation asks the same ten questions. A turn's figure is its median time over the conversations; the least is
+printed beside it. Exits with 1 where turn 10 takes more than 1.5 times as long as turn 2. Some four minutes with the
+sample student on two cores without a GPU, which should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="an MLX model folder")
     parser.add_argument("--adapter", type=Path, help="an adapter folder to put on it")
     parser.add_argument("--answer-tokens", type=int, default=48, help="longest answer  [default: 48]")
-    parser.add_argument("--conversations", type=int, default=3, help="how often all is done  [default: 3]")
+    parser.add_argument("--conversations", type=int, default=5, help="how often all is done  [default: 5]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     machine.prepare()
@@ -40,10 +40,10 @@ def main() -> int:
     else:
         for row in result["turns"]:
             print(
-                f"turn {row['turn']:2}: first token after {row['least_seconds']:.3f} s (median "
-                f"{row['median_seconds']:.3f}), {row['n_prompt']} tokens, {row['n_reused']} of them known"
+                f"turn {row['turn']:2}: first token after {row['median_seconds']:.3f} s (least "
+                f"{row['least_seconds']:.3f}), {row['n_prompt']} tokens, {row['n_reused']} of them known"
             )
-        print(f"turn 10 / turn 2: {result['ratio']:.2f} (medians {result['median_ratio']:.2f}), at most {LIMIT}")
+        print(f"turn 10 / turn 2: {result['ratio']:.2f} of medians over {options.conversations}, at most {LIMIT}")
     return 0 if result["ratio"] <= LIMIT else 1
 
 
@@ -78,8 +78,7 @@ def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations
         "adapter": str(adapter) if adapter else None,
         "conversations": conversations,
         "turns": rows,
-        "ratio": round(rows[9]["least_seconds"] / rows[1]["least_seconds"], 3),
-        "median_ratio": round(rows[9]["median_seconds"] / rows[1]["median_seconds"], 3),
+        "ratio": round(rows[9]["median_seconds"] / rows[1]["median_seconds"], 3),
         "limit": LIMIT,
     }
 

@@ -40,7 +40,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     state.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield state
     server.shutdown()
@@ -92,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"commitUrl": f"{self.hub.url}/{name}/commit/abc", "commitOid": "abc", "pullRequestUrl": None})
         else:
             private = self.hub.repositories[name]
-            self._json({"id": name, "modelId": name, "private": private, "siblings": [], "tags": [], "sha": "abc"})
+            files = [{"rfilename": file} for file in (".gitattributes", *self.hub.committed)]
+            self._json({"id": name, "modelId": name, "private": private, "siblings": files, "tags": [], "sha": "abc"})
 
     def _json(self, data: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(data).encode()
@@ -137,6 +138,25 @@ def test_a_public_repository_of_that_name_is_not_written_to(hub: Hub, model: Pat
     assert not hub.committed
     run(PushConfig(model, "me/student", private=False), confirm=lambda _: True)
     assert "model.safetensors" in hub.committed
+
+
+def test_files_that_are_there_are_replaced_only_by_force(hub: Hub, model: Path) -> None:
+    run(PushConfig(model, "me/student"), confirm=lambda _: True)
+    (model / "README.md").write_text("A new card.\n")
+    with pytest.raises(InputError, match=r"me/student holds config.json, .*model.safetensors.* already") as caught:
+        run(PushConfig(model, "me/student"), confirm=lambda _: True)
+    assert "--force" in caught.value.next_step and "README.md" not in hub.committed
+    run(PushConfig(model, "me/student", force=True), confirm=lambda _: True)
+    assert hub.committed["README.md"] == b"A new card.\n"
+
+
+def test_the_command_ends_with_what_to_type_next(hub: Hub, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mlx_distill.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["push", "student", "--model", str(model), "--yes"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1].split("  ")[-1] == "mlx_lm.chat --model me/student"
 
 
 def test_a_token_without_access_and_a_no_upload_nothing(hub: Hub, model: Path) -> None:

@@ -34,7 +34,7 @@ from tests.tiny import make_tiny_qwen2
 
 NEAR_TIE = 0.01
 """Nats between the two likeliest tokens, below which either may be chosen."""
-LENGTH = 24
+LENGTH = 16
 """Tokens that are written for each prompt at most."""
 LOSS_SHARE = 0.10
 """What a quantised result may differ in loss, as a share of what the adapter changed (as `fuse` has it)."""

@@ -8,12 +8,16 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from mlx_distill.chat.terminal import held_keys
+from mlx_distill.errors import DistillError
 from tests.tiny import make_tiny_qwen2
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
@@ -60,7 +64,7 @@ class Terminal:
                 return text[: found.end()]
             left = deadline - time.monotonic()
             if left < 0 or not self._read(left):
-                raise AssertionError(f"{pattern!r} did not appear in:\n{text}")
+                raise AssertionError(f"{pattern!r} did not appear in:\n{text!r}")
 
     def ends_with(self, seconds: float = 20) -> int:
         """Read to the end and return the exit code."""
@@ -114,6 +118,31 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: Callable[..., Termina
     terminal.wait_for(_PROMPT)
     terminal.type("\x04")
     assert terminal.ends_with() == 0
+
+
+def test_what_is_typed_while_an_answer_streams_waits_for_the_next_prompt(chat: Callable[..., Terminal]) -> None:
+    terminal = chat("--max-tokens", "400")
+    terminal.type("Write a function.\r")
+    terminal.wait_for(r"Write a function\.\s*\n\S*[^>]{20}")
+    terminal.type("XYZZY")
+    assert "XYZZY" not in terminal.wait_for(r"tokens/s\)")
+    terminal.wait_for(_PROMPT + r"[\b ]*XYZZY")
+    terminal.type("\x15/exit\r")
+    assert terminal.ends_with() == 0
+
+
+def test_the_terminal_echoes_again_however_an_answer_ends() -> None:
+    screen, keyboard = pty.openpty()
+    before = termios.tcgetattr(keyboard)
+    for error in (None, DistillError("refused"), KeyboardInterrupt()):
+        with suppress(DistillError, KeyboardInterrupt), held_keys(keyboard):
+            assert not termios.tcgetattr(keyboard)[3] & termios.ECHO
+            assert termios.tcgetattr(keyboard)[3] & termios.ISIG, "Ctrl-C stays a signal"
+            if error:
+                raise error
+        assert termios.tcgetattr(keyboard) == before
+    os.close(keyboard)
+    os.close(screen)
 
 
 def test_commands_and_marks(chat: Callable[..., Terminal]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -13,6 +15,21 @@ import pytest
 from mlx_distill.cli import COMMANDS, group, main
 
 
+def check_examples(said: str, *path: str) -> None:
+    """At least two lines under `Examples:` run the command, with options and values that it takes."""
+    asked = re.findall(r"mlx-distill (?:-C \S+ )?([^>\n]*)", said.partition("Examples:")[2].split("\n\n")[0])
+    assert len(asked) >= 2
+    for line in asked:
+        command: click.Command = group
+        words = shlex.split(line)
+        assert tuple(words[: len(path)]) == path
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found
+            command = found
+        command.make_context(line, words)  # a usage error for what it does not take
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -21,9 +38,12 @@ def test_every_command_explains_itself_with_examples(name: str, capsys: pytest.C
     said = capsys.readouterr().out
     assert ended.value.code in (0, None)
     assert said.startswith(f"Usage: mlx-distill {name}")
+    check_examples(said, name)
     command = group.get_command(click.Context(group), name)
-    if not isinstance(command, click.Group):
-        assert "Examples:" in said and f"mlx-distill {name}" in said.split("Examples:")[1]
+    for part in command.commands if isinstance(command, click.Group) else ():
+        with pytest.raises(SystemExit):
+            main([name, part, "--help"])
+        check_examples(capsys.readouterr().out, name, part)
 
 
 def test_the_list_of_commands_names_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:

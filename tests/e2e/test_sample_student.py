@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished
+from tests.in_transformers import check_in_transformers
 
 Cli = Callable[..., Finished]
 ROWS = {"train": 20, "valid": 3, "test": 5}
@@ -18,7 +19,9 @@ ROWS = {"train": 20, "valid": 3, "test": 5}
 
 
 @pytest.mark.sample
-def test_convert_train_compare_fuse_and_chat(sample_student: Path, tmp_path: Path, cli: Cli) -> None:
+def test_convert_train_compare_fuse_and_chat(
+    sample_student: Path, tmp_path: Path, cli: Cli, request: pytest.FixtureRequest
+) -> None:
     config = json.loads((sample_student / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"], config["hidden_size"]) == ("llama", 30, 576)
 
@@ -67,6 +70,8 @@ def test_convert_train_compare_fuse_and_chat(sample_student: Path, tmp_path: Pat
         timeout=300,
     )
     assert "Generation: 4 tokens" in told.stdout
+    # Last and asked for here: where there is no such environment, all the rest has been tested all the same.
+    check_in_transformers(request.getfixturevalue("transformers_python"), fused)
 
 
 def succeed(finished: Finished) -> Finished:

@@ -12,6 +12,7 @@ import pytest
 from mlx_distill.storage.shipped import shipped
 from tests.conftest import Finished
 from tests.contract.messages_server import MessagesServer, answer
+from tests.small_project import write_project
 
 Cli = Callable[..., Finished]
 SETTINGS = """
@@ -33,6 +34,18 @@ def project(tmp_path: Path, tiny_student: Path, cli: Cli) -> Path:
         f'name = "demo"\nteacher = "recorded:sample"\nstudent = "{tiny_student}"\n{SETTINGS}'
     )
     return tmp_path / "demo"
+
+
+@pytest.fixture
+def small_project(tmp_path: Path, tiny_student: Path) -> Path:
+    """A project of eight short answers, for what does not need the sample's 104: seconds instead of a minute."""
+    folder = tmp_path / "demo"
+    write_project(folder, tiny_student)
+    settings = (folder / "distill.toml").read_text()
+    settings = settings.replace('name = "tiny"', 'name = "demo"')
+    settings = settings.replace("epochs = 1", "epochs = 4\nlearning_rate = 5e-3")
+    (folder / "distill.toml").write_text(settings)
+    return folder
 
 
 def succeed(finished: Finished) -> Finished:
@@ -81,40 +94,42 @@ def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> No
         assert f"{stage}: up to date" in rerun.err
 
 
-def test_a_run_in_bfloat16_and_a_rerun_with_nothing_to_do(project: Path, cli: Cli) -> None:
+def test_a_run_in_bfloat16_and_a_rerun_with_nothing_to_do(small_project: Path, cli: Cli) -> None:
     environment = {"MLX_DISTILL_DTYPE": "bfloat16"}
-    succeed(cli("run", cwd=project, env=environment))
-    test = json.loads((project / "reports/demo/report.json").read_text())["test"]
+    succeed(cli("run", cwd=small_project, env=environment))
+    test = json.loads((small_project / "reports/demo/report.json").read_text())["test"]
     assert test["distilled"]["loss"] < test["base"]["loss"]
 
     started = time.monotonic()
-    rerun = succeed(cli("run", "--json", cwd=project, env=environment))
+    rerun = succeed(cli("run", "--json", cwd=small_project, env=environment))
     assert time.monotonic() - started < 6, "less than a second for each of six stages"
     assert all(not stage["reason"] for stage in json.loads(rerun.out)["stages"])
 
-    (project / "distill.toml").write_text((project / "distill.toml").read_text().replace("epochs = 2", "epochs = 1"))
-    changed = succeed(cli("run", cwd=project, env=environment))
+    (small_project / "distill.toml").write_text(
+        (small_project / "distill.toml").read_text().replace("epochs = 4", "epochs = 2")
+    )
+    changed = succeed(cli("run", cwd=small_project, env=environment))
     assert "prepare: up to date" in changed.err
     assert "train: epochs changed" in changed.err
     assert "fuse: up to date" not in changed.err
 
 
-def test_three_lines_of_the_library_do_what_train_does(project: Path, cli: Cli, tiny_student: Path) -> None:
+def test_three_lines_of_the_library_do_what_train_does(small_project: Path, cli: Cli) -> None:
     for stage in ("collect", "convert", "prepare", "train"):
-        succeed(cli(stage, cwd=project))
+        succeed(cli(stage, cwd=small_project))
     from mlx_distill import training
 
-    folder, model = project / "data/demo", next(path for path in (project / "models").iterdir())
+    folder, model = small_project / "data/demo", next(path for path in (small_project / "models").iterdir())
     result = training.run(
         training.TrainConfig(
-            model=model, data=folder, adapter=project / "a", epochs=2, learning_rate=5e-3, max_length=2048
+            model=model, data=folder, adapter=small_project / "a", epochs=4, batch_size=2, learning_rate=5e-3
         )
     )
-    by_command = json.loads((project / "adapters/demo/run.json").read_text())["result"]
+    by_command = json.loads((small_project / "adapters/demo/run.json").read_text())["result"]
     assert result.valid_loss == by_command["valid_loss"]
     same = [
-        (project / "a/adapters.safetensors").read_bytes(),
-        (project / "adapters/demo/adapters.safetensors").read_bytes(),
+        (small_project / "a/adapters.safetensors").read_bytes(),
+        (small_project / "adapters/demo/adapters.safetensors").read_bytes(),
     ]
     assert same[0] == same[1]
 

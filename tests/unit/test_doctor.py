@@ -61,6 +61,13 @@ def test_little_memory_and_disk_are_told() -> None:
     assert [doctor.disk_check(gb * 10**9).status for gb in (0, 3, 50)] == ["problem", "warning", "ok"]
 
 
+def test_a_folder_that_cannot_be_written_to_is_a_problem(tmp_path: Path) -> None:
+    assert doctor.folder_check(tmp_path).status == "ok" and not list(tmp_path.iterdir())
+    check = doctor.folder_check(Path("/proc") if Path("/proc").exists() else tmp_path / "gone")
+
+    assert check.status == "problem" and "cannot be written to" in check.found and "-C" in check.advice
+
+
 def test_a_key_is_never_shown() -> None:
     check = doctor.key_check({"ANTHROPIC_API_KEY": "sk-ant-secret"}, CLAUDE)
 
@@ -141,7 +148,7 @@ def test_the_command_looks_at_this_machine(cli: Callable[..., Finished], tmp_pat
     found = json.loads(finished.out)
     checks = {check["name"]: check for check in found["checks"]}
     assert found["ok"] is True
-    assert {"Python", "System", "MLX", "Memory", "Disk", "API key", "Hub", "Sample student"} <= set(checks)
+    assert {"Python", "System", "MLX", "Memory", "Disk", "Folder", "API key", "Hub", "Sample student"} <= set(checks)
     assert "secret" not in finished.out
     assert checks["Hub"]["found"] == f"{server} answers"
     assert all(check["advice"] for check in found["checks"] if check["status"] != "ok")

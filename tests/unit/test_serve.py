@@ -19,9 +19,9 @@ from typing import Any
 import openai
 import pytest
 
-from mlx_distill.chat import ServeConfig
+from mlx_distill.chat import ServeConfig, serve
 from mlx_distill.chat.api import until
-from mlx_distill.errors import MachineError
+from mlx_distill.errors import MachineError, MissingError
 from tests.adapters import make_adapter
 from tests.tiny import make_tiny_qwen2
 
@@ -56,6 +56,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     found: dict[str, Any] = {}
 
     def work() -> None:  # everything that touches mlx stays in this thread, as it does in the command
+        from mlx_distill.chat.http import Listener
         from mlx_distill.chat.server import Server
         from mlx_distill.records import conversation
         from mlx_distill.students.adapter import attach
@@ -68,7 +69,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         answers = {"base": "".join(piece.text for piece in stream(student, prompt, max_tokens=24))}
         put_on = attach(student, adapter)
         answers["distilled"] = "".join(piece.text for piece in stream(student, prompt, max_tokens=24))
-        server = Server(student, put_on, config)
+        server = Server(student, put_on, config, Listener(config.port))
         found.update(server=server, answers=answers, port=int(server.url.split(":")[2].split("/")[0]))
         ready.set()
         server.serve()
@@ -160,7 +161,7 @@ def test_a_client_that_goes_away_does_not_hold_the_others_up(running: Running) -
         ({"temperature": -1}, 400, "temperature must be a number of at least 0"),
         ({"n": 2}, 400, "n is not supported"),
         ({"tools": [{"type": "function"}]}, 400, "tools is not supported"),
-        ({"top_p": 0.5}, 400, "top_p is not supported"),
+        ({"top_p": 1.5}, 400, "top_p must be a number of at least 0 and at most 1"),
         ({"stop": [""]}, 400, "stop must be"),
     ],
 )
@@ -183,11 +184,26 @@ def test_broken_bodies_paths_and_hosts_are_refused(running: Running) -> None:
         running.client().models.retrieve("other")
 
 
-def test_a_port_that_is_taken_is_named(running: Running) -> None:
-    from mlx_distill.chat.http import Listener
+def test_top_p_narrows_what_is_drawn_and_empty_lists_of_tools_are_fine(running: Running) -> None:
+    hot = {"temperature": 2.0, "seed": 3}
+    assert ask(running, "base", **hot).choices[0].message.content != running.expected["base"]
+    for narrow in (0, 1e-9):
+        answer = ask(running, "base", top_p=narrow, tools=[], **hot)
+        assert answer.choices[0].message.content == running.expected["base"], "the likeliest token alone is left"
 
+
+def test_a_port_that_is_taken_is_named_before_the_model_is_looked_for(running: Running, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=f"Port {running.port} .*in use"):
-        Listener(running.port, ("base",), lambda request: pytest.fail("never asked"))
+        serve(ServeConfig(tmp_path / "no model", port=running.port))
+
+
+def test_a_port_is_free_again_where_loading_failed(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for _ in range(2):
+        with pytest.raises(MissingError, match="no model folder"):
+            serve(ServeConfig(tmp_path / "no model", port=port))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])

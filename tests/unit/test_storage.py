@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.storage.durable import new_folder, write_json, write_text
+from mlx_distill.storage.durable import new_file, new_folder, write_json, write_text
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.manifest import Manifest, states_of
@@ -194,6 +196,21 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with new_folder(target) as scratch:
         (scratch / "whole").write_text("x")
     assert names(tmp_path) == ["model"] and names(target) == ["whole"]
+
+
+@pytest.mark.parametrize("new", [new_folder, new_file])
+def test_a_failure_leaves_no_empty_folders_but_those_that_were_there(
+    new: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RuntimeError), new(tmp_path / "mine" / "a" / "b" / "model"):
+        assert (tmp_path / "mine/a/b").is_dir()
+        raise RuntimeError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with pytest.raises(RuntimeError), new(tmp_path / "a" / "model"):
+        (tmp_path / "a" / "of somebody else").touch()
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["of somebody else"]
 
 
 def test_a_folder_that_holds_something_is_not_replaced_unasked(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""A fused folder is a Hugging Face model: transformers with torch loads it and computes what MLX computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_distill import export
+from mlx_distill.export import FuseConfig
+from tests.adapters import make_adapter, write_test_rows
+from tests.in_transformers import check_in_transformers
+from tests.tiny import make_tiny_qwen2
+
+
+def test_a_fused_tiny_qwen2_gives_the_same_logits_in_transformers(transformers_python: Path, tmp_path: Path) -> None:
+    base = make_tiny_qwen2(tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter")
+    fused = export.run(FuseConfig(base, adapter, write_test_rows(tmp_path / "data", 2), tmp_path / "fused")).path
+    check_in_transformers(transformers_python, fused)
