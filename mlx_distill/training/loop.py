@@ -44,8 +44,9 @@ from mlx_distill.training.schedule import learning_rate
 
 SEEDS_A_RUN = 1_000_003
 """Dropout is seeded by run and step, so that a resumed run draws what an uninterrupted one does."""
-NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data"}
-"""Settings that may differ between a run and its continuation; they change nothing but the last digits."""
+NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data", "preset"}
+"""Settings that may differ between a run and its continuation: they change nothing but the last digits, or only stand
+for others."""
 
 
 def train(config: TrainConfig, report: Report, objective: Objective = OBJECTIVES["sft"]) -> TrainResult:
