@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from recipe_measure import score_prose, score_rows, score_solutions
+from recipe_measure import Scorer, score_prose, score_rows, score_solutions
 from recipe_runs import Bench, Done, Recipe, Rows, best_of, read_split
 from recipe_table import tables
 
@@ -32,6 +32,8 @@ SETTINGS = (("rank", (16, 4)), ("epochs", (5,)), ("batch_size", (2, 8)))
 """Tried one after the other, each with the best of all runs before."""
 SEEDS = (0, 1, 2)
 FOLDS = 4
+TEXTS: Mapping[str, Scorer] = {"HumanEval solutions": score_solutions, "prose": score_prose}
+"""What the distilled student should not do worse than the base."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Data:
     def fold(self, number: int) -> tuple[Rows, tuple[Example, ...]]:
         """Three quarters of the families of train and test to learn from, the fourth to score; `valid` as ever."""
         rows = self.train + self.test
-        families = sorted({(row.category, row.family) for row in rows})  # every category spread over the folds
-        held_out = {family for index, (_, family) in enumerate(families) if index % FOLDS == number}
+        category_of = {row.family: row.category for row in rows}
+        families = sorted(category_of, key=lambda family: (category_of[family], family))  # so a fold has some of each
+        held_out = set(families[number::FOLDS])
         kept = tuple(row for row in rows if row.family not in held_out)
         return Rows(kept, self.valid), tuple(row for row in rows if row.family in held_out)
 
@@ -77,7 +80,7 @@ def choose(bench: Bench, rows: Rows) -> Done:
     return best_of(runs)
 
 
-def measure(bench: Bench, data: Data, recipe: Recipe) -> None:
+def measure(bench: Bench, data: Data, recipe: Recipe, texts: Mapping[str, Scorer] = TEXTS) -> None:
     """Everything that is claimed of the chosen recipe. `test` comes last, and once."""
     adapters = trained(bench, data.rows, recipe)
     for number in range(FOLDS):
@@ -86,7 +89,7 @@ def measure(bench: Bench, data: Data, recipe: Recipe) -> None:
             rows, held_out = data.fold(number)
             bench.train("folds", recipe, rows, need_adapter=True)
             bench.note({**line, "scored": score_rows(bench.model, [bench.adapter(recipe, rows)], held_out)})
-    for text, score in (("HumanEval solutions", score_solutions), ("prose", score_prose)):
+    for text, score in texts.items():
         line = {"kind": "harm", "text": text, "recipe": asdict(recipe)}
         if not bench.has(line):
             bench.note({**line, "scored": score(bench.model, adapters)})

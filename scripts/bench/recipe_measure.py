@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PROSE = Path(__file__).with_name("recipe_prose.txt")
 BOOTSTRAP_SEED = 0
+Scorer = Callable[[Path, Sequence[Path]], list[dict[str, Any]]]
+"""Model folder and adapters to the sums of each text, the base's first."""
+Renderer = Callable[["Student"], "list[Rendered]"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,11 @@ def score_rows(model: Path, adapters: Sequence[Path], rows: Sequence[Example]) -
     return _scored(model, adapters, texts, lambda student: [render(student.tokenizer, row.messages) for row in rows])
 
 
-def score_solutions(model: Path, adapters: Sequence[Path]) -> list[dict[str, Any]]:
+def score_solutions(
+    model: Path, adapters: Sequence[Path], problems: Sequence[Mapping[str, str]] | None = None
+) -> list[dict[str, Any]]:
     """The canonical solutions of HumanEval as the continuation of their prompts, without a chat template."""
-    problems = human_eval()
+    problems = problems or human_eval()
     texts = [Text(problem["task_id"], problem["task_id"], "human-eval") for problem in problems]
     return _scored(
         model,
@@ -81,15 +86,16 @@ def human_eval() -> list[dict[str, Any]]:
 
 
 def continued(student: Student, start: str, rest: str) -> Rendered:
-    """Plain text of which the tokens that begin in `rest` count; one that straddles the border counts as given."""
+    """Plain text of which the tokens of `rest` count; one that straddles the border counts as given."""
     from mlx_distill.students.rendering import Rendered
 
-    encoded = student.tokenizer(start + rest, return_offsets_mapping=True, add_special_tokens=False)
-    counted = tuple(begin >= len(start) for begin, _ in encoded["offset_mapping"])
-    return Rendered(tuple(encoded["input_ids"]), counted)
+    given, tokens = (student.tokenizer.encode(text, add_special_tokens=False) for text in (start, start + rest))
+    n_shared = next((n for n, pair in enumerate(zip(given, tokens, strict=False)) if pair[0] != pair[1]), len(given))
+    n_given = min(n_shared + 1, len(given))
+    return Rendered(tuple(tokens), tuple(index >= n_given for index in range(len(tokens))))
 
 
-def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], rendered: Any) -> list[dict[str, Any]]:
+def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], rendered: Renderer) -> list[dict[str, Any]]:
     from mlx_distill.scoring import score
     from mlx_distill.students.adapter import attach
     from mlx_distill.students.loading import load_student
