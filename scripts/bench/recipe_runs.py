@@ -156,9 +156,10 @@ class Bench:
 
 def settings_text(recipe: Recipe) -> str:
     """The settings that the sweep moves, in a few words."""
+    dropout = f"dropout {recipe.dropout:g}, " if recipe.dropout else ""
     return (
-        f"rate {recipe.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"seed {recipe.seed}"
+        f"rate {recipe.learning_rate:g}, rank {recipe.rank}, {dropout}{recipe.epochs} "
+        f"{'epoch' if recipe.epochs == 1 else 'epochs'}, batch {recipe.batch_size}, seed {recipe.seed}"
     )
 
 

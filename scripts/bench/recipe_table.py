@@ -13,8 +13,10 @@ from mlx_distill.comparison.figures import Change, HeldOut, Measured
 PARTS = {
     "rates": "learning rate",
     "rank": "rank",
+    "dropout": "dropout",
     "epochs": "epochs",
     "batch_size": "batch",
+    "learning_rate": "rate at batch 2",
     "seeds": "seeds of the chosen",
 }
 
