@@ -49,7 +49,7 @@ def _sweep(runs: Sequence[Done]) -> str:
             f"{run.best.accuracy:.1%} ({100 * (run.best.accuracy - run.before.accuracy):+.1f})",
             f"{run.best.epoch:g}",
         )
-        for run in runs
+        for run in sorted(runs, key=lambda run: list(PARTS).index(run.part))
     ]
     return _table(("what was tried", "settings", "valid loss", "change", "token accuracy (points)", "best epoch"), rows)
 
