@@ -42,8 +42,9 @@ from mlx_distill.training.schedule import learning_rate
 from mlx_distill.training.update import Updater
 from mlx_distill.training.x86 import sooner_layers
 
-NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data"}
-"""Settings that may differ between a run and its continuation; they change nothing but the last digits."""
+NOT_DECIDING = {"resume", "force", "checkpoint_every", "micro_tokens", "adapter", "model", "data", "preset"}
+"""Settings that may differ between a run and its continuation: they change nothing but the last digits, or only stand
+for others."""
 
 
 def train(config: TrainConfig, report: Report, objective: Objective = OBJECTIVES["sft"]) -> TrainResult:

@@ -67,6 +67,19 @@ def test_every_setting_of_a_stage_is_there_at_its_default_and_explained(
     assert named == {name: value for name, value in to_plain(default).items() if name not in PATHS}
 
 
+def test_a_preset_stands_in_for_what_a_new_project_leaves_at_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(InitConfig(tmp_path / "demo"))
+    monkeypatch.chdir(tmp_path / "demo")
+
+    project = pipeline.load_project(pipeline.RunConfig(overrides=('train.preset="demo"',)))
+    train = pipeline.stage_configs(project)["train"]
+
+    assert (train.rank, train.scale, train.epochs) == (4, 4.0, 3)
+    assert train.targets == ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
 def test_a_new_project_uses_its_own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(InitConfig(tmp_path / "demo"))
     monkeypatch.chdir(tmp_path / "demo")

@@ -41,7 +41,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tiny_student: Path, rows: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
-        model=tiny_student, data=rows, adapter=tmp_path / "adapter", epochs=2, learning_rate=5e-3, checkpoint_every=2
+        model=tiny_student,
+        data=rows,
+        adapter=tmp_path / "adapter",
+        epochs=2,
+        batch_size=4,
+        learning_rate=5e-3,
+        checkpoint_every=2,
     )
 
 
@@ -201,7 +207,8 @@ def test_chosen_layers_alone_are_adapted(config: TrainConfig) -> None:
 
 def train_in_a_process(config: TrainConfig, *more: str) -> subprocess.Popen[str]:
     arguments = ["--model", config.model, "--data", config.data, "--adapter", config.adapter, "--epochs", config.epochs]
-    arguments += ["--learning-rate", config.learning_rate, "--checkpoint-every", config.checkpoint_every, *more]
+    arguments += ["--learning-rate", config.learning_rate, "--batch-size", config.batch_size]
+    arguments += ["--checkpoint-every", config.checkpoint_every, *more]
     return subprocess.Popen(
         [sys.executable, "-m", "mlx_distill", "train", *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -39,6 +39,43 @@ def config(tiny_student: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(model=tiny_student, data=rows, adapter=tmp_path / "adapter", epochs=2, learning_rate=5e-3)
 
 
+QWEN2_5_05B = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+"""What config.json of Qwen/Qwen2.5-0.5B-Instruct says of its shape."""
+
+
+def test_the_demo_preset_trains_what_the_demo_trained_of_qwen(tmp_path: Path) -> None:
+    from mlx_lm.models.qwen2 import Model, ModelArgs
+
+    config = TrainConfig(tmp_path, tmp_path, tmp_path / "adapter", preset="demo")
+    model = Model(ModelArgs.from_dict(QWEN2_5_05B))  # nothing asks for its weights, so none are made
+    student = Student(tmp_path, model, None, QWEN2_5_05B, mx.bfloat16)
+    make_trainable(student, config)
+    trainable = sum(value.size for _, value in tree_flatten(model.trainable_parameters()))
+    assert trainable == 1_658_880
+    assert student.n_parameters == 494_032_768
+    assert f"{trainable / student.n_parameters:.1%}" == "0.3%"
+    assert config.epochs == 3
+
+
+def test_a_setting_that_contradicts_a_preset_is_refused_and_one_beside_it_stands(tmp_path: Path) -> None:
+    paths = (tmp_path, tmp_path, tmp_path / "adapter")
+    assert TrainConfig(*paths, preset="demo", learning_rate=1e-4).learning_rate == 1e-4
+    with pytest.raises(ValueError, match="preset 'demo' sets rank to 4, and rank is 16"):
+        TrainConfig(*paths, preset="demo", rank=16)
+    with pytest.raises(ValueError, match="'dmeo', not one of demo"):
+        TrainConfig(*paths, preset="dmeo")
+
+
 def test_dora_learns_and_mlx_lm_and_attach_read_it(config: TrainConfig) -> None:
     from mlx_lm import load
 

@@ -62,7 +62,8 @@ while True:
 @pytest.fixture
 def config(tiny_student: Path, tmp_path: Path) -> TrainConfig:
     rows = make_rows(tmp_path / "rows")
-    return TrainConfig(model=tiny_student, data=rows, adapter=tmp_path / "adapter", epochs=1, learning_rate=5e-3)
+    adapter = tmp_path / "adapter"
+    return TrainConfig(model=tiny_student, data=rows, adapter=adapter, epochs=1, batch_size=4, learning_rate=5e-3)
 
 
 def test_a_training_killed_at_twenty_random_moments_ends_with_the_weights_of_one_that_was_not(

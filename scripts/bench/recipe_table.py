@@ -1,0 +1,102 @@
+"""What the journal holds, as the Markdown of the README: the choice, the effect, by category, no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from recipe_measure import figures
+from recipe_runs import Done, best_of, settings_text
+
+from mlx_distill.comparison.figures import Change, HeldOut, Measured
+
+PARTS = {
+    "rates": "learning rate",
+    "rank": "rank",
+    "dropout": "dropout",
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "learning_rate": "rate at batch 2",
+    "seeds": "seeds of the chosen",
+}
+
+
+def tables(lines: Sequence[Mapping[str, Any]]) -> str:
+    """All the tables for which there are lines."""
+    runs = [Done.from_json(line) for line in lines if line["kind"] == "run"]
+    parts = [_sweep([run for run in runs if run.part in PARTS])]
+    for line in lines:
+        if line["kind"] == "test":
+            parts.append(_test(line["scored"], line["seeds"]))
+    folds = [row for line in lines if line["kind"] == "fold" for row in line["scored"]]
+    if folds:
+        parts.append(_folds(folds, len({line["fold"] for line in lines if line["kind"] == "fold"})))
+    harm = [line for line in lines if line["kind"] == "harm"]
+    if harm:
+        parts.append(_harm(harm))
+    return "\n\n".join(parts)
+
+
+def _sweep(runs: Sequence[Done]) -> str:
+    """What `valid` said of each setting; the best of the seed that all were tried with is in bold."""
+    best = best_of([run for run in runs if run.part != "seeds"])
+    rows = [
+        (
+            PARTS[run.part],
+            settings_text(run.recipe),
+            f"**{run.best.loss:.3f}**" if run is best else f"{run.best.loss:.3f}",
+            f"{run.best.loss / run.before.loss - 1:+.1%}",
+            f"{run.best.accuracy:.1%} ({100 * (run.best.accuracy - run.before.accuracy):+.1f})",
+            f"{run.best.epoch:g}",
+        )
+        for run in sorted(runs, key=lambda run: list(PARTS).index(run.part))
+    ]
+    return _table(("what was tried", "settings", "valid loss", "change", "token accuracy (points)", "best epoch"), rows)
+
+
+def _test(scored: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+    rows = [_figures(f"seed {seed}", figures(scored, number)) for number, seed in enumerate(seeds)]
+    mean = figures(scored)
+    rows.append(_figures("mean of the seeds", mean))
+    return f"Test: {_scope(mean)}\n\n{_table(_HEADER, rows)}"
+
+
+def _folds(scored: Sequence[Mapping[str, Any]], n_folds: int) -> str:
+    every = figures(scored)
+    rows = [_figures(name, part) for name, part in every.by_category.items()] + [_figures("all", every)]
+    return f"Folds ({n_folds} of them): {_scope(every)}\n\n{_table(_HEADER, rows)}"
+
+
+def _harm(lines: Sequence[Mapping[str, Any]]) -> str:
+    measured: list[tuple[str, HeldOut]] = [(line["text"], figures(line["scored"])) for line in lines]
+    return _table(_HEADER, [_figures(f"{name} ({part.n_rows} texts)", part) for name, part in measured])
+
+
+_HEADER = ("", "n", "loss, base → distilled", "change (95 %)", "token accuracy", "points (95 %)")
+
+
+def _figures(name: str, part: Measured) -> tuple[str, ...]:
+    base, distilled, difference = part.base, part.distilled, part.difference
+    return (
+        name,
+        f"{part.n_rows} rows, {part.n_families} families, {part.n_tokens} tokens",
+        f"{base.loss:.3f} → {distilled.loss:.3f}",
+        f"{difference.loss.value / base.loss:+.1%}{_bounds(difference.loss, 1 / base.loss, '+.1%')}",
+        f"{base.token_accuracy:.1%} → {distilled.token_accuracy:.1%}",
+        f"{100 * difference.token_accuracy.value:+.1f}{_bounds(difference.token_accuracy, 100, '+.1f')}",
+    )
+
+
+def _bounds(change: Change, factor: float, form: str) -> str:
+    if change.low is None or change.high is None:
+        return ""
+    return f" ({change.low * factor:{form}} to {change.high * factor:{form}})"
+
+
+def _scope(part: Measured) -> str:
+    return f"{part.n_rows} rows, {part.n_families} families, {part.n_tokens} answer tokens."
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
