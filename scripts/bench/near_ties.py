@@ -37,12 +37,12 @@ def parting(
     """Where the answers part; None where they are equal. End tokens, of `ends`, count as one and the same."""
     import mlx.core as mx
 
-    one, other = ([-1 if token in ends else token for token in answer] for answer in (here, there))
-    if one == other:
-        return None
-    position = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    if position == min(len(one), len(other)):  # one stops without an end token, which no probability explains
-        return Parting(position, -1, -1, float("inf"))
+    pairs = enumerate(zip(here, there, strict=False))
+    shorter = min(len(here), len(there))
+    position = next((n for n, (a, b) in pairs if a != b and not (a in ends and b in ends)), shorter)
+    if position == shorter:
+        # One that stops without an end token, before the other does, is explained by no probability.
+        return None if len(here) == len(there) else Parting(position, -1, -1, float("inf"))
     logits = model(mx.array([[*prompt, *here[:position]]]))[0, -1].astype(mx.float32)
     pair = here[position], there[position]
     return Parting(position, *pair, gap=abs((logits[pair[0]] - logits[pair[1]]).item()))
