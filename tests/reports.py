@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlx_distill.comparison.answers import PromptAnswers
+from mlx_distill.comparison.answer_figures import answer_figures
+from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, Writing
 from mlx_distill.comparison.code import examine
 from mlx_distill.comparison.figures import PairedRow, held_out
 from mlx_distill.comparison.history import History
+from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.observations import observe
 from mlx_distill.comparison.report import DEFINITIONS, SCHEMA_VERSION, AdapterFacts, MachineFacts, Report, StudentFacts
 from mlx_distill.comparison.vocabulary import vocabulary
 from mlx_distill.scoring import RowScore
+
+UNSAID = PromptAnswers("p", "python", "?", StudentAnswer("", True, 0, 0.0), StudentAnswer("", True, 0, 0.0), None)
 
 HOSTILE = (
     "Use this:\n\n```python\nprint(1)\n````\n# no heading\n<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 \u202eend"
@@ -19,7 +23,10 @@ HOSTILE = (
 
 
 def make_report(
-    answers: tuple[PromptAnswers, ...], cautions: tuple[str, ...] = (), history: History | None = None
+    answers: tuple[PromptAnswers, ...],
+    cautions: tuple[str, ...] = (),
+    history: History | None = None,
+    judged: Judged | None = None,
 ) -> Report:
     """A report of nine families in two categories."""
     rows = [
@@ -28,6 +35,8 @@ def make_report(
     ]
     past = history or History("Qwen/Qwen2.5-0.5B-Instruct", "", None, None, ())
     test, code, words = held_out(rows, seed=0), examine(answers), vocabulary((), answers)
+    writing = {side: Writing(480, 9.6, 50.0, 1_200_000_000) for side in ("base", "distilled")}
+    figures = answer_figures(answers or (UNSAID,), writing, seed=0)
     return Report(
         schema_version=SCHEMA_VERSION,
         when="2026-02-24T10:00:00+00:00",
@@ -50,9 +59,11 @@ def make_report(
         definitions=DEFINITIONS,
         test=test,
         answers=answers,
+        answer_figures=figures,
+        judged=judged,
         code=code,
         vocabulary=words,
-        observations=observe(test, answers, code, words, past.course),
+        observations=observe(test, figures, code, words, judged, past.course),
         cautions=cautions,
         seconds={"load": 1.0, "score base": 2.5},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -35,6 +35,7 @@ def command(no_teacher: bool, as_json: bool, **flags: Any) -> None:
     \b
     Examples:
       mlx-distill compare --no-teacher
+      mlx-distill compare --judge anthropic:claude-sonnet-4-6
       mlx-distill compare --model models/student --adapter adapters/demo --data data/demo --out reports/demo
     """
     if no_teacher:
@@ -93,9 +94,16 @@ def _show_figures(console: Console, test: HeldOut) -> None:
 
 
 def _show_words(console: Console, result: CompareResult) -> None:
-    """Code, vocabulary and what stands out."""
-    from mlx_distill.comparison import wording
+    """The answers in figures, the judge, code, vocabulary and what stands out."""
+    from mlx_distill.comparison import answer_wording, wording
+    from mlx_distill.comparison.answer_wording import NAMES
 
+    console.print()
+    console.print(_table(answer_wording.answers_header(NAMES), answer_wording.answers_rows(result.answer_figures)))
+    if result.judged:
+        console.print()
+        verdicts = [(name, printable(value)) for name, value in answer_wording.judge_rows(result.judged, NAMES)]
+        console.print(_table(("judged", ""), verdicts, justify="left"))
     header, rows = wording.code_rows(result.code)
     if rows:
         console.print()
@@ -108,14 +116,16 @@ def _show_words(console: Console, result: CompareResult) -> None:
         console.print(f"- {printable(sentence)}", soft_wrap=wrap)
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:
-    """Plain columns: the first to the left, figures to the right."""
+def _table(
+    header: tuple[str, ...], rows: Sequence[tuple[str, ...]], justify: Literal["left", "right"] = "right"
+) -> RenderableType:
+    """Plain columns: the first to the left, the others, which are mostly figures, as `justify` says."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index == 0 else justify, no_wrap=justify == "right" or index == 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -17,9 +17,11 @@ from mlx_distill.settings import to_plain
 from mlx_distill.storage.durable import json_text, write_texts
 
 if TYPE_CHECKING:
+    from mlx_distill.comparison.answer_figures import AnswerFigures
     from mlx_distill.comparison.answers import PromptAnswers
     from mlx_distill.comparison.code import CodeFindings
     from mlx_distill.comparison.figures import HeldOut
+    from mlx_distill.comparison.judge import Judged
     from mlx_distill.comparison.vocabulary import Vocabulary
 
 
@@ -29,6 +31,9 @@ class CompareResult:
 
     test: HeldOut
     answers: tuple[PromptAnswers, ...]
+    answer_figures: AnswerFigures
+    judged: Judged | None
+    """None where nobody judged."""
     code: CodeFindings
     vocabulary: Vocabulary
     cautions: tuple[str, ...]
@@ -46,13 +51,18 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
     fit together, VerificationError where a model's loss is not a number.
     """
     machine.prepare()
-    from mlx_distill.comparison import answers, code, history, html, markdown, measuring, observations, vocabulary
+    from mlx_distill.comparison import answer_figures, answers, code, history, html, markdown, measuring, observations
+    from mlx_distill.comparison import judge as judging
+    from mlx_distill.comparison import questions as asking
     from mlx_distill.comparison import report as reports
+    from mlx_distill.comparison import vocabulary as vocabularies
     from mlx_distill.students.adapter import attach
     from mlx_distill.students.loading import load_student
 
     parts = _Parts()
-    rows, prompts = measuring.read_rows(config.data), answers.read_prompts(config.test_prompts)
+    rows, prompts = measuring.read_rows(config.data), asking.read_prompts(config.test_prompts)
+    sampled = asking.sample_rows(rows, config.test_rows, config.seed)
+    questions = asking.questions_of(prompts, sampled, config.system)
     with parts.timed("load"):
         student = load_student(config.model)
         model = reports.student_facts(student)
@@ -63,25 +73,32 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
     taught: dict[str, answers.TeacherAnswer] = {}
     if config.teacher:
         with parts.timed("ask the teacher"):
-            taught, missing = answers.ask_teacher(prompts, config, report)
+            taught, missing = answers.ask_teacher(questions, config, report)
         cautions += missing
     for text in cautions:
         report(Caution(text))
 
-    scores, written = {}, {}
+    scores, written, writing = {}, {}, {}
     for name in ("base", "distilled"):
         adapter.enabled = name == "distilled"
         with parts.timed(f"score {name}"):
             scores[name] = measuring.score_student(student, rendered, adapter, report)
         with parts.timed(f"answers of {name}"):
-            written[name] = answers.answer_prompts(student, prompts, name, config, report)
+            written[name], writing[name] = answers.write_answers(student, questions, name, config, report)
 
     test = measuring.pair(rows, scores["base"], scores["distilled"], config.seed)
-    given = answers.put_together(prompts, written["base"], written["distilled"], taught)
+    given = answers.put_together(student, questions, written["base"], written["distilled"], taught)
     past = history.read_history(config.model, config.adapter, config.data, config.out)
     with parts.timed("look at the answers"):
         checked = code.examine(given)
-        words = vocabulary.vocabulary(measuring.training_rows(config.data), given)
+        words = vocabularies.vocabulary(measuring.training_rows(config.data), given)
+        of_answers = answer_figures.answer_figures(given, writing, config.seed)
+    judged = None
+    if config.judge:
+        with parts.timed("judge"):
+            taught_by = judging.teachers_of(config.teacher, past.collected, given)
+            judged, doubts = judging.judge(given, config, taught_by, report)
+        cautions += doubts
     found = reports.Report(
         schema_version=reports.SCHEMA_VERSION,
         when=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,9 +112,11 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
         definitions=reports.DEFINITIONS,
         test=test,
         answers=given,
+        answer_figures=of_answers,
+        judged=judged,
         code=checked,
         vocabulary=words,
-        observations=observations.observe(test, given, checked, words, past.course),
+        observations=observations.observe(test, of_answers, checked, words, judged, past.course),
         cautions=tuple(cautions),
         seconds=parts.seconds,
     )
@@ -110,6 +129,8 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
     return CompareResult(
         test,
         found.answers,
+        found.answer_figures,
+        found.judged,
         found.code,
         found.vocabulary,
         found.cautions,

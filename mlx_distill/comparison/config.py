@@ -22,6 +22,10 @@ class CompareConfig:
     teacher: str = setting(
         "", help="who answers beside the student: anthropic:MODEL or recorded:FILE; empty for nobody"
     )
+    judge: str = setting(
+        "", help="who judges which answer is better, in both orders, at its price: anthropic:MODEL; empty for nobody"
+    )
+    test_rows: int = setting(8, help="how many questions of held-out rows are answered beside the test prompts")
     system: str = setting(STUDENT_SYSTEM, help="the system message of the test prompts")
     max_tokens: int = setting(512, help="longest answer in tokens")
     temperature: float = setting(0.0, help="0 takes the most probable token, more samples")
@@ -31,6 +35,8 @@ class CompareConfig:
         object.__setattr__(self, "test_prompts", self.test_prompts or shipped("test_prompts.jsonl"))
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}, it must be at least 1")
+        if self.test_rows < 0:
+            raise ValueError(f"test_rows is {self.test_rows}, it must not be negative")
         if not 0 <= self.temperature <= 10:
             raise ValueError(f"temperature is {self.temperature}, it must be from 0 to 10")
         if self.seed < 0:

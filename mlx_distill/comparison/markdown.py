@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
+from mlx_distill.comparison import answer_wording
+from mlx_distill.comparison.answer_wording import NAMES
 from mlx_distill.comparison.answers import PromptAnswers
+from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.report import Report
 from mlx_distill.comparison.wording import (
     CATEGORY_HEADER,
@@ -40,11 +43,14 @@ def page(report: Report) -> str:
         _figures(report),
         "### What the figures say",
         "\n".join(f"- {_line(sentence)}" for sentence in report.observations),
+        "## The answers in figures",
+        _answer_figures(report),
+        *(["## What the judge says", _judged(report.judged)] if report.judged else []),
         "## Code in the answers",
         _code(report),
         "## Vocabulary",
         _vocabulary(report),
-        "## Answers to the test prompts",
+        "## Answers",
         *(_answers(report, number, answers) for number, answers in enumerate(report.answers, start=1)),
         "## How to repeat it",
         _recipe(report),
@@ -62,6 +68,27 @@ def _code(report: Report) -> str:
     if not rows:
         return "No answer holds a block of code that is checked here."
     return f"{_table(header, rows)}\n\n{_line(code_note(report.code))}"
+
+
+def _answer_figures(report: Report) -> str:
+    figures = report.answer_figures
+    parts = [
+        _table(answer_wording.answers_header(NAMES), answer_wording.answers_rows(figures)),
+        _line(answer_wording.answers_note(figures)),
+    ]
+    if len(figures.by_category) > 1:
+        parts.append(_table(answer_wording.ANSWER_CATEGORY_HEADER, answer_wording.answer_category_rows(figures)))
+    return "\n\n".join(parts)
+
+
+def _judged(judged: Judged) -> str:
+    parts = [
+        _line(answer_wording.judge_line(judged, NAMES)),
+        _table(("", ""), answer_wording.judge_rows(judged, NAMES)),
+    ]
+    if len(judged.by_category) > 1:
+        parts.append(_table(answer_wording.JUDGE_CATEGORY_HEADER, answer_wording.judge_category_rows(judged)))
+    return "\n\n".join(parts)
 
 
 def _vocabulary(report: Report) -> str:
@@ -87,13 +114,17 @@ def _figures(report: Report) -> str:
 
 
 def _answers(report: Report, number: int, answers: PromptAnswers) -> str:
-    parts = [f"### {number}. {_line(answers.id)} ({_line(answers.category)})", fenced(answers.prompt, "text")]
+    title = f"### {number}. {_line(answers.id)} ({_line(answers.category)}, {answers.origin})"
+    parts = [title, fenced(answers.prompt, "text")]
     voices = [("Base", answers.base), ("Distilled", answers.distilled), ("Teacher", answers.teacher)]
     for name, answer in voices:
         if answer:
             checks = "; ".join(map(check_words, report.code.checks[answers.id][name.lower()]))
             said = ". ".join(filter(None, (state(answer), checks)))
             parts += [f"**{name}** ({_line(said)})", fenced(answer.text, "text")]
+    if report.judged:
+        pair = next(pair for pair in report.judged.pairs if pair.id == answers.id)
+        parts.append(f"**Judge**: {_line(answer_wording.judgement_words(pair, NAMES))}")
     return "\n\n".join(parts)
 
 

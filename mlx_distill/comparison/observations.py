@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlx_distill.comparison.answers import PromptAnswers
-from mlx_distill.comparison.code import VOICES, CodeFindings, Share
+from mlx_distill.comparison.answer_figures import AnswerFigures
+from mlx_distill.comparison.answer_wording import NAMES, judge_line
+from mlx_distill.comparison.code import CodeFindings, Share
 from mlx_distill.comparison.figures import FEWEST_FAMILIES, HeldOut, Measured
 from mlx_distill.comparison.history import Course
+from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.vocabulary import Vocabulary
 from mlx_distill.comparison.wording import count, language_name, loss_bounds, percent, share_of
 
 
 def observe(
-    test: HeldOut, answers: Sequence[PromptAnswers], code: CodeFindings, words: Vocabulary, course: Course | None
+    test: HeldOut,
+    answers: AnswerFigures,
+    code: CodeFindings,
+    words: Vocabulary,
+    judged: Judged | None,
+    course: Course | None,
 ) -> tuple[str, ...]:
     """The observations, the held-out rows first."""
     return (
@@ -24,6 +31,7 @@ def observe(
         *_stands(code),
         *_habits(code),
         *_words(words),
+        *([judge_line(judged, NAMES)] if judged else ()),
         *(_training(course.settings, course.result) if course else ()),
     )
 
@@ -64,15 +72,15 @@ def _categories(test: HeldOut) -> Iterator[str]:
         yield f"{said}; with fewer than {FEWEST_FAMILIES} families in a category, this order may be chance."
 
 
-def _endings(answers: Sequence[PromptAnswers]) -> Iterator[str]:
-    if not answers:
-        return
-    finished = {
-        voice: Share(sum(answer.finished for answer in given), len(given))
-        for voice in VOICES
-        if (given := [answer for one in answers if (answer := getattr(one, voice))])
-    }
-    yield f"Answers to the test prompts that came to an end: {_by_voice(finished)}."
+def _endings(answers: AnswerFigures) -> Iterator[str]:
+    """What changed in how answers end, run on and repeat themselves."""
+    finished, length, repetition = (answers.means[name] for name in ("finished", "length", "repetition"))
+    n = answers.n_questions
+    yield (
+        f"Of {count(n, 'answer')} each, {finished.base * n:.0f} of base and {finished.distilled * n:.0f} of distilled "
+        f"came to an end before the limit; they are {length.base:.0f} and {length.distilled:.0f} tokens long in the "
+        f"mean, and {percent(repetition.base)} and {percent(repetition.distilled)} of their runs of four words repeat."
+    )
 
 
 def _stands(code: CodeFindings) -> Iterator[str]:

@@ -15,7 +15,9 @@ history         collected answers and their cost, the course of training, stage 
 settings        of this comparison                                                     CompareConfig
 definitions     of every figure, in words                                              -
 test            figures on held-out rows, `by_category` the same for each              figures.HeldOut
-answers         the test prompts with base's, distilled's, teacher's answer            answers.PromptAnswers
+answers         test prompts and sampled rows with base's, distilled's, teacher's      answers.PromptAnswers
+answer_figures  whether they end, their length, repetition, speed and memory           answer_figures.AnswerFigures
+judged          what a judge preferred, or null where nobody judged                    judge.Judged
 code            checks of each block, blocks that stand, habits                        code.CodeFindings
 vocabulary      the teacher's terms and how far distilled moved toward them            vocabulary.Vocabulary
 observations    sentences made from these figures                                      -
@@ -38,10 +40,12 @@ from typing import Any
 from mlx.utils import tree_flatten
 
 from mlx_distill import machine
+from mlx_distill.comparison.answer_figures import AnswerFigures
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.code import CodeFindings
 from mlx_distill.comparison.figures import CONFIDENCE, RESAMPLES, HeldOut
 from mlx_distill.comparison.history import History
+from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.vocabulary import Vocabulary
 from mlx_distill.records import Example
 from mlx_distill.students.adapter import ADAPTER_FILE, Adapter
@@ -60,16 +64,25 @@ DEFINITIONS = {
         "percentiles expanded for few families)"
     ),
     "code": (
-        "of the fenced blocks in the answers to the test prompts, those that are whole and that a parser of their "
+        "of the fenced blocks in the answers, those that are whole and that a parser of their "
         "language takes; habits are counted in these"
     ),
     "vocabulary": (
-        "log-odds of the teacher's answers in train.jsonl against base's answers to the test prompts, with an "
+        "log-odds of the teacher's answers in train.jsonl against base's answers, with an "
         "informative Dirichlet prior (Monroe et al. 2008), for terms that the teacher uses in a fifth of its "
         "families; a line that an answer repeats counts once. The terms are chosen by base's answers and those are "
         "about other prompts than the teacher's, so part of a difference may be of the subject"
     ),
+    "answers": (
+        "to the test prompts and to questions of test rows; finished: share that ends before the limit; length: tokens "
+        "of the student's tokenizer; repetition: share of an answer's runs of four words that stand in it before"
+    ),
     "tokens_per_second": "of one answer, while all answers of its model are written at the same time",
+    "peak_memory": "the most that MLX held for arrays while the answers were written, weights included",
+    "win_rate": (
+        "wins of distilled and half of the ties, of the pairs of answers with a verdict in both orders; a pair is won "
+        "where both orders say so, and a tie where they disagree"
+    ),
 }
 
 
@@ -131,6 +144,9 @@ class Report:
     definitions: Mapping[str, str]
     test: HeldOut
     answers: tuple[PromptAnswers, ...]
+    answer_figures: AnswerFigures
+    judged: Judged | None
+    """None where nobody judged."""
     code: CodeFindings
     vocabulary: Vocabulary
     observations: tuple[str, ...]

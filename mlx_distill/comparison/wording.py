@@ -76,11 +76,14 @@ def interval_note(measured: Measured) -> str:
 
 
 def state(answer: StudentAnswer | TeacherAnswer) -> str:
-    """`finished, 120 tokens, 31 tokens/s`, or `cut off at the limit, ...`."""
+    """`finished, 120 tokens, 31 tokens/s`, or `cut off at the limit, 512 tokens, 31 tokens/s, 40.0 % repeated`."""
+    length = count(answer.n_tokens, "token") if answer.n_tokens is not None else ""
+    repeats = f"{percent(answer.repetition)} repeated" if answer.repetition else ""
     if isinstance(answer, TeacherAnswer):
-        return "finished" if answer.finished else f"not finished: {answer.stop_reason}"
+        ending = "finished" if answer.finished else f"not finished: {answer.stop_reason}"
+        return ", ".join(filter(None, (ending, length, repeats)))
     ending = "finished" if answer.finished else "cut off at the limit"
-    return f"{ending}, {count(answer.n_tokens, 'token')}, {answer.tokens_per_second:.0f} tokens/s"
+    return ", ".join(filter(None, (ending, length, f"{answer.tokens_per_second:.0f} tokens/s", repeats)))
 
 
 LANGUAGES = {"python": "Python", "sql": "SQL", "java": "Java"}
@@ -186,9 +189,16 @@ def subject(report: Report) -> str:
     taught = f" on answers of {', '.join(collected.teachers)}" if collected and collected.teachers else ""
     return (
         f"{report.model.path.name}, as it was and after training {millions(report.adapter.n_trainable)} weights"
-        f"{taught}: compared on {count(report.test.n_rows, 'row')} that training never saw and on "
-        f"{count(len(report.answers), 'test prompt')}."
+        f"{taught}: compared on {count(report.test.n_rows, 'row')} that training never saw, and by answers to "
+        f"{questions(report)}."
     )
+
+
+def questions(report: Report) -> str:
+    """`4 test prompts and 8 questions of test rows`."""
+    n_rows = sum(one.origin == "test row" for one in report.answers)
+    prompts = count(len(report.answers) - n_rows, "test prompt")
+    return f"{prompts} and {count(n_rows, 'question')} of test rows" if n_rows else prompts
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
@@ -225,7 +235,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     if history.stages:
         found.append(("Time", ", ".join(f"{one.stage} {clock(one.seconds)}" for one in history.stages)))
     n_taught = sum(one.teacher is not None for one in report.answers)
-    beside = f"{report.teacher} ({n_taught} of {len(report.answers)} test prompts)" if report.teacher else "left out"
+    beside = f"{report.teacher} ({n_taught} of {len(report.answers)} questions)" if report.teacher else "left out"
     found.append(("Teacher beside the answers", beside))
     return found
 
@@ -278,6 +288,8 @@ def command(settings: Mapping[str, Any]) -> str:
     for name, value in settings.items():
         if name == "teacher" and not value:
             words.append("--no-teacher")
+        elif name == "judge" and not value:
+            continue
         else:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)

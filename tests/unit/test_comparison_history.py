@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer
+from mlx_distill.comparison.answer_figures import answer_figures
+from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, Writing
 from mlx_distill.comparison.code import examine
 from mlx_distill.comparison.figures import PairedRow, held_out
 from mlx_distill.comparison.history import Course, History, Moment, read_history
@@ -81,7 +82,9 @@ def told(losses: list[tuple[float, float]]) -> str:
         PromptAnswers("p", "c", "?", StudentAnswer(plain, False, 9, 9.0), StudentAnswer(hinted, True, 9, 9.0), None)
     ]
     course = Course({"epochs": 3}, {"stopped": "time budget", "epochs": 0.5, "steps": 9}, ())
-    return "\n".join(observe(held_out(rows, 0), given, examine(given), vocabulary((), given), course))
+    writing = dict.fromkeys(("base", "distilled"), Writing(18, 1.0, 18.0, 10**9))
+    figures = answer_figures(given, writing, seed=0)
+    return "\n".join(observe(held_out(rows, 0), figures, examine(given), vocabulary((), given), None, course))
 
 
 def test_observations_say_no_more_than_the_figures() -> None:
@@ -89,7 +92,7 @@ def test_observations_say_no_more_than_the_figures() -> None:
     assert "fell from 2.000 to" in sure
     assert "excludes zero" in sure
     assert "By category, loss fell most in python" in sure
-    assert "came to an end: base 0 of 1, distilled 1 of 1." in sure
+    assert "Of 1 answer each, 0 of base and 1 of distilled came to an end before the limit; they are 9 and 9" in sure
     assert "Type hints in code that parses: base 0 of 1, distilled 1 of 1." in sure
     assert "after 0.5 of 3 epochs (9 steps)" in sure
     unsure = told([(2.0, 2.0 + (-1) ** number * 0.5 - 0.01) for number in range(12)])

@@ -38,7 +38,7 @@ def test_no_answer_breaks_out_of_its_block() -> None:
     answer = StudentAnswer(HOSTILE, finished=False, n_tokens=120, tokens_per_second=30.4)
     teacher = TeacherAnswer("Done.", finished=False, stop_reason="max_tokens", model="claude-sonnet-4-6")
     text = page(make_report((PromptAnswers("tree|<b>", "python", "Is `it`?", answer, answer, teacher),)))
-    assert "### 1. tree\\|\\<b\\> (python)" in text
+    assert "### 1. tree\\|\\<b\\> (python, test prompt)" in text
     assert text.count("`````text\nUse this:") == 2
     assert "**Base** (cut off at the limit, 120 tokens, 30 tokens/s. Python parses)" in text
     assert "**Teacher** (not finished: max\\_tokens)" in text

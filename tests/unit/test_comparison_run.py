@@ -141,7 +141,10 @@ def test_report_json_holds_the_findings_and_what_they_are_findings_of(config: Co
     }
     assert data["teacher"] is None
     assert data["settings"]["max_tokens"] == 12
-    assert data["answers"][0].keys() == {"id", "category", "prompt", "base", "distilled", "teacher"}
+    assert data["answers"][0].keys() == {"id", "category", "prompt", "base", "distilled", "teacher", "origin", "family"}
+    assert data["answers"][0]["base"].keys() == {"text", "finished", "n_tokens", "tokens_per_second", "repetition"}
+    assert data["answer_figures"]["writing"]["distilled"]["peak_bytes"] > 0
+    assert data["judged"] is None
     assert set(data["seconds"]) >= {"load", "score base", "score distilled", "answers of base", "answers of distilled"}
     assert sorted(path.name for path in config.out.iterdir()) == ["report.html", "report.json", "report.md"]
 
