@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_distill.comparison.config import CompareConfig
+from mlx_distill.comparison.config import AnswerConfig
+from mlx_distill.comparison.sides import Side
 from mlx_distill.errors import DistillError, InputError, Interrupted, raise_problems
 from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request, conversation
@@ -75,18 +76,18 @@ def read_prompts(file: Path) -> list[Prompt]:
 
 
 def answer_prompts(
-    student: Student, prompts: Sequence[Prompt], name: str, config: CompareConfig, report: Report
+    student: Student, prompts: Sequence[Prompt], side: Side, config: AnswerConfig, report: Report
 ) -> list[StudentAnswer]:
-    """What the student as it is writes to every prompt, in their order."""
+    """What the side writes to every prompt, in their order."""
     asked = [render_prompt(student.tokenizer, conversation(prompt.text, config.system)) for prompt in prompts]
     completions = generate_batch(
         student,
         asked,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        seed=config.seed,
+        seed=side.seed,
         report=report,
-        job=f"answers of {name}",
+        job=f"answers of {side.name}",
     )
     return [
         StudentAnswer(
@@ -100,7 +101,7 @@ def answer_prompts(
 
 
 def ask_teacher(
-    prompts: Sequence[Prompt], config: CompareConfig, report: Report
+    prompts: Sequence[Prompt], config: AnswerConfig, report: Report
 ) -> tuple[dict[str, TeacherAnswer], list[str]]:
     """The teacher's answers by prompt id, asked for where the journal lacks them, and cautions about those missing.
 

@@ -62,9 +62,10 @@ def page(report: Report) -> str:
         words=wording,
         habits=HABITS,
         voices=VOICES,
-        curves=plots.training_curves(report.history.course.moments) if report.history.course else [],
-        intervals=plots.loss_intervals(report.test),
-        box=plots,
+        courses=[
+            (side, plots.training_curves(side.course.moments, key)) for key, side in report.sides.items() if side.course
+        ],
+        intervals=plots.loss_intervals(report.test, report.names),
         long_answer=LONG_ANSWER,
     )
 

@@ -11,7 +11,6 @@ from mlx_distill.comparison.wording import (
     CATEGORY_HEADER,
     CATEGORY_NOTE,
     INTERVAL,
-    VOCABULARY_HEADER,
     category_rows,
     check_words,
     code_note,
@@ -19,11 +18,15 @@ from mlx_distill.comparison.wording import (
     command,
     facts,
     figure_lines,
+    heading,
     interval_note,
     lacks_intervals,
     scope,
     state,
+    subject,
     time_rows,
+    title,
+    vocabulary_header,
     vocabulary_line,
     vocabulary_rows,
 )
@@ -33,7 +36,8 @@ from mlx_distill.text_safety import fenced, printable
 def page(report: Report) -> str:
     """The whole page."""
     sections = [
-        "# Base and distilled compared",
+        f"# {_line(title(report))}",
+        _line(subject(report)),
         _subject(report),
         *(f"> **Note:** {_line(caution)}" for caution in report.cautions),
         "## Figures on held-out rows",
@@ -58,7 +62,7 @@ def _subject(report: Report) -> str:
 
 
 def _code(report: Report) -> str:
-    header, rows = code_rows(report.code)
+    header, rows = code_rows(report.code, report.names)
     if not rows:
         return "No answer holds a block of code that is checked here."
     return f"{_table(header, rows)}\n\n{_line(code_note(report.code))}"
@@ -66,16 +70,16 @@ def _code(report: Report) -> str:
 
 def _vocabulary(report: Report) -> str:
     rows = vocabulary_rows(report.vocabulary)
-    parts = [_line(vocabulary_line(report.vocabulary))]
+    parts = [_line(vocabulary_line(report.vocabulary, report.names))]
     if rows:
-        parts.append(_table(VOCABULARY_HEADER, rows))
+        parts.append(_table(vocabulary_header(report.names), rows))
     return "\n\n".join(parts)
 
 
 def _figures(report: Report) -> str:
     test, definitions = report.test, report.definitions
     parts = [
-        _table(("", "base", "distilled", "difference", INTERVAL), figure_lines(test)),
+        _table(("", report.names["base"], report.names["distilled"], "difference", INTERVAL), figure_lines(test)),
         f"{scope(test)} {interval_note(test)}",
     ]
     if len(test.by_category) > 1:
@@ -88,12 +92,12 @@ def _figures(report: Report) -> str:
 
 def _answers(report: Report, number: int, answers: PromptAnswers) -> str:
     parts = [f"### {number}. {_line(answers.id)} ({_line(answers.category)})", fenced(answers.prompt, "text")]
-    voices = [("Base", answers.base), ("Distilled", answers.distilled), ("Teacher", answers.teacher)]
-    for name, answer in voices:
+    for voice, name in report.names.items():
+        answer = getattr(answers, voice)
         if answer:
-            checks = "; ".join(map(check_words, report.code.checks[answers.id][name.lower()]))
+            checks = "; ".join(map(check_words, report.code.checks[answers.id][voice]))
             said = ". ".join(filter(None, (state(answer), checks)))
-            parts += [f"**{name}** ({_line(said)})", fenced(answer.text, "text")]
+            parts += [f"**{_line(heading(name))}** ({_line(said)})", fenced(answer.text, "text")]
     return "\n\n".join(parts)
 
 
