@@ -9,9 +9,10 @@ import ast
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_distill.code_checks import CodeBlock, code_blocks, python_fault, sql_fault, sql_parser, sql_statements
+from mlx_distill.code_checks.execution import LIMITS, run_blocks
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.java import java_faults
 
@@ -39,6 +40,8 @@ class BlockCheck:
     language: str
     fault: str | None
     """Why it does not stand; "" where it is whole and parses, None where its language is not checked."""
+    ran: str | None = None
+    """Why it did not run to its end; "" where it did, None where it was not executed."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,17 @@ class CodeFindings:
     """Language to voice to the blocks that are whole and parse, of those that there are."""
     habits: Mapping[str, Mapping[str, Share]]
     """Habit (a key of HABITS) to voice to how often it is seen, in code that parses."""
+    executed: Mapping[str, Share] | None
+    """Voice to the Python blocks that ran to their end, of those that stand; None where nothing was executed."""
+    limits: str
+    """Under which they ran, in words; empty where nothing was executed."""
 
 
-def examine(answers: Sequence[PromptAnswers]) -> CodeFindings:
-    """Parse every block of Python, SQL and Java, and count habits. Nothing is executed."""
+def examine(answers: Sequence[PromptAnswers], *, execute: bool = False) -> CodeFindings:
+    """Parse every block of Python, SQL and Java, and count habits.
+
+    Nothing is executed unless `execute` says so: then the Python blocks that stand, those of an answer in one process.
+    """
     blocks = [
         (one.id, voice, block)
         for one in answers
@@ -111,13 +121,40 @@ def examine(answers: Sequence[PromptAnswers]) -> CodeFindings:
         for check in found
         if check.fault is None and check.language not in parsers
     }
+    if execute:
+        _execute(checks, blocks)
     return CodeFindings(
         tuple(sorted(filter(None, unchecked))),
         parsers,
         {prompt: {voice: tuple(found) for voice, found in of.items()} for prompt, of in checks.items()},
         _stands(checks, voices),
         _habits(standing, voices),
+        _ran_to_the_end(checks, voices) if execute else None,
+        LIMITS.in_words() if execute else "",
     )
+
+
+def _execute(checks: dict[str, dict[str, list[BlockCheck]]], blocks: Iterable[tuple[str, str, CodeBlock]]) -> None:
+    """Run the Python blocks that stand, answer by answer, and write down at each block's check how that ended."""
+    codes = defaultdict[tuple[str, str], list[str]](list)
+    for prompt, voice, block in blocks:
+        codes[prompt, voice].append(block.code)
+    for (prompt, voice), of_answer in codes.items():
+        found = checks[prompt][voice]
+        chosen = [n for n, check in enumerate(found) if check.language == "python" and check.fault == ""]
+        ends = run_blocks([of_answer[n] for n in chosen]) if chosen else []
+        for n, ran in zip(chosen, ends, strict=True):
+            found[n] = replace(found[n], ran=ran)
+
+
+def _ran_to_the_end(
+    checks: Mapping[str, Mapping[str, Sequence[BlockCheck]]], voices: Sequence[str]
+) -> dict[str, Share]:
+    ends = {
+        voice: [check.ran == "" for of in checks.values() for check in of.get(voice, ()) if check.ran is not None]
+        for voice in voices
+    }
+    return {voice: Share(sum(outcomes), len(outcomes)) for voice, outcomes in ends.items()}
 
 
 def _in_order(

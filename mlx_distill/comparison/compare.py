@@ -85,7 +85,7 @@ def run(config: CompareConfig | PairConfig, report: Report = ignore) -> CompareR
     folders = {"model": sides["distilled"].model, "adapter": sides["distilled"].adapter, "data": config.data}
     past = history.read_history(config.data, config.out / "manifests", folders)
     with parts.timed("look at the answers"):
-        checked = code.examine(given)
+        checked = code.examine(given, execute=config.execute)
         words = vocabulary.vocabulary(measuring.training_rows(config.data), given)
     names = both.names_of(sides)
     found = reports.Report(

@@ -26,6 +26,11 @@ class AnswerConfig:
     max_tokens: int = setting(512, help="longest answer in tokens")
     temperature: float = setting(0.0, help="0 takes the most probable token, more samples")
     seed: int = setting(0, help="makes sampling and intervals repeatable")
+    execute: bool = setting(
+        False,
+        help="run the Python in the answers, with limits on time, memory and files; no sandbox: what a model wrote "
+        "can then do what you can",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_prompts", self.test_prompts or shipped("test_prompts.jsonl"))

@@ -106,7 +106,11 @@ def check_words(check: BlockCheck) -> str:
     name = language_name(check.language)
     if check.fault is None:
         return f"{name}: not checked"
-    return f"{name} does not stand: {check.fault}" if check.fault else f"{name} parses"
+    if check.fault:
+        return f"{name} does not stand: {check.fault}"
+    if check.ran is None:
+        return f"{name} parses"
+    return f"{name} parses, and does not run to its end: {check.ran}" if check.ran else f"{name} parses and runs"
 
 
 def code_note(code: CodeFindings) -> str:
@@ -114,7 +118,17 @@ def code_note(code: CodeFindings) -> str:
     unchecked = f" Not checked: {', '.join(map(language_name, code.unchecked))}." if code.unchecked else ""
     return (
         "A block stands if it is whole and parses, which is no proof that it is right; habits are counted in blocks "
-        f"that stand. Parsed with {'; '.join(code.parsers.values())}.{unchecked} Nothing was executed."
+        f"that stand. Parsed with {'; '.join(code.parsers.values())}.{unchecked} {_executed_note(code)}"
+    )
+
+
+def _executed_note(code: CodeFindings) -> str:
+    if code.executed is None:
+        return "Nothing was executed."
+    return (
+        "Python blocks that stand were executed, those of an answer one after another in a process of its own, with "
+        f"{code.limits}; a block that only defines functions calls none of them, so running to its end proves little. "
+        "SQL and Java were parsed, not executed."
     )
 
 
@@ -153,6 +167,8 @@ def code_rows(code: CodeFindings, names: Mapping[str, str]) -> tuple[tuple[str, 
         (f"{language_name(language)} blocks that stand", *(share_of(shares[voice]) for voice in voices))
         for language, shares in code.stands.items()
     ]
+    if code.executed is not None:
+        rows.append(("Python blocks that run to their end", *(share_of(code.executed[voice]) for voice in voices)))
     rows += [
         (f"{habit} ({HABITS[habit][1]})", *(share_of(shares[voice]) for voice in voices))
         for habit, shares in code.habits.items()
