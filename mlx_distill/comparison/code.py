@@ -42,6 +42,8 @@ class BlockCheck:
     """Why it does not stand; "" where it is whole and parses, None where its language is not checked."""
     ran: str | None = None
     """Why it did not run to its end; "" where it did, None where it was not executed."""
+    newer: str = ""
+    """What it uses of a later release than its parser is of, such as `virtual threads (Java 21)`: not checked."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,14 @@ def examine(answers: Sequence[PromptAnswers], *, execute: bool = False) -> CodeF
     ]
     java = [block.code for _, _, block in blocks if block.language == "java" and len(block.code) <= LONGEST_BLOCK]
     by_javac = java_faults(java) if java else None
-    java_fault = iter(by_javac.faults if by_javac else ())
+    java_fault = iter(zip(by_javac.faults, by_javac.newer, strict=True) if by_javac else ())
 
     parsers: dict[str, str] = {}
     checks: dict[str, dict[str, list[BlockCheck]]] = {
         one.id: {voice: [] for voice in VOICES if getattr(one, voice)} for one in answers
     }
     for prompt, voice, block in blocks:
-        fault = None
+        fault, newer = None, ""
         if len(block.code) <= LONGEST_BLOCK:
             if block.language == "python":
                 fault = python_fault(block.code)
@@ -103,11 +105,11 @@ def examine(answers: Sequence[PromptAnswers], *, execute: bool = False) -> CodeF
                 fault = sql_fault(block.code)
                 parsers["sql"] = sql_parser()
             elif block.language == "java" and by_javac:
-                fault = next(java_fault)
+                fault, newer = next(java_fault)
                 parsers["java"] = f"the grammar of {by_javac.version}; names and library calls are not checked"
         if fault == "" and not block.closed:
             fault = CUT_OFF
-        checks[prompt][voice].append(BlockCheck(block.language, fault))
+        checks[prompt][voice].append(BlockCheck(block.language, fault, newer=newer))
     voices = [voice for voice in VOICES if any(getattr(one, voice) for one in answers)]
     standing = [
         (voice, block)

@@ -104,6 +104,9 @@ def share_of(share: Share) -> str:
 def check_words(check: BlockCheck) -> str:
     """`Python parses`, `Python does not stand: line 3: invalid syntax`, `bash: not checked`."""
     name = language_name(check.language)
+    if check.newer and not check.fault:
+        kept = f"{name}: not checked" if check.fault is None else f"{name} parses"
+        return f"{kept}; {check.newer} is newer than the compiler here" + (", not checked" if check.fault == "" else "")
     if check.fault is None:
         return f"{name}: not checked"
     if check.fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,41 @@ def test_java_is_parsed_as_file_members_or_statements() -> None:
     assert found.faults[:3] == ("", "", "")
     assert found.faults[3].startswith("line 1: ")
     assert found.faults[4]
+
+
+def test_java_that_is_newer_than_the_compiler_is_marked_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for a javac of Java 17, since the one installed may be any."""
+    if not shutil.which("javac"):
+        skip("no JDK is installed")
+    (tmp_path / "javac").write_text(
+        f"#!/bin/sh\n{shutil.which('javac')} --release 17 \"$@\" 2>&1 | sed 's/^javac .*/javac 17.0.1/'\nexit 1\n"
+    )
+    (tmp_path / "javac").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    threads = "void f() { try (var executor = Executors.newVirtualThreadPerTaskExecutor()) { } }"
+    pattern = "int f(Object o) { return o instanceof Point(int x, int y) ? x : y; }"
+    switch = "int f(Object o) { return switch (o) { case Integer i -> i; default -> 0; }; }"
+    found = java_faults([threads, pattern, switch, "void f( {}", "void f() {}"])
+    assert found
+    assert found.newer == (
+        "virtual threads (Java 21)",
+        "record patterns (Java 21)",
+        "type patterns in switch (Java 21)",
+        "",
+        "",
+    )
+    assert found.faults[:3] == ("", None, None)
+    assert found.faults[3]
+    assert found.faults[4] == ""
+    block = f"```java\n{threads}\n```\n```java\n{pattern}\n```"
+    checked = examine([answers(block, block)])
+    assert [check_words(check) for check in checked.checks["p"]["base"]] == [
+        "Java parses; virtual threads (Java 21) is newer than the compiler here, not checked",
+        "Java: not checked; record patterns (Java 21) is newer than the compiler here",
+    ]
+    assert checked.stands["java"]["base"] == Share(1, 1)
 
 
 def test_without_a_jdk_java_is_not_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
