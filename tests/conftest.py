@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,8 @@ from mlx_distill import machine
 from tests.tiny import make_tiny_qwen2
 
 machine.load_fast_blas()
+os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matplotlib-"))
+"""Matplotlib's list of fonts is made once, not in the new home of each test."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "HF_TOKEN")

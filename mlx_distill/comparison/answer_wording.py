@@ -9,8 +9,6 @@ from mlx_distill.comparison.figures import FEWEST_FAMILIES, Estimate
 from mlx_distill.comparison.judge import Judged, Judgement, Tally
 from mlx_distill.comparison.wording import INTERVAL, count, percent, points, share_of
 
-NAMES = {"base": "base", "distilled": "distilled", "teacher": "teacher"}
-
 
 def answers_header(names: Mapping[str, str]) -> tuple[str, ...]:
     return ("", names["base"], names["distilled"], names["teacher"], "difference", INTERVAL)

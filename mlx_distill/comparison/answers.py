@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_distill.comparison.config import CompareConfig
+from mlx_distill.comparison.config import AnswerConfig
 from mlx_distill.comparison.questions import Origin, Question
+from mlx_distill.comparison.sides import Side
 from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request
@@ -101,9 +102,9 @@ def repetition(text: str) -> float:
 
 
 def write_answers(
-    student: Student, questions: Sequence[Question], name: str, config: CompareConfig, report: Report
+    student: Student, questions: Sequence[Question], side: Side, config: AnswerConfig, report: Report
 ) -> tuple[list[StudentAnswer], Writing]:
-    """What the student as it is writes to every question, in their order."""
+    """What the side writes to every question, in their order."""
     asked = [render_prompt(student.tokenizer, question.messages) for question in questions]
     mx.reset_peak_memory()
     started = time.perf_counter()
@@ -112,9 +113,9 @@ def write_answers(
         asked,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        seed=config.seed,
+        seed=side.seed,
         report=report,
-        job=f"answers of {name}",
+        job=f"answers of {side.name}",
     )
     seconds = max(time.perf_counter() - started, 1e-9)
     n_tokens = sum(len(completion.tokens) for completion in completions)
@@ -131,7 +132,7 @@ def write_answers(
 
 
 def ask_teacher(
-    questions: Sequence[Question], config: CompareConfig, report: Report
+    questions: Sequence[Question], config: AnswerConfig, report: Report
 ) -> tuple[dict[str, TeacherAnswer], list[str]]:
     """The teacher's answers by the question's id, and cautions about those missing.
 

@@ -61,12 +61,12 @@ def page(report: Report) -> str:
         style_hash=digest,
         words=wording,
         answer_words=answer_wording,
-        names=answer_wording.NAMES,
         habits=HABITS,
         voices=VOICES,
-        curves=plots.training_curves(report.history.course.moments) if report.history.course else [],
-        intervals=plots.loss_intervals(report.test),
-        box=plots,
+        courses=[
+            (side, plots.training_curves(side.course.moments, key)) for key, side in report.sides.items() if side.course
+        ],
+        intervals=plots.loss_intervals(report.test, report.names),
         long_answer=LONG_ANSWER,
     )
 

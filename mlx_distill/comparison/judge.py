@@ -13,7 +13,7 @@ from typing import Literal
 
 from mlx_distill.comparison.answers import CONCURRENCY, PATIENCE, PromptAnswers
 from mlx_distill.comparison.code import Share
-from mlx_distill.comparison.config import CompareConfig
+from mlx_distill.comparison.config import AnswerConfig
 from mlx_distill.comparison.figures import Estimate, estimate
 from mlx_distill.comparison.history import Collected
 from mlx_distill.errors import DistillError, Interrupted
@@ -107,7 +107,7 @@ class Judged(Tally):
 
 
 def judge(
-    answers: Sequence[PromptAnswers], config: CompareConfig, taught_by: Iterable[str], report: Report
+    answers: Sequence[PromptAnswers], config: AnswerConfig, taught_by: Iterable[str], report: Report
 ) -> tuple[Judged | None, list[str]]:
     """Have all pairs judged, and cautions about the judge and about what it did not say.
 

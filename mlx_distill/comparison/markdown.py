@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_distill.comparison import answer_wording
-from mlx_distill.comparison.answer_wording import NAMES
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.report import Report
@@ -14,7 +13,6 @@ from mlx_distill.comparison.wording import (
     CATEGORY_HEADER,
     CATEGORY_NOTE,
     INTERVAL,
-    VOCABULARY_HEADER,
     category_rows,
     check_words,
     code_note,
@@ -22,11 +20,15 @@ from mlx_distill.comparison.wording import (
     command,
     facts,
     figure_lines,
+    heading,
     interval_note,
     lacks_intervals,
     scope,
     state,
+    subject,
     time_rows,
+    title,
+    vocabulary_header,
     vocabulary_line,
     vocabulary_rows,
 )
@@ -36,7 +38,8 @@ from mlx_distill.text_safety import fenced, printable
 def page(report: Report) -> str:
     """The whole page."""
     sections = [
-        "# Base and distilled compared",
+        f"# {_line(title(report))}",
+        _line(subject(report)),
         _subject(report),
         *(f"> **Note:** {_line(caution)}" for caution in report.cautions),
         "## Figures on held-out rows",
@@ -45,7 +48,7 @@ def page(report: Report) -> str:
         "\n".join(f"- {_line(sentence)}" for sentence in report.observations),
         "## The answers in figures",
         _answer_figures(report),
-        *(["## What the judge says", _judged(report.judged)] if report.judged else []),
+        *(["## What the judge says", _judged(report.judged, report.names)] if report.judged else []),
         "## Code in the answers",
         _code(report),
         "## Vocabulary",
@@ -64,7 +67,7 @@ def _subject(report: Report) -> str:
 
 
 def _code(report: Report) -> str:
-    header, rows = code_rows(report.code)
+    header, rows = code_rows(report.code, report.names)
     if not rows:
         return "No answer holds a block of code that is checked here."
     return f"{_table(header, rows)}\n\n{_line(code_note(report.code))}"
@@ -73,7 +76,7 @@ def _code(report: Report) -> str:
 def _answer_figures(report: Report) -> str:
     figures = report.answer_figures
     parts = [
-        _table(answer_wording.answers_header(NAMES), answer_wording.answers_rows(figures)),
+        _table(answer_wording.answers_header(report.names), answer_wording.answers_rows(figures)),
         _line(answer_wording.answers_note(figures)),
     ]
     if len(figures.by_category) > 1:
@@ -81,10 +84,10 @@ def _answer_figures(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def _judged(judged: Judged) -> str:
+def _judged(judged: Judged, names: Mapping[str, str]) -> str:
     parts = [
-        _line(answer_wording.judge_line(judged, NAMES)),
-        _table(("", ""), answer_wording.judge_rows(judged, NAMES)),
+        _line(answer_wording.judge_line(judged, names)),
+        _table(("", ""), answer_wording.judge_rows(judged, names)),
     ]
     if len(judged.by_category) > 1:
         parts.append(_table(answer_wording.JUDGE_CATEGORY_HEADER, answer_wording.judge_category_rows(judged)))
@@ -93,16 +96,16 @@ def _judged(judged: Judged) -> str:
 
 def _vocabulary(report: Report) -> str:
     rows = vocabulary_rows(report.vocabulary)
-    parts = [_line(vocabulary_line(report.vocabulary))]
+    parts = [_line(vocabulary_line(report.vocabulary, report.names))]
     if rows:
-        parts.append(_table(VOCABULARY_HEADER, rows))
+        parts.append(_table(vocabulary_header(report.names), rows))
     return "\n\n".join(parts)
 
 
 def _figures(report: Report) -> str:
     test, definitions = report.test, report.definitions
     parts = [
-        _table(("", "base", "distilled", "difference", INTERVAL), figure_lines(test)),
+        _table(("", report.names["base"], report.names["distilled"], "difference", INTERVAL), figure_lines(test)),
         f"{scope(test)} {interval_note(test)}",
     ]
     if len(test.by_category) > 1:
@@ -116,15 +119,15 @@ def _figures(report: Report) -> str:
 def _answers(report: Report, number: int, answers: PromptAnswers) -> str:
     title = f"### {number}. {_line(answers.id)} ({_line(answers.category)}, {answers.origin})"
     parts = [title, fenced(answers.prompt, "text")]
-    voices = [("Base", answers.base), ("Distilled", answers.distilled), ("Teacher", answers.teacher)]
-    for name, answer in voices:
+    for voice, name in report.names.items():
+        answer = getattr(answers, voice)
         if answer:
-            checks = "; ".join(map(check_words, report.code.checks[answers.id][name.lower()]))
+            checks = "; ".join(map(check_words, report.code.checks[answers.id][voice]))
             said = ". ".join(filter(None, (state(answer), checks)))
-            parts += [f"**{name}** ({_line(said)})", fenced(answer.text, "text")]
+            parts += [f"**{_line(heading(name))}** ({_line(said)})", fenced(answer.text, "text")]
     if report.judged:
         pair = next(pair for pair in report.judged.pairs if pair.id == answers.id)
-        parts.append(f"**Judge**: {_line(answer_wording.judgement_words(pair, NAMES))}")
+        parts.append(f"**Judge**: {_line(answer_wording.judgement_words(pair, report.names))}")
     return "\n\n".join(parts)
 
 
