@@ -121,13 +121,12 @@ def _show_words(console: Console, result: CompareResult) -> None:
     """The answers in figures, the judge, code, vocabulary and what stands out."""
     from mlx_distill.comparison import answer_wording, wording
 
+    names = {voice: printable(name) for voice, name in result.names.items()}
     console.print()
-    console.print(
-        _table(answer_wording.answers_header(result.names), answer_wording.answers_rows(result.answer_figures))
-    )
+    console.print(_table(answer_wording.answers_header(names), answer_wording.answers_rows(result.answer_figures)))
     if result.judged:
         console.print()
-        verdicts = [(name, printable(value)) for name, value in answer_wording.judge_rows(result.judged, result.names)]
+        verdicts = [(name, printable(value)) for name, value in answer_wording.judge_rows(result.judged, names)]
         console.print(_table(("judged", ""), verdicts, justify="left"))
     header, rows = wording.code_rows(result.code, result.names)
     if rows:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.comparison import CompareConfig, CompareResult, run
+from mlx_distill.comparison import CompareConfig, CompareResult, PairConfig, run
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer
 from mlx_distill.comparison.judge import families_of, requests_of
 from mlx_distill.events import Caution, Event
@@ -210,6 +210,26 @@ def test_both_orders_differ_in_their_order_alone_and_equal_answers_are_not_asked
     assert sorted(first) == sorted(second)
     assert first.index(hostile) < first.index("First in.")
     assert second.index("First in.") < second.index(hostile)
+
+
+def test_two_adapters_are_judged_under_their_own_names(
+    server: MessagesServer, config: CompareConfig, tmp_path: Path
+) -> None:
+    second = make_adapter(config.model, tmp_path / "second", seed=5)
+    pair = PairConfig(
+        first=config.adapter,
+        second=second,
+        model=config.model,
+        data=config.data,
+        out=config.out,
+        test_prompts=config.test_prompts,
+        max_tokens=12,
+    )
+    server.script = with_an_opinion(run(pair), liked=6)
+    result = run(replace(pair, judge=JUDGE))
+    says = "preferred second in 6 and adapter in 2 of 8 pairs of answers"
+    assert any(says in sentence for sentence in result.observations)
+    assert says in result.page.read_text(encoding="utf-8")
 
 
 def test_without_a_judge_nobody_is_asked(server: MessagesServer, config: CompareConfig) -> None:

@@ -125,7 +125,7 @@ def test_the_page_as_it_is_logs_no_error(browser: str, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(hostile_page(), encoding="utf-8")
     dom, console = visit(browser, file)
-    assert "Answers to the test prompts" in dom
+    assert ">Answers</h2>" in dom
     assert not console  # a style sheet that the page's policy refused would be here
     file.write_text(hostile_page().replace("--paper", "--sheet", 1), encoding="utf-8")
     assert visit(browser, file)[1]  # as one is that is not what was hashed
