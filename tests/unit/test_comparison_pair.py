@@ -79,6 +79,28 @@ def test_models_and_adapters_mix(pair: PairConfig, tmp_path: Path) -> None:
     assert with_other.names["distilled"] == "other"
 
 
+def test_a_model_against_itself_under_two_seeds_shows_no_difference(pair: PairConfig) -> None:
+    """An A/A comparison: every answer is drawn anew, and each interval of a difference includes zero."""
+    prompts = [{"id": f"q{n}", "category": "python", "prompt": f"Write a function, number {n}."} for n in range(24)]
+    same = replace(
+        pair, second=pair.first, temperature=1.0, max_tokens=200, test_prompts=write_lines(pair.test_prompts, prompts)
+    )
+    result = run(same)
+    assert list(result.names.values())[:2] == ["mild", "mild again"]
+    assert all(one.base.text != one.distilled.text for one in result.answers)
+    assert vars(result.test.difference.loss) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    report = json.loads(result.report.read_text(encoding="utf-8"))
+    means = report["answer_figures"]["means"]
+    assert set(means) == {"finished", "length", "repetition"}
+    varied = {
+        name: measure["difference"] for name, measure in means.items() if measure["difference"]["low"] is not None
+    }
+    assert "length" in varied, "some answers must end before the limit, or this shows nothing"
+    assert all(change["low"] <= 0 <= change["high"] for change in varied.values())
+    assert all(means[name]["difference"]["value"] == 0 for name in means.keys() - varied.keys())
+    assert "sampled with two seeds" in result.markdown.read_text(encoding="utf-8")
+
+
 def test_every_form_of_the_report_calls_the_sides_by_their_names(pair: PairConfig) -> None:
     result = run(pair)
     for file in (result.page, result.markdown):

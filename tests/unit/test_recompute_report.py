@@ -46,6 +46,7 @@ def test_a_plain_script_finds_the_same_figures_and_tells_others(tiny_student: Pa
             test_prompts=prompts,
             teacher=f"recorded:{write_lines(tmp_path / 'teacher.jsonl', taught)}",
             max_tokens=4,
+            test_rows=0,
         )
     )
     report = json.loads(result.report.read_text(encoding="utf-8"))
