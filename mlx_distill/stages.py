@@ -116,6 +116,7 @@ STAGES: Mapping[str, Stage] = {
             config.data / "test.jsonl",
             config.test_prompts,
             *_recorded(config.teacher),
+            *_recorded(config.judge),
         ],
         writes=lambda config: _in(config.out, ["report.json", "report.md", "report.html"]),
     ),

@@ -1,15 +1,16 @@
-"""`mlx-distill compare`: base against distilled, as tables, a page, and answers side by side."""
+"""`mlx-distill compare`: base against distilled, or any two, as tables, a page, and answers side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.comparison import CompareConfig, CompareResult
+from mlx_distill.comparison import CompareConfig, CompareResult, PairConfig, run
 from mlx_distill.pipeline import alone
 from mlx_distill.text_safety import printable
 
@@ -26,26 +27,50 @@ PIPE_WIDTH = 120
 
 
 @click.command("compare")
+@click.argument("pair", nargs=-1, metavar="[A B]", type=click.Path(path_type=Path))
 @config_options(CompareConfig)
 @click.option("--no-teacher", is_flag=True, help="Leave the teacher out.")
 @json_option
-def command(no_teacher: bool, as_json: bool, **flags: Any) -> None:
-    """Compare base and distilled on held-out rows and on the test prompts.
+def command(pair: tuple[Path, ...], no_teacher: bool, as_json: bool, **flags: Any) -> None:
+    """Compare base and distilled on held-out rows and on the test prompts, or two adapters or models A and B.
+
+    A and B are adapter folders or model folders, in any mixture. Both are measured on the same rows, which must be
+    read as the same tokens and be of no family that either learnt from; the report goes to reports/A-vs-B. The same
+    folder twice shows what sampling alone does (with --temperature).
 
     \b
     Examples:
       mlx-distill compare --no-teacher
+      mlx-distill compare --judge anthropic:claude-sonnet-4-6
       mlx-distill compare --model models/student --adapter adapters/demo --data data/demo --out reports/demo
+      mlx-distill compare adapters/demo adapters/rank-16
+      mlx-distill compare adapters/demo models/demo --data data/demo
     """
     if no_teacher:
         flags["teacher"] = ""
-    config = resolve(CompareConfig, "compare", flags)
+    if len(pair) not in (0, 2):
+        raise click.UsageError("Name two adapter or model folders, A and B, or none for base against distilled.")
+    if pair and flags.pop("adapter"):
+        raise click.UsageError("--adapter belongs to base against distilled; A and B are adapters or models already.")
     with reporting() as report:
-        result = alone("compare", config, report)
+        if pair:
+            result = run(_pair_config(pair, flags), report)
+        else:
+            result = alone("compare", resolve(CompareConfig, "compare", flags), report)
     if as_json:
         print_json(result)
     else:
         print_result(result)
+
+
+def _pair_config(pair: tuple[Path, ...], flags: Mapping[str, Any]) -> PairConfig:
+    """The project's settings of a comparison, but for its own model, adapter and report."""
+    return resolve(
+        PairConfig,
+        "compare",
+        {**flags, "first": pair[0], "second": pair[1]},
+        leave_out=("model", "adapter", "out"),
+    )
 
 
 def print_result(result: CompareResult) -> None:
@@ -55,13 +80,13 @@ def print_result(result: CompareResult) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    _show_figures(console, result.test)
+    _show_figures(console, result.test, result.names)
     _show_words(console, result)
     for number, answers in enumerate(result.answers, start=1):
-        _show_answers(console, number, answers)
+        _show_answers(console, number, answers, result.names)
     click.echo()
     facts = [
-        ("adapter", result.adapter),
+        *(("adapter", adapter) for adapter in result.adapters),
         ("page", str(result.page)),
         ("report", str(result.markdown)),
         ("data", str(result.report)),
@@ -70,10 +95,10 @@ def print_result(result: CompareResult) -> None:
     print_facts("Compared.", facts)
 
 
-def _show_figures(console: Console, test: HeldOut) -> None:
+def _show_figures(console: Console, test: HeldOut, names: Mapping[str, str]) -> None:
     from mlx_distill.comparison import wording
 
-    header = ("", "base", "distilled", "difference", wording.INTERVAL)
+    header = ("", printable(names["base"]), printable(names["distilled"]), "difference", wording.INTERVAL)
     console.print(_table(header, wording.figure_lines(test)))
     console.print(f"{wording.scope(test)} {wording.interval_note(test)}", soft_wrap=not console.is_terminal)
     if len(test.by_category) < 2:
@@ -94,40 +119,52 @@ def _show_figures(console: Console, test: HeldOut) -> None:
 
 
 def _show_words(console: Console, result: CompareResult) -> None:
-    """Code, vocabulary and what stands out."""
-    from mlx_distill.comparison import wording
+    """The answers in figures, the judge, code, vocabulary and what stands out."""
+    from mlx_distill.comparison import answer_wording, wording
 
-    header, rows = wording.code_rows(result.code)
+    names = {voice: printable(name) for voice, name in result.names.items()}
+    console.print()
+    console.print(_table(answer_wording.answers_header(names), answer_wording.answers_rows(result.answer_figures)))
+    if result.judged:
+        console.print()
+        verdicts = [(name, printable(value)) for name, value in answer_wording.judge_rows(result.judged, names)]
+        console.print(_table(("judged", ""), verdicts, justify="left"))
+    header, rows = wording.code_rows(result.code, result.names)
     if rows:
         console.print()
         console.print(_table(header, rows))
     wrap = not console.is_terminal
     console.print()
-    console.print(f"Vocabulary: {printable(wording.vocabulary_line(result.vocabulary))}", soft_wrap=wrap)
+    console.print(f"Vocabulary: {printable(wording.vocabulary_line(result.vocabulary, result.names))}", soft_wrap=wrap)
     console.print()
     for sentence in result.observations:
         console.print(f"- {printable(sentence)}", soft_wrap=wrap)
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:
-    """Plain columns: the first to the left, figures to the right."""
+def _table(
+    header: tuple[str, ...], rows: Sequence[tuple[str, ...]], justify: Literal["left", "right"] = "right"
+) -> RenderableType:
+    """Plain columns: the first to the left, the others, which are mostly figures, as `justify` says."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index == 0 else justify, no_wrap=justify == "right" or index == 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
 
 
-def _show_answers(console: Console, number: int, answers: PromptAnswers) -> None:
+def _show_answers(console: Console, number: int, answers: PromptAnswers, names: Mapping[str, str]) -> None:
     """Side by side where the terminal is wide enough for all, else one after another; unwrapped in a pipe."""
     from mlx_distill.comparison.wording import state
 
-    voices = [("base", answers.base), ("distilled", answers.distilled), ("teacher", answers.teacher)]
-    spoken = [(printable(f"{name} ({state(answer)})"), printable(answer.text)) for name, answer in voices if answer]
+    spoken = [
+        (printable(f"{name} ({state(answer)})"), printable(answer.text))
+        for voice, name in names.items()
+        if (answer := getattr(answers, voice))
+    ]
     click.echo()
     click.echo(click.style(printable(f"{number}. {answers.prompt}"), bold=True))
     if console.is_terminal and console.width >= len(spoken) * NARROWEST_COLUMN:

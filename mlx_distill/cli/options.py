@@ -35,12 +35,16 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
 
 
-def resolve(config: type[Config], stage: str, flags: Mapping[str, Any]) -> Config:
-    """The stage's config: defaults, then distill.toml of this folder where there is one, then the flags given."""
+def resolve(config: type[Config], stage: str, flags: Mapping[str, Any], *, leave_out: tuple[str, ...] = ()) -> Config:
+    """The stage's config: defaults, then distill.toml of this folder where there is one, then the flags given.
+
+    What `leave_out` names is not taken from distill.toml.
+    """
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     project = Project.find(Path())
     if project:
-        return build(config, {**project.values(stage), **given}, f"{project.file} [{stage}] and the options")
+        own = {name: value for name, value in project.values(stage).items() if name not in leave_out}
+        return build(config, {**own, **given}, f"{project.file} [{stage}] and the options")
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(config)  # type: ignore[arg-type]

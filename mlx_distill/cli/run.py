@@ -44,7 +44,7 @@ def print_result(result: pipeline.RunResult) -> None:
     """A line for each stage, where the report is, and what to do next."""
     click.echo(click.style(f"{result.name}: done in {duration(result.seconds)}", bold=True))
     print_stages(result.stages)
-    click.echo(f"Report: {result.report / 'report.md'}")
+    click.echo(f"Report: {result.report / 'report.html'}")
     click.echo("Next:   mlx-distill chat")
 
 

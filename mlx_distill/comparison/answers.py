@@ -1,17 +1,19 @@
-"""The test prompts answered by base, distilled and teacher: read, asked, and put beside one another."""
+"""What base, distilled and teacher answer to the questions: written, asked for, and put beside one another."""
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-from mlx_distill.comparison.config import CompareConfig
-from mlx_distill.errors import DistillError, InputError, Interrupted, raise_problems
+import mlx.core as mx
+
+from mlx_distill.comparison.config import AnswerConfig
+from mlx_distill.comparison.questions import Origin, Question
+from mlx_distill.comparison.sides import Side
+from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.events import Report
-from mlx_distill.records import Prompt, Request, conversation
-from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.records import Prompt, Request
 from mlx_distill.students.generation import generate_batch
 from mlx_distill.students.loading import Student
 from mlx_distill.students.rendering import render_prompt
@@ -26,6 +28,8 @@ CONCURRENCY = 8
 """Test prompts that the teacher is asked at once."""
 PATIENCE = Patience(limit_seconds=60.0)
 """A teacher that is down holds the comparison up for no longer than this."""
+REPEATED_WORDS = 4
+"""Words in a row that make a repetition when they were said before."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class StudentAnswer:
     """False where the limit cut it off."""
     n_tokens: int
     tokens_per_second: float
+    repetition: float = field(init=False)
+    """See `repetition`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "repetition", repetition(self.text))
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,19 @@ class TeacherAnswer:
     """False where it was cut off or refused."""
     stop_reason: str
     model: str
+    """As its provider names it; empty where that is not known."""
+    n_tokens: int | None = None
+    """By the student's tokenizer, without an end token."""
+    repetition: float = field(init=False)
+    """See `repetition`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "repetition", repetition(self.text))
 
 
 @dataclass(frozen=True)
 class PromptAnswers:
-    """One test prompt and its answers."""
+    """One question and its answers."""
 
     id: str
     category: str
@@ -61,34 +78,48 @@ class PromptAnswers:
     distilled: StudentAnswer
     teacher: TeacherAnswer | None
     """None where the teacher was left out or gave none."""
+    origin: Origin = "test prompt"
+    family: str = ""
+    """Questions of one family are not independent; empty where it is a family of its own."""
 
 
-def read_prompts(file: Path) -> list[Prompt]:
-    """The test prompts; InputError where there are none or two share an id."""
-    prompts = read_jsonl(file, Prompt.from_json, 'Name a JSON lines file with a "prompt" in each line.')
-    if not prompts:
-        raise InputError(f"{file} holds no prompts.", 'Write one JSON object a line, such as {"prompt": "..."}.')
-    counts = Counter(prompt.id for prompt in prompts)
-    twice = [f"the id {name!r} is used {count} times" for name, count in counts.items() if count > 1]
-    raise_problems(file, twice, "Give each prompt an id of its own.")
-    return prompts
+@dataclass(frozen=True)
+class Writing:
+    """How one student wrote its answers, all at the same time."""
+
+    n_tokens: int
+    seconds: float
+    tokens_per_second: float
+    peak_bytes: int
+    """The most memory that MLX held for arrays meanwhile, weights included."""
 
 
-def answer_prompts(
-    student: Student, prompts: Sequence[Prompt], name: str, config: CompareConfig, report: Report
-) -> list[StudentAnswer]:
-    """What the student as it is writes to every prompt, in their order."""
-    asked = [render_prompt(student.tokenizer, conversation(prompt.text, config.system)) for prompt in prompts]
+def repetition(text: str) -> float:
+    """The share of a text's runs of four words that stand in it before; 0 where it has no such run."""
+    words = text.split()
+    runs = [tuple(words[n : n + REPEATED_WORDS]) for n in range(len(words) - REPEATED_WORDS + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def write_answers(
+    student: Student, questions: Sequence[Question], side: Side, config: AnswerConfig, report: Report
+) -> tuple[list[StudentAnswer], Writing]:
+    """What the side writes to every question, in their order."""
+    asked = [render_prompt(student.tokenizer, question.messages) for question in questions]
+    mx.reset_peak_memory()
+    started = time.perf_counter()
     completions = generate_batch(
         student,
         asked,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        seed=config.seed,
+        seed=side.seed,
         report=report,
-        job=f"answers of {name}",
+        job=f"answers of {side.name}",
     )
-    return [
+    seconds = max(time.perf_counter() - started, 1e-9)
+    n_tokens = sum(len(completion.tokens) for completion in completions)
+    answers = [
         StudentAnswer(
             encodable(completion.text),
             completion.finished,
@@ -97,19 +128,26 @@ def answer_prompts(
         )
         for completion in completions
     ]
+    return answers, Writing(n_tokens, round(seconds, 3), round(n_tokens / seconds, 2), mx.get_peak_memory())
 
 
 def ask_teacher(
-    prompts: Sequence[Prompt], config: CompareConfig, report: Report
+    questions: Sequence[Question], config: AnswerConfig, report: Report
 ) -> tuple[dict[str, TeacherAnswer], list[str]]:
-    """The teacher's answers by prompt id, asked for where the journal lacks them, and cautions about those missing.
+    """The teacher's answers by the question's id, and cautions about those missing.
 
-    The same messages and limit as the student's. Whatever is wrong with the teacher is a caution, since the comparison
-    is about the student; only Interrupted is raised.
+    A test row holds its own. Test prompts are asked where the journal lacks them, with the same messages and limit as
+    the student's. Whatever is wrong with the teacher is a caution, since the comparison is about the student; only
+    Interrupted is raised.
     """
+    held = {one.id: TeacherAnswer(encodable(one.held), True, "end_turn", "") for one in questions if one.held}
+    prompts = [question for question in questions if question.id not in held]
     requests = [
-        (prompt, Request(config.teacher, conversation(prompt.text, config.system), config.max_tokens))
-        for prompt in prompts
+        (
+            Prompt(question.id, question.text, question.family, question.category),
+            Request(config.teacher, question.messages, config.max_tokens),
+        )
+        for question in prompts
     ]
     journal = config.data / JOURNAL
     try:
@@ -125,10 +163,10 @@ def ask_teacher(
     except Interrupted:
         raise
     except DistillError as error:  # its name, its recording or the journal is wrong
-        return {}, [_without_teacher(config.teacher, len(prompts), error)]
+        return held, [_without_teacher(config.teacher, len(prompts), error)]
     if isinstance(asked.stopped_by, Interrupted):
         raise asked.stopped_by
-    found = {
+    found = held | {
         prompt.id: TeacherAnswer(
             encodable(record.answer.text), record.answer.complete, record.answer.stop_reason, record.answer.model
         )
@@ -137,7 +175,8 @@ def ask_teacher(
     }
     cautions = []
     if asked.stopped_by:
-        cautions.append(_without_teacher(config.teacher, len(prompts) - len(found), asked.stopped_by))
+        n_missing = len(prompts) + len(held) - len(found)
+        cautions.append(_without_teacher(config.teacher, n_missing, asked.stopped_by))
     elif asked.unanswered:
         reasons = "; ".join(f"{one.prompt_id}: {one.reason}" for one in asked.unanswered)
         cautions.append(
@@ -155,13 +194,30 @@ def _without_teacher(teacher: str, n_missing: int, error: DistillError) -> str:
 
 
 def put_together(
-    prompts: Sequence[Prompt],
+    student: Student,
+    questions: Sequence[Question],
     base: Sequence[StudentAnswer],
     distilled: Sequence[StudentAnswer],
     teacher: Mapping[str, TeacherAnswer],
 ) -> tuple[PromptAnswers, ...]:
-    """The answers side by side; the teacher's are by prompt id."""
+    """The answers side by side; the teacher's are by the question's id."""
     return tuple(
-        PromptAnswers(prompt.id, prompt.category, prompt.text, of_base, of_distilled, teacher.get(prompt.id))
-        for prompt, of_base, of_distilled in zip(prompts, base, distilled, strict=True)
+        PromptAnswers(
+            question.id,
+            question.category,
+            question.text,
+            of_base,
+            of_distilled,
+            _counted(student, teacher.get(question.id)),
+            question.origin,
+            question.family,
+        )
+        for question, of_base, of_distilled in zip(questions, base, distilled, strict=True)
     )
+
+
+def _counted(student: Student, answer: TeacherAnswer | None) -> TeacherAnswer | None:
+    """The answer with its length in the student's tokens."""
+    if answer is None:
+        return None
+    return replace(answer, n_tokens=len(student.tokenizer.encode(answer.text, add_special_tokens=False)))

@@ -9,9 +9,10 @@ import ast
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_distill.code_checks import CodeBlock, code_blocks, python_fault, sql_fault, sql_parser, sql_statements
+from mlx_distill.code_checks.execution import LIMITS, run_blocks
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.java import java_faults
 
@@ -39,6 +40,10 @@ class BlockCheck:
     language: str
     fault: str | None
     """Why it does not stand; "" where it is whole and parses, None where its language is not checked."""
+    ran: str | None = None
+    """Why it did not run to its end; "" where it did, None where it was not executed."""
+    newer: str = ""
+    """What it uses of a later release than its parser is of, such as `virtual threads (Java 21)`: not checked."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,17 @@ class CodeFindings:
     """Language to voice to the blocks that are whole and parse, of those that there are."""
     habits: Mapping[str, Mapping[str, Share]]
     """Habit (a key of HABITS) to voice to how often it is seen, in code that parses."""
+    executed: Mapping[str, Share] | None
+    """Voice to the Python blocks that ran to their end, of those that stand; None where nothing was executed."""
+    limits: str
+    """Under which they ran, in words; empty where nothing was executed."""
 
 
-def examine(answers: Sequence[PromptAnswers]) -> CodeFindings:
-    """Parse every block of Python, SQL and Java, and count habits. Nothing is executed."""
+def examine(answers: Sequence[PromptAnswers], *, execute: bool = False) -> CodeFindings:
+    """Parse every block of Python, SQL and Java, and count habits.
+
+    Nothing is executed unless `execute` says so: then the Python blocks that stand, those of an answer in one process.
+    """
     blocks = [
         (one.id, voice, block)
         for one in answers
@@ -77,14 +89,14 @@ def examine(answers: Sequence[PromptAnswers]) -> CodeFindings:
     ]
     java = [block.code for _, _, block in blocks if block.language == "java" and len(block.code) <= LONGEST_BLOCK]
     by_javac = java_faults(java) if java else None
-    java_fault = iter(by_javac.faults if by_javac else ())
+    java_fault = iter(zip(by_javac.faults, by_javac.newer, strict=True) if by_javac else ())
 
     parsers: dict[str, str] = {}
     checks: dict[str, dict[str, list[BlockCheck]]] = {
         one.id: {voice: [] for voice in VOICES if getattr(one, voice)} for one in answers
     }
     for prompt, voice, block in blocks:
-        fault = None
+        fault, newer = None, ""
         if len(block.code) <= LONGEST_BLOCK:
             if block.language == "python":
                 fault = python_fault(block.code)
@@ -93,11 +105,11 @@ def examine(answers: Sequence[PromptAnswers]) -> CodeFindings:
                 fault = sql_fault(block.code)
                 parsers["sql"] = sql_parser()
             elif block.language == "java" and by_javac:
-                fault = next(java_fault)
+                fault, newer = next(java_fault)
                 parsers["java"] = f"the grammar of {by_javac.version}; names and library calls are not checked"
         if fault == "" and not block.closed:
             fault = CUT_OFF
-        checks[prompt][voice].append(BlockCheck(block.language, fault))
+        checks[prompt][voice].append(BlockCheck(block.language, fault, newer=newer))
     voices = [voice for voice in VOICES if any(getattr(one, voice) for one in answers)]
     standing = [
         (voice, block)
@@ -111,13 +123,40 @@ def examine(answers: Sequence[PromptAnswers]) -> CodeFindings:
         for check in found
         if check.fault is None and check.language not in parsers
     }
+    if execute:
+        _execute(checks, blocks)
     return CodeFindings(
         tuple(sorted(filter(None, unchecked))),
         parsers,
         {prompt: {voice: tuple(found) for voice, found in of.items()} for prompt, of in checks.items()},
         _stands(checks, voices),
         _habits(standing, voices),
+        _ran_to_the_end(checks, voices) if execute else None,
+        LIMITS.in_words() if execute else "",
     )
+
+
+def _execute(checks: dict[str, dict[str, list[BlockCheck]]], blocks: Iterable[tuple[str, str, CodeBlock]]) -> None:
+    """Run the Python blocks that stand, answer by answer, and write down at each block's check how that ended."""
+    codes = defaultdict[tuple[str, str], list[str]](list)
+    for prompt, voice, block in blocks:
+        codes[prompt, voice].append(block.code)
+    for (prompt, voice), of_answer in codes.items():
+        found = checks[prompt][voice]
+        chosen = [n for n, check in enumerate(found) if check.language == "python" and check.fault == ""]
+        ends = run_blocks([of_answer[n] for n in chosen]) if chosen else []
+        for n, ran in zip(chosen, ends, strict=True):
+            found[n] = replace(found[n], ran=ran)
+
+
+def _ran_to_the_end(
+    checks: Mapping[str, Mapping[str, Sequence[BlockCheck]]], voices: Sequence[str]
+) -> dict[str, Share]:
+    ends = {
+        voice: [check.ran == "" for of in checks.values() for check in of.get(voice, ()) if check.ran is not None]
+        for voice in voices
+    }
+    return {voice: Share(sum(outcomes), len(outcomes)) for voice, outcomes in ends.items()}
 
 
 def _in_order(

@@ -1,4 +1,4 @@
-"""`compare`: one copy of the student, its adapter off and on, on held-out rows and on test prompts."""
+"""`compare`: two sides, one model in memory at a time, on held-out rows and on test prompts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_distill import machine
-from mlx_distill.comparison.config import CompareConfig
+from mlx_distill.comparison.config import CompareConfig, PairConfig
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.settings import to_plain
 from mlx_distill.storage.durable import json_text, write_texts
 
 if TYPE_CHECKING:
+    from mlx_distill.comparison.answer_figures import AnswerFigures
     from mlx_distill.comparison.answers import PromptAnswers
     from mlx_distill.comparison.code import CodeFindings
     from mlx_distill.comparison.figures import HeldOut
+    from mlx_distill.comparison.judge import Judged
     from mlx_distill.comparison.vocabulary import Vocabulary
 
 
@@ -27,10 +29,15 @@ if TYPE_CHECKING:
 class CompareResult:
     """What was found, and where it is written down."""
 
-    adapter: str
-    """Its folder, and which moment of training it is."""
+    names: dict[str, str]
+    """What `base`, `distilled` and `teacher` are called: two folders' names where two of them are compared."""
+    adapters: tuple[str, ...]
+    """The folder of each adapter that was compared, and which moment of training it is."""
     test: HeldOut
     answers: tuple[PromptAnswers, ...]
+    answer_figures: AnswerFigures
+    judged: Judged | None
+    """None where nobody judged."""
     code: CodeFindings
     vocabulary: Vocabulary
     cautions: tuple[str, ...]
@@ -41,65 +48,82 @@ class CompareResult:
     seconds: float
 
 
-def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
+def run(config: CompareConfig | PairConfig, report: Report = ignore) -> CompareResult:
     """Compare, write `report.json`, `report.md` and `report.html`, and return the findings.
 
     A teacher that cannot be asked is a caution. Raises MissingError and InputError for what is not there or does not
     fit together, VerificationError where a model's loss is not a number.
     """
     machine.prepare()
-    from mlx_distill.comparison import answers, code, history, html, markdown, measuring, observations, vocabulary
+    from mlx_distill.comparison import answer_figures, answers, code, history, html, markdown, measuring, observations
+    from mlx_distill.comparison import judge as judging
+    from mlx_distill.comparison import questions as asking
     from mlx_distill.comparison import report as reports
-    from mlx_distill.students.adapter import attach
-    from mlx_distill.students.loading import load_student
+    from mlx_distill.comparison import sides as both
+    from mlx_distill.comparison import vocabulary as vocabularies
 
-    parts = _Parts()
-    rows, prompts = measuring.read_rows(config.data), answers.read_prompts(config.test_prompts)
-    with parts.timed("load"):
-        student = load_student(config.model)
-        model = reports.student_facts(student)
-        adapter = attach(student, config.adapter)
-        learnt = reports.adapter_facts(adapter)
-        rendered = measuring.render_rows(student, rows, config.data / measuring.TEST_FILE)
-    cautions = reports.cautions(model, learnt, rows, config.system)
+    parts, seats = _Parts(), both.Seats()
+    rows, prompts = measuring.read_rows(config.data), asking.read_prompts(config.test_prompts)
+    sampled = asking.sample_rows(rows, config.test_rows, config.seed)
+    questions = asking.questions_of(prompts, sampled, config.system)
+    sides, facts, rendered = both.sides_of(config), {}, {}
+    with parts.timed("load"):  # both, so that what does not fit is known before hours of work
+        for key, side in sides.items():
+            student, adapter = seats.take(side)
+            facts[key] = both.side_facts(side, student, adapter)
+            rendered[key] = measuring.render_rows(student, rows, config.data / measuring.TEST_FILE)
+    measuring.refuse_other_tokens(rows, list(sides.values()), list(rendered.values()))
+    cautions = reports.cautions(facts.values(), rows, config.system)
+    cautions += measuring.refuse_seen_rows(rows, config.data, facts.values())
     taught: dict[str, answers.TeacherAnswer] = {}
     if config.teacher:
         with parts.timed("ask the teacher"):
-            taught, missing = answers.ask_teacher(prompts, config, report)
+            taught, missing = answers.ask_teacher(questions, config, report)
         cautions += missing
     for text in cautions:
         report(Caution(text))
 
-    scores, written = {}, {}
-    for name in ("base", "distilled"):
-        adapter.enabled = name == "distilled"
-        with parts.timed(f"score {name}"):
-            scores[name] = measuring.score_student(student, rendered, adapter, report)
-        with parts.timed(f"answers of {name}"):
-            written[name] = answers.answer_prompts(student, prompts, name, config, report)
+    scores, written, writing = {}, {}, {}
+    for key, side in sides.items():
+        with parts.timed("load"):
+            student, _ = seats.take(side)
+        with parts.timed(f"score {side.name}"):
+            scores[key] = measuring.score_side(student, rendered[key], side, report)
+        with parts.timed(f"answers of {side.name}"):
+            written[key], writing[key] = answers.write_answers(student, questions, side, config, report)
 
     test = measuring.pair(rows, scores["base"], scores["distilled"], config.seed)
-    given = answers.put_together(prompts, written["base"], written["distilled"], taught)
-    past = history.read_history(config.model, config.adapter, config.data, config.out)
+    given = answers.put_together(student, questions, written["base"], written["distilled"], taught)
+    folders = {"model": sides["distilled"].model, "adapter": sides["distilled"].adapter, "data": config.data}
+    past = history.read_history(config.data, config.out / "manifests", folders)
     with parts.timed("look at the answers"):
-        checked = code.examine(given)
-        words = vocabulary.vocabulary(measuring.training_rows(config.data), given)
+        checked = code.examine(given, execute=config.execute)
+        words = vocabularies.vocabulary(measuring.training_rows(config.data), given)
+        of_answers = answer_figures.answer_figures(given, writing, config.seed)
+    judged = None
+    if config.judge:
+        with parts.timed("judge"):
+            taught_by = judging.teachers_of(config.teacher, past.collected, given)
+            judged, doubts = judging.judge(given, config, taught_by, report)
+        cautions += doubts
+    names = both.names_of(sides)
     found = reports.Report(
         schema_version=reports.SCHEMA_VERSION,
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=reports.machine_facts(student),
         versions=machine.versions(),
-        model=model,
-        adapter=learnt,
+        sides=facts,
         teacher=config.teacher or None,
         history=past,
-        settings=to_plain(config),
-        definitions=reports.DEFINITIONS,
+        settings=reports.settings_of(config),
+        definitions=reports.definitions(names),
         test=test,
         answers=given,
+        answer_figures=of_answers,
+        judged=judged,
         code=checked,
         vocabulary=words,
-        observations=observations.observe(test, given, checked, words, past.course),
+        observations=observations.observe(test, of_answers, checked, words, judged, facts),
         cautions=tuple(cautions),
         seconds=parts.seconds,
     )
@@ -110,9 +134,12 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
     }
     write_texts({config.out / name: text for name, text in files.items()})
     return CompareResult(
-        adapter.origin,
+        names,
+        tuple(each.adapter.origin for each in facts.values() if each.adapter),
         test,
         found.answers,
+        found.answer_figures,
+        found.judged,
         found.code,
         found.vocabulary,
         found.cautions,
@@ -125,7 +152,7 @@ def run(config: CompareConfig, report: Report = ignore) -> CompareResult:
 
 
 class _Parts:
-    """How long each part of the work took."""
+    """How long each part of the work took, all its turns together."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -134,4 +161,4 @@ class _Parts:
     def timed(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)

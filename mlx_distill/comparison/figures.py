@@ -21,6 +21,7 @@ RESAMPLES = 10_000
 FEWEST_FAMILIES = 5
 """Below this many, resampling families says nothing about families that were not drawn: no interval is given."""
 METRICS = ("loss", "perplexity", "token_accuracy")
+_ALIKE = 1e-12
 _LARGEST_LOSS = 700.0
 """exp() of more does not fit a float; a uniform guess over 150,000 tokens has a loss of 12."""
 
@@ -58,6 +59,16 @@ class Figures:
 @dataclass(frozen=True)
 class Change:
     """Distilled minus base; `low` and `high` bound the 95 % interval, None where there are too few families."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over answers; `low` and `high` bound its 95 % interval. They are None where there are too few families,
+    or where all of these are alike: resampling cannot say how far others would be from that."""
 
     value: float
     low: float | None
@@ -125,6 +136,22 @@ def measured(rows: Sequence[PairedRow], seed: int) -> Measured:
     )
 
 
+def estimate(values: Sequence[tuple[str, float]], seed: int) -> Estimate:
+    """The mean of (family, value) pairs, each value weighing the same, with the interval over their families."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    for family, value in values:
+        sums[family] = sums.get(family, np.zeros(2)) + np.array((1.0, value))
+    families = np.stack(list(sums.values()))  # (F, 2): how many, and their sum
+    n_values, total = families.sum(axis=0)
+    means = families[:, 1] / families[:, 0]
+    if len(families) < FEWEST_FAMILIES or np.ptp(means) < _ALIKE:
+        return Estimate(float(total / n_values), None, None)
+    drawn = _drawn(len(families), seed) @ families
+    tail = _expanded_tail(len(families))
+    low, high = np.quantile(drawn[:, 1] / drawn[:, 0], [tail, 1 - tail])
+    return Estimate(float(total / n_values), float(low), float(high))
+
+
 def _family_sums(rows: Iterable[PairedRow]) -> NDArray[np.float64]:
     """(F, 5): tokens, then loss and correct tokens of base and of distilled, summed over each family's rows."""
     sums: dict[str, NDArray[np.float64]] = {}
@@ -155,12 +182,16 @@ def _bounds(families: NDArray[np.float64], seed: int) -> dict[str, tuple[float, 
 
     Families, since the rows of one are not independent; paired, since both models met the same rows.
     """
-    n_families = len(families)
-    drawn = np.random.default_rng(seed).multinomial(n_families, np.full(n_families, 1 / n_families), size=RESAMPLES)
-    base, distilled = _figures(drawn @ families)  # drawn: (RESAMPLES, F), how often each family was taken
-    tail = _expanded_tail(n_families)
+    base, distilled = _figures(_drawn(len(families), seed) @ families)
+    tail = _expanded_tail(len(families))
     lows, highs = np.quantile(distilled - base, [tail, 1 - tail], axis=0)
     return {name: (float(low), float(high)) for name, low, high in zip(METRICS, lows, highs, strict=True)}
+
+
+def _drawn(n_families: int, seed: int) -> NDArray[np.int64]:
+    """(RESAMPLES, F): how often each family was taken."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(n_families, np.full(n_families, 1 / n_families), size=RESAMPLES)
 
 
 def _expanded_tail(n: int) -> float:

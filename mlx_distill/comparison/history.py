@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.students.provenance import Provenance
-
 STAGES = {
     "collect": ("out", "data"),
     "convert": ("out", "model"),
@@ -74,25 +72,13 @@ class StageTime:
 class History:
     """What is known of the stages before the comparison."""
 
-    source: str
-    """What the student was converted from; empty where its folder does not say."""
-    revision: str
-    """The commit of a Hub repository; empty for files."""
     collected: Collected | None
-    course: Course | None
     stages: tuple[StageTime, ...]
 
 
-def read_history(model: Path, adapter: Path, data: Path, out: Path) -> History:
-    """All that the folders of a comparison say about how they came to be."""
-    origin = Provenance.load(model)
-    return History(
-        source=origin.source if origin else "",
-        revision=origin.revision if origin else "",
-        collected=_collected(data),
-        course=_course(adapter),
-        stages=tuple(_stage_times(out / "manifests", {"model": model, "adapter": adapter, "data": data})),
-    )
+def read_history(data: Path, manifests: Path, folders: Mapping[str, Path | None]) -> History:
+    """The answers in `data`, and how long the stages took that made `folders` (`model`, `adapter`, `data`)."""
+    return History(collected=_collected(data), stages=tuple(_stage_times(manifests, folders)))
 
 
 def _collected(data: Path) -> Collected | None:
@@ -109,7 +95,8 @@ def _collected(data: Path) -> Collected | None:
     return Collected(len(keys), len(answers), teachers, models, math.fsum(prices) if prices else None, len(prices))
 
 
-def _course(adapter: Path) -> Course | None:
+def read_course(adapter: Path) -> Course | None:
+    """How the training of an adapter went, as its folder says; None where it says nothing."""
     record = _json(adapter / "run.json")
     names = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
     moments = {
@@ -127,12 +114,12 @@ def _course(adapter: Path) -> Course | None:
     )
 
 
-def _stage_times(folder: Path, ours: Mapping[str, Path]) -> Iterator[StageTime]:
+def _stage_times(folder: Path, ours: Mapping[str, Path | None]) -> Iterator[StageTime]:
     """Of the stages whose manifests name the folders that are compared here."""
     for stage, (theirs, name) in STAGES.items():
         manifest = _json(folder / f"{stage}.json")
         settings, seconds = manifest.get("settings"), _number(manifest.get("seconds"))
-        if isinstance(settings, Mapping) and seconds is not None and settings.get(theirs) == str(ours[name]):
+        if isinstance(settings, Mapping) and seconds is not None and settings.get(theirs) == str(ours.get(name)):
             yield StageTime(stage, seconds, str(manifest.get("finished_at", "")))
 
 

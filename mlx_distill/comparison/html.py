@@ -25,7 +25,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from mlx_distill.code_checks import code_blocks
-from mlx_distill.comparison import plots, wording
+from mlx_distill.comparison import answer_wording, plots, wording
 from mlx_distill.comparison.code import HABITS, VOICES
 from mlx_distill.comparison.report import Report
 from mlx_distill.text_safety import printable
@@ -60,11 +60,13 @@ def page(report: Report) -> str:
         style=Markup(source),  # ours, and hashed as it stands
         style_hash=digest,
         words=wording,
+        answer_words=answer_wording,
         habits=HABITS,
         voices=VOICES,
-        curves=plots.training_curves(report.history.course.moments) if report.history.course else [],
-        intervals=plots.loss_intervals(report.test),
-        box=plots,
+        courses=[
+            (side, plots.training_curves(side.course.moments, key)) for key, side in report.sides.items() if side.course
+        ],
+        intervals=plots.loss_intervals(report.test, report.names),
         long_answer=LONG_ANSWER,
     )
 

@@ -35,8 +35,10 @@ class JavaFaults:
 
     version: str
     """Such as `javac 17.0.15`."""
-    faults: tuple[str, ...]
-    """Why each block does not parse; "" where it does."""
+    faults: tuple[str | None, ...]
+    """Why each block does not parse; "" where it does, None where it is in a grammar that this javac does not have."""
+    newer: tuple[str, ...]
+    """What each block uses of a later Java than this javac's, which therefore is not checked; "" for nothing."""
 
 
 def java_faults(blocks: Sequence[str]) -> JavaFaults | None:
@@ -55,7 +57,44 @@ def java_faults(blocks: Sequence[str]) -> JavaFaults | None:
             faults = [found[0] if found else "breaks javac, as code nested too deeply does" for found in alone]
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return JavaFaults(version, tuple(faults)) if version and faults is not None else None
+    if not version or faults is None:
+        return None
+    newer = [_newer(code, version) for code in blocks]
+    judged = [
+        None if fault and (_IS_NEWER_GRAMMAR.search(fault) or any(map(_is_grammar, used))) else fault
+        for fault, used in zip(faults, newer, strict=True)
+    ]
+    return JavaFaults(version, tuple(judged), tuple(", ".join(used) for used in newer))
+
+
+NEWER = (
+    ("virtual threads", 21, r"\bnewVirtualThreadPerTaskExecutor\b|\bofVirtual\b|\bstartVirtualThread\b|\bisVirtual\b"),
+    ("sequenced collections", 21, r"\bSequenced(?:Collection|Set|Map)\b|\.(?:reversed|getFirst|getLast)\(\)"),
+    ("structured concurrency", 25, r"\bStructuredTaskScope\b"),
+    ("scoped values", 25, r"\bScopedValue\b"),
+    ("stream gatherers", 24, r"\bGatherers?\b"),
+    ("Future.resultNow", 19, r"\bresultNow\b"),
+    ("Stream.mapMulti or toList", 16, r"\bmapMulti\b|\.toList\(\)"),
+    ("record patterns", 21, r"\b(?:instanceof|case)\s+[A-Z]\w*(?:<[^<>]*>)?\s*\((?!\))"),
+    ("type patterns in switch", 21, r"\bcase\s+[A-Z]\w*(?:<[^<>]*>)?\s+\w+\s*(?:->|:|when\b|&&)"),
+    ("unnamed variables", 22, r"[(,]\s*_\s*(?:->|[,)])|\b\w+\s+_\s*[=:)]"),
+    ("compact source files", 25, r"\A(?:\s*import[^;]*;)*\s*(?:static\s+)?void\s+main\s*\("),
+)
+"""Things of Java, the release that made each one final, and how they are seen in code. By name alone: a method of the
+same name in a class of the answer's own is taken for the library's."""
+GRAMMAR = frozenset({"record patterns", "type patterns in switch", "unnamed variables", "compact source files"})
+"""Those that an older javac cannot parse; the others it parses without knowing them."""
+_IS_NEWER_GRAMMAR = re.compile(r"preview feature|not supported in -source")
+
+
+def _newer(code: str, version: str) -> list[str]:
+    """What `code` uses of a later Java than that of a javac, as `virtual threads (Java 21)`."""
+    major = int((re.search(r"\d+", version) or ["0"])[0])
+    return [f"{name} (Java {since})" for name, since, seen in NEWER if since > major and re.search(seen, code)]
+
+
+def _is_grammar(said: str) -> bool:
+    return said.rpartition(" (")[0] in GRAMMAR
 
 
 def _parse(javac: str, blocks: Sequence[str]) -> tuple[str, list[str] | None]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from mlx_distill.comparison import answer_wording
 from mlx_distill.comparison.answers import PromptAnswers
+from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.report import Report
 from mlx_distill.comparison.wording import (
     CATEGORY_HEADER,
     CATEGORY_NOTE,
     INTERVAL,
-    VOCABULARY_HEADER,
     category_rows,
     check_words,
     code_note,
@@ -19,11 +20,15 @@ from mlx_distill.comparison.wording import (
     command,
     facts,
     figure_lines,
+    heading,
     interval_note,
     lacks_intervals,
     scope,
     state,
+    subject,
     time_rows,
+    title,
+    vocabulary_header,
     vocabulary_line,
     vocabulary_rows,
 )
@@ -33,18 +38,22 @@ from mlx_distill.text_safety import fenced, printable
 def page(report: Report) -> str:
     """The whole page."""
     sections = [
-        "# Base and distilled compared",
+        f"# {_line(title(report))}",
+        _line(subject(report)),
         _subject(report),
         *(f"> **Note:** {_line(caution)}" for caution in report.cautions),
         "## Figures on held-out rows",
         _figures(report),
         "### What the figures say",
         "\n".join(f"- {_line(sentence)}" for sentence in report.observations),
+        "## The answers in figures",
+        _answer_figures(report),
+        *(["## What the judge says", _judged(report.judged, report.names)] if report.judged else []),
         "## Code in the answers",
         _code(report),
         "## Vocabulary",
         _vocabulary(report),
-        "## Answers to the test prompts",
+        "## Answers",
         *(_answers(report, number, answers) for number, answers in enumerate(report.answers, start=1)),
         "## How to repeat it",
         _recipe(report),
@@ -58,24 +67,45 @@ def _subject(report: Report) -> str:
 
 
 def _code(report: Report) -> str:
-    header, rows = code_rows(report.code)
+    header, rows = code_rows(report.code, report.names)
     if not rows:
         return "No answer holds a block of code that is checked here."
     return f"{_table(header, rows)}\n\n{_line(code_note(report.code))}"
 
 
+def _answer_figures(report: Report) -> str:
+    figures = report.answer_figures
+    parts = [
+        _table(answer_wording.answers_header(report.names), answer_wording.answers_rows(figures)),
+        _line(answer_wording.answers_note(figures)),
+    ]
+    if len(figures.by_category) > 1:
+        parts.append(_table(answer_wording.ANSWER_CATEGORY_HEADER, answer_wording.answer_category_rows(figures)))
+    return "\n\n".join(parts)
+
+
+def _judged(judged: Judged, names: Mapping[str, str]) -> str:
+    parts = [
+        _line(answer_wording.judge_line(judged, names)),
+        _table(("", ""), answer_wording.judge_rows(judged, names)),
+    ]
+    if len(judged.by_category) > 1:
+        parts.append(_table(answer_wording.JUDGE_CATEGORY_HEADER, answer_wording.judge_category_rows(judged)))
+    return "\n\n".join(parts)
+
+
 def _vocabulary(report: Report) -> str:
     rows = vocabulary_rows(report.vocabulary)
-    parts = [_line(vocabulary_line(report.vocabulary))]
+    parts = [_line(vocabulary_line(report.vocabulary, report.names))]
     if rows:
-        parts.append(_table(VOCABULARY_HEADER, rows))
+        parts.append(_table(vocabulary_header(report.names), rows))
     return "\n\n".join(parts)
 
 
 def _figures(report: Report) -> str:
     test, definitions = report.test, report.definitions
     parts = [
-        _table(("", "base", "distilled", "difference", INTERVAL), figure_lines(test)),
+        _table(("", report.names["base"], report.names["distilled"], "difference", INTERVAL), figure_lines(test)),
         f"{scope(test)} {interval_note(test)}",
     ]
     if len(test.by_category) > 1:
@@ -87,13 +117,17 @@ def _figures(report: Report) -> str:
 
 
 def _answers(report: Report, number: int, answers: PromptAnswers) -> str:
-    parts = [f"### {number}. {_line(answers.id)} ({_line(answers.category)})", fenced(answers.prompt, "text")]
-    voices = [("Base", answers.base), ("Distilled", answers.distilled), ("Teacher", answers.teacher)]
-    for name, answer in voices:
+    title = f"### {number}. {_line(answers.id)} ({_line(answers.category)}, {answers.origin})"
+    parts = [title, fenced(answers.prompt, "text")]
+    for voice, name in report.names.items():
+        answer = getattr(answers, voice)
         if answer:
-            checks = "; ".join(map(check_words, report.code.checks[answers.id][name.lower()]))
+            checks = "; ".join(map(check_words, report.code.checks[answers.id][voice]))
             said = ". ".join(filter(None, (state(answer), checks)))
-            parts += [f"**{name}** ({_line(said)})", fenced(answer.text, "text")]
+            parts += [f"**{_line(heading(name))}** ({_line(said)})", fenced(answer.text, "text")]
+    if report.judged:
+        pair = next(pair for pair in report.judged.pairs if pair.id == answers.id)
+        parts.append(f"**Judge**: {_line(answer_wording.judgement_words(pair, report.names))}")
     return "\n\n".join(parts)
 
 

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from mlx_distill.comparison.answers import PromptAnswers
-from mlx_distill.comparison.code import VOICES, CodeFindings, Share
+from mlx_distill.comparison.answer_figures import AnswerFigures
+from mlx_distill.comparison.answer_wording import judge_line
+from mlx_distill.comparison.code import CodeFindings, Share
 from mlx_distill.comparison.figures import FEWEST_FAMILIES, HeldOut, Measured
 from mlx_distill.comparison.history import Course
+from mlx_distill.comparison.judge import Judged
+from mlx_distill.comparison.sides import SIDES, SideFacts, names_of
 from mlx_distill.comparison.vocabulary import Vocabulary
 from mlx_distill.comparison.wording import count, language_name, loss_bounds, percent, share_of
 
 
 def observe(
-    test: HeldOut, answers: Sequence[PromptAnswers], code: CodeFindings, words: Vocabulary, course: Course | None
+    test: HeldOut,
+    answers: AnswerFigures,
+    code: CodeFindings,
+    words: Vocabulary,
+    judged: Judged | None,
+    sides: Mapping[str, SideFacts],
 ) -> tuple[str, ...]:
     """The observations, the held-out rows first."""
+    names = names_of(sides)
     return (
-        _overall(test),
-        *_categories(test),
-        *_endings(answers),
-        *_stands(code),
-        *_habits(code),
-        *_words(words),
-        *(_training(course.settings, course.result) if course else ()),
+        _overall(test, names),
+        *_categories(test, names),
+        *_endings(answers, names),
+        *_stands(code, names),
+        *_habits(code, names),
+        *_words(words, names),
+        *([judge_line(judged, names)] if judged else ()),
+        *(said for side in sides.values() if side.course for said in _training(side.name, side.course)),
     )
 
 
-def _overall(test: HeldOut) -> str:
+def _overall(test: HeldOut, names: Mapping[str, str]) -> str:
     change, base = test.difference.loss, test.base.loss
-    moved = f"{base:.3f} to {test.distilled.loss:.3f}"
+    one, other = names["base"], names["distilled"]
     relative = f" ({100 * change.value / base:+.1f} %)" if base else ""
     if change.value == 0:
-        return f"Loss on held-out rows is the same before and after: {base:.3f}."
-    said = f"Loss on held-out rows {'fell' if change.value < 0 else 'rose'} from {moved}{relative}"
+        return f"Loss on held-out rows is the same for {one} and {other}: {base:.3f}."
+    if (one, other) == SIDES:
+        fell = "fell" if change.value < 0 else "rose"
+        said = f"Loss on held-out rows {fell} from {base:.3f} to {test.distilled.loss:.3f}{relative}"
+    else:
+        said = f"Loss on held-out rows is {base:.3f} for {one} and {test.distilled.loss:.3f} for {other}{relative}"
     if change.low is None or change.high is None:
         return f"{said}; {count(test.n_families, 'family', 'families')} are too few to say whether that is chance."
     if change.low <= 0 <= change.high:
@@ -42,7 +55,7 @@ def _overall(test: HeldOut) -> str:
     return f"{said}; the interval of the difference ({loss_bounds(test)}) excludes zero."
 
 
-def _categories(test: HeldOut) -> Iterator[str]:
+def _categories(test: HeldOut, names: Mapping[str, str]) -> Iterator[str]:
     groups = test.by_category
     if len(groups) < 2:
         return
@@ -52,35 +65,44 @@ def _categories(test: HeldOut) -> Iterator[str]:
 
     order = sorted(groups, key=lambda name: relative(groups[name]))
     least, most = order[-1], order[0]
-    if relative(groups[most]) >= 0 or relative(groups[most]) == relative(groups[least]):
+    if relative(groups[most]) == relative(groups[least]):
         return
-    said = (
-        f"By category, loss fell most in {most} ({100 * relative(groups[most]):+.1f} %) and moved least toward the "
-        f"teacher in {least} ({100 * relative(groups[least]):+.1f} %)"
-    )
+    most_by, least_by = (f"({100 * relative(groups[name]):+.1f} %)" for name in (most, least))
+    if (names["base"], names["distilled"]) != SIDES:
+        said = (
+            f"By category, the loss of {names['distilled']} stands best against that of {names['base']} in {most} "
+            f"{most_by} and worst in {least} {least_by}"
+        )
+    elif relative(groups[most]) < 0:
+        said = (
+            f"By category, loss fell most in {most} {most_by} and moved least toward the teacher in {least} {least_by}"
+        )
+    else:
+        return
     if groups[most].has_interval and groups[least].has_interval:
         yield f"{said}; the intervals are {loss_bounds(groups[most])} and {loss_bounds(groups[least])}."
     else:
         yield f"{said}; with fewer than {FEWEST_FAMILIES} families in a category, this order may be chance."
 
 
-def _endings(answers: Sequence[PromptAnswers]) -> Iterator[str]:
-    if not answers:
-        return
-    finished = {
-        voice: Share(sum(answer.finished for answer in given), len(given))
-        for voice in VOICES
-        if (given := [answer for one in answers if (answer := getattr(one, voice))])
-    }
-    yield f"Answers to the test prompts that came to an end: {_by_voice(finished)}."
+def _endings(answers: AnswerFigures, names: Mapping[str, str]) -> Iterator[str]:
+    """What changed in how answers end, run on and repeat themselves."""
+    finished, length, repetition = (answers.means[name] for name in ("finished", "length", "repetition"))
+    n = answers.n_questions
+    yield (
+        f"Of {count(n, 'answer')} each, {finished.base * n:.0f} of {names['base']} and {finished.distilled * n:.0f} of "
+        f"{names['distilled']} came to an end before the limit; they are {length.base:.0f} and "
+        f"{length.distilled:.0f} tokens long in the mean, and {percent(repetition.base)} and "
+        f"{percent(repetition.distilled)} of their runs of four words repeat."
+    )
 
 
-def _stands(code: CodeFindings) -> Iterator[str]:
+def _stands(code: CodeFindings, names: Mapping[str, str]) -> Iterator[str]:
     for language, shares in code.stands.items():
-        yield f"{language_name(language)} blocks that are whole and parse: {_by_voice(shares)}."
+        yield f"{language_name(language)} blocks that are whole and parse: {_by_voice(shares, names)}."
 
 
-def _habits(code: CodeFindings) -> Iterator[str]:
+def _habits(code: CodeFindings, names: Mapping[str, str]) -> Iterator[str]:
     """Those where the share of distilled differs from that of base."""
 
     def part(share: Share) -> float | None:
@@ -92,28 +114,34 @@ def _habits(code: CodeFindings) -> Iterator[str]:
         if None not in (parts := (part(shares["base"]), part(shares["distilled"]))) and parts[0] != parts[1]
     }
     for habit, shares in moved.items():
-        yield f"{habit[0].upper()}{habit[1:]} in code that parses: {_by_voice(shares)}."
+        yield f"{habit[0].upper()}{habit[1:]} in code that parses: {_by_voice(shares, names)}."
     if code.habits and not moved:
-        yield "In the code that parses, distilled shows no structural habit more or less often than base does."
+        yield (
+            f"In the code that parses, {names['distilled']} shows no structural habit more or less often than "
+            f"{names['base']} does."
+        )
 
 
-def _by_voice(shares: Mapping[str, Share]) -> str:
-    return ", ".join(f"{voice} {share_of(share)}" for voice, share in shares.items())
+def _by_voice(shares: Mapping[str, Share], names: Mapping[str, str]) -> str:
+    return ", ".join(f"{names[voice]} {share_of(share)}" for voice, share in shares.items())
 
 
-def _words(words: Vocabulary) -> Iterator[str]:
+def _words(words: Vocabulary, names: Mapping[str, str]) -> Iterator[str]:
     if words.moved is None:
         return
+    base, distilled = names["base"], names["distilled"]
     yield (
-        f"The {count(words.n_found, 'term')} that set the teacher apart from base make up {words.base:.1f} of 1,000 "
-        f"terms of base, {words.distilled:.1f} of distilled and {words.teacher:.1f} of the teacher: distilled went "
-        f"{percent(words.moved)} of the way."
+        f"Terms that set the teacher apart from {base}, chosen by other answers than they are counted in, make up "
+        f"{words.base:.1f} of 1,000 terms of {base}, {words.distilled:.1f} of {distilled} and {words.teacher:.1f} of "
+        f"the teacher: {distilled} went {percent(words.moved)} of the way."
     )
 
 
-def _training(settings: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+def _training(name: str, course: Course) -> Iterator[str]:
+    result = course.result
     if result.get("stopped") == "time budget" and {"epochs", "steps"} <= result.keys():
         yield (
-            f"Training stopped at its time budget after {result['epochs']} of {settings.get('epochs', '?')} epochs "
-            f"({count(result['steps'], 'step')}): these figures are of a student that has not seen all of it."
+            f"Training of {name} stopped at its time budget after {result['epochs']} of "
+            f"{course.settings.get('epochs', '?')} epochs ({count(result['steps'], 'step')}): these figures are of a "
+            "student that has not seen all of it."
         )

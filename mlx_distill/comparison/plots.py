@@ -1,126 +1,158 @@
-"""The geometry of the page's plots; the template draws it as SVG, and style sheets colour it.
+"""The page's plots, drawn by Matplotlib in units of a phone's width, so that text in them stays readable there.
 
-Coordinates are in the units of a view box that is as wide as a phone, so that text in it stays readable there.
+Colours are names of the page's style sheet: see `svg.as_element`, which makes the drawing fit into the page.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mlx_distill.comparison.figures import HeldOut, Measured
 from mlx_distill.comparison.history import Moment
+from mlx_distill.comparison.svg import COLOURS, UNITS_AN_INCH, as_element
 from mlx_distill.comparison.wording import loss_bounds
 from mlx_distill.text_safety import printable
 
-WIDTH = 360
-HEIGHT = 210
+WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 36
 LABEL_WIDTH = 100
 ROW_HEIGHT = 30
 LONGEST_LABEL = 13
 MOST_POINTS = 400
 """Of a line; a longer one is thinned evenly, its last point kept."""
+MOST_MARKED = 40
+"""Points of a line that are marked one by one."""
+ROUND = [1, 2, 5, 10]
+"""Axes are marked at these times a power of ten."""
+SERIES = (("training batch", "train", "soft"), ("validation", "valid", "distilled"))
+"""The name of a line, the field of a `Moment`, and its colour."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.edgecolor": COLOURS["soft"],
+    "axes.labelcolor": COLOURS["soft"],
+    "xtick.labelcolor": COLOURS["soft"],
+    "ytick.labelcolor": COLOURS["soft"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.linewidth": 1,
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 1,
+    "axes.axisbelow": True,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
+}
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A mark on an axis."""
+class Plot:
+    """One drawing, and the lines in it as (name, colour)."""
 
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One series: its name, its place among the colours, its points, and whether each of them is marked."""
-
-    name: str
-    number: int
-    points: tuple[tuple[float, float], ...]
-    marked: bool
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A figure by training step."""
-
-    name: str
     title: str
-    description: str
-    """The course in words, for those who cannot see it."""
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
+    drawing: Markup
+    lines: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One row of the intervals: a dot at the difference, a line over its interval where there is one."""
-
-    label: str
-    full_label: str
-    y: float
-    at: float
-    low: float | None
-    high: float | None
-    overall: bool
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """The difference of the loss, overall and by category."""
-
-    height: float
-    zero: float
-    ticks: tuple[Tick, ...]
-    bars: tuple[Bar, ...]
-    description: str
-
-
-def training_curves(moments: Sequence[Moment]) -> list[Curves]:
-    """Loss and token accuracy by step; a figure that was never taken has no plot."""
+def training_curves(moments: Sequence[Moment], key: str) -> list[Plot]:
+    """Loss and token accuracy by step; a figure that was never taken has no plot. `key` keeps ids apart."""
     plots = []
     for name, title, scale in (("loss", "Loss", 1.0), ("accuracy", "Token accuracy, %", 100.0)):
         series = {
-            kind: [(m.step, scale * value) for m in moments if (value := getattr(m, f"{field}_{name}")) is not None]
-            for kind, field in (("training batch", "train"), ("validation", "valid"))
+            (kind, colour): [
+                (m.step, scale * value) for m in moments if (value := getattr(m, f"{field}_{name}")) is not None
+            ]
+            for kind, field, colour in SERIES
         }
-        series = {kind: points for kind, points in series.items() if points}
+        series = {line: points for line, points in series.items() if points}
         if any(len(points) > 1 for points in series.values()):
-            plots.append(_curves(name, title, series))
+            plots.append(_curves(f"{key}-{name}", title, series))
     return plots
 
 
-def _curves(name: str, title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> Curves:
-    steps = [step for points in series.values() for step, _ in points]
-    values = [value for points in series.values() for _, value in points]
-    y_marks = marks(min(values), max(values), 4)
-    low, high = min(y_marks[0], *values), max(y_marks[-1], *values)
-    first, last = min(steps), max(max(steps), min(steps) + 1)
+def _curves(name: str, title: str, series: Mapping[tuple[str, str], Sequence[tuple[int, float]]]) -> Plot:
+    with _axes(HEIGHT, LEFT) as (figure, axes):
+        for (_, colour), points in series.items():
+            steps, values = zip(*_thinned(points), strict=True)
+            marker = "o" if len(points) <= MOST_MARKED else ""
+            axes.plot(steps, values, color=COLOURS[colour], linewidth=2, marker=marker, markersize=5)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
+        axes.margins(x=0.02)
+        axes.yaxis.grid()
+        axes.set_xlabel("step")
+        said = "; ".join(
+            f"{kind}: {points[0][1]:.3f} at step {points[0][0]}, {points[-1][1]:.3f} at step {points[-1][0]}"
+            for (kind, _), points in series.items()
+        )
+        what = f"{title} by training step"
+        return Plot(title, as_element(figure, name, what, f"{what}. {said}."), tuple(series))
 
-    def x(step: float) -> float:
-        return _between(LEFT, WIDTH - RIGHT, (step - first) / (last - first))
 
-    def y(value: float) -> float:
-        return _between(HEIGHT - BOTTOM, TOP, (value - low) / ((high - low) or 1))
+def loss_intervals(test: HeldOut, names: Mapping[str, str]) -> Plot:
+    """The second side minus the first by category, all rows first."""
+    groups: dict[str, Measured] = {"all rows": test}
+    if len(test.by_category) > 1:
+        groups |= {("all rows " if name == "all rows" else name): group for name, group in test.by_category.items()}
+    height = TOP + ROW_HEIGHT * len(groups) + BOTTOM
+    with _axes(height, LABEL_WIDTH) as (figure, axes):
+        axes.axvline(0, color=COLOURS["soft"], linewidth=1)
+        for row, group in enumerate(groups.values()):
+            change = group.difference.loss
+            if change.low is not None and change.high is not None:
+                axes.plot([change.low, change.high], [row, row], color=COLOURS["distilled"], linewidth=3)
+            axes.plot(
+                *([change.value], [row]),
+                marker="o",
+                markersize=9,
+                markeredgewidth=2,
+                markeredgecolor=COLOURS["distilled"],
+                markerfacecolor=COLOURS["paper" if change.low is None else "distilled"],
+            )
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_yticks(range(len(groups)), [_short(name) for name in groups])
+        axes.tick_params(axis="y", pad=LABEL_WIDTH)
+        for label in axes.get_yticklabels():
+            label.set_horizontalalignment("left")
+        axes.get_yticklabels()[0].set_color(COLOURS["ink"])
+        axes.get_yticklabels()[0].set_fontweight("bold")
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
+        )
+        axes.xaxis.grid()
+        axes.spines["bottom"].set_visible(False)
+        base, distilled = (_short(printable(names[side])) for side in ("base", "distilled"))
+        axes.set_xlabel(f"{distilled} − {base}; left of 0 is nearer to the teacher")
+        what = f"Difference of the loss, {names['distilled']} minus {names['base']}"
+        said = "; ".join(
+            f"{name.strip()} {group.difference.loss.value:+.3f}"
+            + (f", interval {loss_bounds(group)}" if group.has_interval else ", no interval")
+            for name, group in groups.items()
+        )
+        return Plot("Difference of the loss", as_element(figure, "intervals", what, f"{what}: {said}."))
 
-    said = "; ".join(
-        f"{kind}: {points[0][1]:.3f} at step {points[0][0]}, {points[-1][1]:.3f} at step {points[-1][0]}"
-        for kind, points in series.items()
-    )
-    return Curves(
-        name,
-        title,
-        f"{title} by training step. {said}.",
-        tuple(Tick(x(mark), f"{mark:g}") for mark in marks(first, last, 5) if mark == int(mark)),
-        tuple(Tick(y(mark), f"{mark:g}") for mark in y_marks),
-        tuple(
-            Line(kind, number, tuple((x(step), y(value)) for step, value in _thinned(points)), marked=len(points) <= 40)
-            for number, (kind, points) in enumerate(series.items())
-        ),
-    )
+
+@contextmanager
+def _axes(height: float, left: float) -> Iterator[tuple[Figure, Axes]]:
+    """Axes between margins in the page's units."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts draw the text, not Matplotlib's
+        figure = Figure(figsize=(WIDTH / UNITS_AN_INCH, height / UNITS_AN_INCH), facecolor="none")
+        box = (left / WIDTH, BOTTOM / height, (WIDTH - left - RIGHT) / WIDTH, (height - TOP - BOTTOM) / height)
+        axes = figure.add_axes(box, facecolor="none")
+        for side in ("left", "right", "top"):
+            axes.spines[side].set_visible(False)
+        yield figure, axes
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
@@ -128,60 +160,6 @@ def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]
     return [*points[:-1:stride], points[-1]]
 
 
-def loss_intervals(test: HeldOut) -> Intervals:
-    """Distilled minus base by category, all rows first."""
-    groups: dict[str, Measured] = {"all rows": test}
-    if len(test.by_category) > 1:
-        groups |= {("all rows " if name == "all rows" else name): group for name, group in test.by_category.items()}
-    changes = [group.difference.loss for group in groups.values()]
-    ends = [end for change in changes for end in (change.value, change.low, change.high) if end is not None]
-    ticks = marks(min(0.0, *ends), max(0.0, *ends), 4)
-    low, high = min(0.0, *ends, *ticks), max(0.0, *ends, *ticks)
-
-    def x(value: float) -> float:
-        return _between(LABEL_WIDTH, WIDTH - RIGHT, (value - low) / ((high - low) or 1))
-
-    bars = [
-        Bar(
-            _short(name),
-            name,
-            TOP + ROW_HEIGHT * (row + 0.5),
-            x(change.value),
-            None if change.low is None else x(change.low),
-            None if change.high is None else x(change.high),
-            overall=row == 0,
-        )
-        for row, (name, change) in enumerate(zip(groups, changes, strict=True))
-    ]
-    said = "; ".join(
-        f"{name.strip()} {group.difference.loss.value:+.3f}"
-        + (f", interval {loss_bounds(group)}" if group.has_interval else ", no interval")
-        for name, group in groups.items()
-    )
-    return Intervals(
-        TOP + ROW_HEIGHT * len(bars) + BOTTOM,
-        x(0.0),
-        tuple(Tick(x(mark), f"{mark:+g}" if mark else "0") for mark in ticks),
-        tuple(bars),
-        f"Difference of the loss, distilled minus base: {said}.",
-    )
-
-
-def marks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers within [low, high], some `about` of them, 1, 2 or 5 times a power of ten apart."""
-    span = (high - low) or abs(high) or 1.0
-    rough = span / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return [round(step * n, 12) for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)] or [
-        low
-    ]
-
-
 def _short(name: str) -> str:
     flat = " ".join(printable(name).split())
     return flat if len(flat) <= LONGEST_LABEL else flat[: LONGEST_LABEL - 1] + "…"
-
-
-def _between(start: float, end: float, share: float) -> float:
-    return round(start + (end - start) * share, 2)

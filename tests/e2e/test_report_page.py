@@ -100,19 +100,17 @@ def look(browser: str, text: str, folder: Path, *flags: str) -> dict[int, dict[s
 def hostile_page() -> str:
     moments = tuple(Moment(step, 2 - step / 300, 2.0 if step % 50 == 0 else None, 0.5, 0.5) for step in range(300))
     history = History(
-        "Qwen/Qwen2.5-0.5B-Instruct",
-        "a" * 40,
         Collected(104, 104, ("anthropic:claude-sonnet-4-6",), ("claude-sonnet-4-6",), 1.61, 104),
-        Course({"epochs": 3, "model": "m" * 300}, {"n_train_rows": 84, "steps": 300, "epochs": 3.0}, moments),
         (StageTime("train", 175.0, "2026-02-24T10:00:00+00:00"),),
     )
+    course = Course({"epochs": 3, "model": "m" * 300}, {"n_train_rows": 84, "steps": 300, "epochs": 3.0}, moments)
     answers = []
     for number, attack in enumerate(ATTACKS):
         student = StudentAnswer(attack, finished=False, n_tokens=512, tokens_per_second=30.0)
         teacher = TeacherAnswer(attack, finished=True, stop_reason="end_turn", model="m")
         name = f"{number}{attack[:300]}"
         answers.append(PromptAnswers(name, attack[:300], attack[:2000], student, student, teacher))
-    return page(make_report(tuple(answers), (HOSTILE, "w" * 500), history))
+    return page(make_report(tuple(answers), (HOSTILE, "w" * 500), history, course))
 
 
 def test_hostile_answers_neither_run_nor_overflow(browser: str, tmp_path: Path) -> None:
@@ -127,7 +125,7 @@ def test_the_page_as_it_is_logs_no_error(browser: str, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(hostile_page(), encoding="utf-8")
     dom, console = visit(browser, file)
-    assert "Answers to the test prompts" in dom
+    assert ">Answers</h2>" in dom
     assert not console  # a style sheet that the page's policy refused would be here
     file.write_text(hostile_page().replace("--paper", "--sheet", 1), encoding="utf-8")
     assert visit(browser, file)[1]  # as one is that is not what was hashed

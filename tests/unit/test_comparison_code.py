@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mlx_distill.code_checks import sql_fault
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
 from mlx_distill.comparison.code import CUT_OFF, BlockCheck, Share, examine, python_habits, sql_habits
 from mlx_distill.comparison.java import java_faults
+from mlx_distill.comparison.wording import check_words, code_note, code_rows
 from tests.conftest import skip
 
 POOL = """
@@ -96,6 +98,41 @@ def test_java_is_parsed_as_file_members_or_statements() -> None:
     assert found.faults[4]
 
 
+def test_java_that_is_newer_than_the_compiler_is_marked_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for a javac of Java 17, since the one installed may be any."""
+    if not shutil.which("javac"):
+        skip("no JDK is installed")
+    (tmp_path / "javac").write_text(
+        f"#!/bin/sh\n{shutil.which('javac')} --release 17 \"$@\" 2>&1 | sed 's/^javac .*/javac 17.0.1/'\nexit 1\n"
+    )
+    (tmp_path / "javac").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    threads = "void f() { try (var executor = Executors.newVirtualThreadPerTaskExecutor()) { } }"
+    pattern = "int f(Object o) { return o instanceof Point(int x, int y) ? x : y; }"
+    switch = "int f(Object o) { return switch (o) { case Integer i -> i; default -> 0; }; }"
+    found = java_faults([threads, pattern, switch, "void f( {}", "void f() {}"])
+    assert found
+    assert found.newer == (
+        "virtual threads (Java 21)",
+        "record patterns (Java 21)",
+        "type patterns in switch (Java 21)",
+        "",
+        "",
+    )
+    assert found.faults[:3] == ("", None, None)
+    assert found.faults[3]
+    assert found.faults[4] == ""
+    block = f"```java\n{threads}\n```\n```java\n{pattern}\n```"
+    checked = examine([answers(block, block)])
+    assert [check_words(check) for check in checked.checks["p"]["base"]] == [
+        "Java parses; virtual threads (Java 21) is newer than the compiler here, not checked",
+        "Java: not checked; record patterns (Java 21) is newer than the compiler here",
+    ]
+    assert checked.stands["java"]["base"] == Share(1, 1)
+
+
 def test_without_a_jdk_java_is_not_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     block = "```java\nclass A {}\n```"
@@ -107,3 +144,32 @@ def test_without_a_jdk_java_is_not_checked(monkeypatch: pytest.MonkeyPatch, tmp_
     stub.write_text("#!/bin/sh\necho 'Unable to locate a Java Runtime.' >&2\nexit 1\n")
     stub.chmod(0o755)
     assert java_faults(["class A {}"]) is None
+
+
+def test_python_is_executed_where_asked_and_counted_by_who_wrote_it() -> None:
+    runs, fails = "```python\ndef f():\n    return 1\n```\nUse:\n```python\nprint(f())\n```", "```python\nx = \n```"
+    base = f"{runs}\n{fails}\n```sql\nSELECT 1\n```"
+    given = [answers(base, "```python\nprint(tree)\n```", "Nothing.")]
+    found = examine(given, execute=True)
+    assert [check.ran for check in found.checks["p"]["base"]] == ["", "", None, None]
+    assert found.checks["p"]["distilled"] == (BlockCheck("python", "", "NameError: name 'tree' is not defined"),)
+    assert found.executed == {"base": Share(2, 2), "distilled": Share(0, 1), "teacher": Share(0, 0)}
+    assert "10 s, 1024 MiB" in code_note(found)
+    header, rows = code_rows(found, {"base": "A", "distilled": "B", "teacher": "teacher"})
+    assert header == ("", "A", "B", "teacher")
+    assert ("Python blocks that run to their end", "2 of 2", "0 of 1", "-") in rows
+    said = [check_words(check) for check in (*found.checks["p"]["base"][1:3], *found.checks["p"]["distilled"])]
+    assert said[0] == "Python parses and runs"
+    assert said[1].startswith("Python does not stand: line 1")
+    assert said[2] == "Python parses, and does not run to its end: NameError: name 'tree' is not defined"
+
+
+def test_nothing_is_executed_unless_asked(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    block = f"```python\nimport pathlib\npathlib.Path({str(mark)!r}).touch()\n```"
+    found = examine([answers(block, block)])
+    assert not mark.exists()
+    assert found.executed is None
+    assert "Nothing was executed." in code_note(found)
+    examine([answers(block, block)], execute=True)
+    assert mark.exists()

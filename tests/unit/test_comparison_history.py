@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer
+from mlx_distill.comparison.answer_figures import answer_figures
+from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, Writing
 from mlx_distill.comparison.code import examine
 from mlx_distill.comparison.figures import PairedRow, held_out
-from mlx_distill.comparison.history import Course, History, Moment, read_history
+from mlx_distill.comparison.history import Course, History, Moment, read_course, read_history
 from mlx_distill.comparison.observations import observe
 from mlx_distill.comparison.vocabulary import vocabulary
 from mlx_distill.comparison.wording import clock, cost
 from mlx_distill.scoring import RowScore
 from tests.comparing import write_lines
+from tests.reports import make_sides
 
 
 def read(folder: Path) -> History:
-    return read_history(folder / "model", folder / "adapter", folder / "data", folder / "out")
+    folders = {name: folder / name for name in ("model", "adapter", "data")}
+    return read_history(folder / "data", folder / "out" / "manifests", folders)
 
 
 def test_nothing_is_known_of_empty_folders(tmp_path: Path) -> None:
     found = read(tmp_path)
-    assert (found.source, found.collected, found.course, found.stages) == ("", None, None, ())
+    assert (found.collected, found.stages) == (None, ())
+    assert read_course(tmp_path) is None
 
 
 def test_answers_are_counted_by_the_index_and_priced_by_the_journal(tmp_path: Path) -> None:
@@ -47,7 +51,7 @@ def test_the_course_of_training_survives_broken_lines(tmp_path: Path) -> None:
         '{"step": 0, "valid_loss": 2.0, "valid_accuracy": 0.5}\n{"step": 1, "train_loss": NaN}\n{broken\n[1]\n'
         '{"step": 2, "train_loss": 1.5, "train_accuracy": "high"}\n'
     )
-    found = read(tmp_path).course
+    found = read_course(folder)
     assert found
     assert found.moments == (
         Moment(0, None, 2.0, None, 0.5),
@@ -81,7 +85,10 @@ def told(losses: list[tuple[float, float]]) -> str:
         PromptAnswers("p", "c", "?", StudentAnswer(plain, False, 9, 9.0), StudentAnswer(hinted, True, 9, 9.0), None)
     ]
     course = Course({"epochs": 3}, {"stopped": "time budget", "epochs": 0.5, "steps": 9}, ())
-    return "\n".join(observe(held_out(rows, 0), given, examine(given), vocabulary((), given), course))
+    sides = make_sides(course)
+    writing = dict.fromkeys(("base", "distilled"), Writing(18, 1.0, 18.0, 10**9))
+    figures = answer_figures(given, writing, seed=0)
+    return "\n".join(observe(held_out(rows, 0), figures, examine(given), vocabulary((), given), None, sides))
 
 
 def test_observations_say_no_more_than_the_figures() -> None:
@@ -89,14 +96,14 @@ def test_observations_say_no_more_than_the_figures() -> None:
     assert "fell from 2.000 to" in sure
     assert "excludes zero" in sure
     assert "By category, loss fell most in python" in sure
-    assert "came to an end: base 0 of 1, distilled 1 of 1." in sure
+    assert "Of 1 answer each, 0 of base and 1 of distilled came to an end before the limit; they are 9 and 9" in sure
     assert "Type hints in code that parses: base 0 of 1, distilled 1 of 1." in sure
     assert "after 0.5 of 3 epochs (9 steps)" in sure
     unsure = told([(2.0, 2.0 + (-1) ** number * 0.5 - 0.01) for number in range(12)])
     assert "includes zero, so it may be chance" in unsure
     assert "too few to say" in told([(2.0, 1.0), (2.0, 1.1)])
     assert "rose from" in told([(2.0, 2.5)] * 9)
-    assert "is the same before and after" in told([(2.0, 2.0)] * 9)
+    assert "is the same for base and distilled" in told([(2.0, 2.0)] * 9)
 
 
 def test_times_are_told_as_people_tell_them() -> None:

@@ -12,7 +12,7 @@ import pytest
 from mlx_distill.cli import main
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
 from mlx_distill.comparison.markdown import page
-from mlx_distill.comparison.report import DEFINITIONS
+from mlx_distill.comparison.report import definitions
 from mlx_distill.comparison.wording import command, millions
 from tests.adapters import make_adapter
 from tests.comparing import PROMPTS, make_data, make_prompts
@@ -30,7 +30,7 @@ def test_the_page_says_what_was_compared_with_which_figures() -> None:
     assert "494M parameters" in text
     assert "best, step 40; rank 8, scale 4" in text
     assert "1.7M (0.3 % of the student)" in text
-    for definition in DEFINITIONS.values():
+    for definition in definitions({"base": "base", "distilled": "distilled"}).values():
         assert definition in text
 
 
@@ -38,7 +38,7 @@ def test_no_answer_breaks_out_of_its_block() -> None:
     answer = StudentAnswer(HOSTILE, finished=False, n_tokens=120, tokens_per_second=30.4)
     teacher = TeacherAnswer("Done.", finished=False, stop_reason="max_tokens", model="claude-sonnet-4-6")
     text = page(make_report((PromptAnswers("tree|<b>", "python", "Is `it`?", answer, answer, teacher),)))
-    assert "### 1. tree\\|\\<b\\> (python)" in text
+    assert "### 1. tree\\|\\<b\\> (python, test prompt)" in text
     assert text.count("`````text\nUse this:") == 2
     assert "**Base** (cut off at the limit, 120 tokens, 30 tokens/s. Python parses)" in text
     assert "**Teacher** (not finished: max\\_tokens)" in text

@@ -13,13 +13,15 @@ import pytest
 
 import mlx_distill.comparison.report as reports
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.history import Course, History, Moment
+from mlx_distill.comparison.figures import PairedRow, held_out
+from mlx_distill.comparison.history import Course, Moment
 from mlx_distill.comparison.html import answer_html, page, typeset
-from mlx_distill.comparison.plots import marks
+from mlx_distill.comparison.plots import loss_intervals, training_curves
+from mlx_distill.scoring import RowScore
 from tests.reports import HOSTILE, make_report
 
 MOMENTS = tuple(Moment(step, 2 - step / 9, 2 - step / 8, step / 9, step / 8) for step in range(9))
-HISTORY = History("sample", "", None, Course({"epochs": 3}, {"steps": 9}, MOMENTS), ())
+COURSE = Course({"epochs": 3}, {"steps": 9}, MOMENTS)
 
 
 class Elements(HTMLParser):
@@ -38,7 +40,7 @@ def hostile_page() -> str:
     answer = StudentAnswer(HOSTILE, finished=False, n_tokens=120, tokens_per_second=30.4)
     teacher = TeacherAnswer(HOSTILE, finished=False, stop_reason="<b>", model="<i>")
     one = PromptAnswers('tree"><script>', "<img src=x>", "<script>alert(2)</script>\u202e", answer, answer, teacher)
-    return page(make_report((one,), ("<svg onload=alert(3)>",), HISTORY))
+    return page(make_report((one,), ("<svg onload=alert(3)>",), course=COURSE))
 
 
 def test_nothing_that_a_model_says_becomes_an_element() -> None:
@@ -109,23 +111,48 @@ def test_everything_that_is_seen_can_be_heard() -> None:
 
 def test_curves_are_drawn_where_training_left_them_and_told_in_words() -> None:
     text = hostile_page()
-    assert text.count("<polyline") == 4
     assert "Loss by training step. training batch: 2.000 at step 0, 1.111 at step 8" in text
-    assert "<polyline" not in page(make_report(()))
+    drawn = re.findall(r"<svg viewBox=[^>]*plot-distilled-\w+-says.*?</svg>", text, re.DOTALL)
+    assert len(drawn) == 2
+    for drawing in drawn:
+        for colour in ("soft", "distilled"):
+            lines = re.findall(rf'<path d="([^"]*)"[^>]*class="stroke-{colour}"', drawing)
+            assert any(line.count("L") == len(MOMENTS) - 1 for line in lines)
+    assert "plot-distilled-loss" not in page(make_report(()))
+
+
+def test_a_drawing_is_coloured_by_the_page_alone_and_repeats_itself() -> None:
+    moments = tuple(Moment(step, 2.0 - step / 9, None, None, None) for step in range(9))
+    first, again = (training_curves(moments, "a")[0].drawing for _ in range(2))
+    assert first == again
+    other = training_curves(moments, "b")[0].drawing
+    elements = Elements(first).found
+    assert not [value for _, given in elements for value in given.values() if value and "#0d0e" in value]
+    ids = {given["id"] for _, given in elements if "id" in given}
+    assert ids
+    assert not ids & {given["id"] for _, given in Elements(other).found if "id" in given}
+    referred = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', first))
+    assert {one or two for one, two in referred} <= ids
+
+
+def test_a_category_is_drawn_as_it_is_called() -> None:
+    """Two dollar signs would be a formula to Matplotlib, an angle bracket an element to the page."""
+    rows = [
+        PairedRow(f"f{n}", category, RowScore(20.0, 4, 10), RowScore(12.5, 6, 10))
+        for n, category in enumerate(["$x^2$<b>&", "\u6f22\u5b57\u202e", "c" * 40])
+    ]
+    drawing = loss_intervals(held_out(rows, 0), {"base": "base", "distilled": "d"}).drawing
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
+    assert "$x^2$&lt;b&gt;&amp;" in labels
+    assert "\u6f22\u5b57" in labels
+    assert "cccccccccccc\u2026" in labels
+    assert "\u202e" not in drawing
 
 
 def test_the_schema_in_words_names_every_field() -> None:
     named = re.findall(r"^(\w+) +\S.*$", str(reports.__doc__), re.MULTILINE)
     for field in dataclasses.fields(reports.Report):
         assert field.name in named
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 9), (1.73, 3.3), (-0.22, 0), (5, 5), (0, 0), (1e-9, 2e-9), (0, 12_345)])
-def test_axes_are_marked_at_round_numbers_within(low: float, high: float) -> None:
-    found = marks(low, high, 4)
-    assert 1 <= len(found) <= 7
-    assert found == sorted(found)
-    assert all(low - 1e-9 <= mark <= high + 1e-9 for mark in found)
 
 
 def test_minus_signs_are_set_before_numbers_alone() -> None:

@@ -118,22 +118,31 @@ def test_report_json_holds_the_findings_and_what_they_are_findings_of(config: Co
     assert data["test"]["by_category"]["sql"]["n_families"] == 2
     assert data["test"]["by_category"]["sql"]["difference"]["loss"]["low"] is None
     assert data["test"]["difference"]["loss"]["low"] <= data["test"]["difference"]["loss"]["value"]
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["when"].endswith("+00:00")
     assert data["machine"]["dtype"] == str(load_student(config.model).dtype).removeprefix("mlx.core.")
     assert data["versions"].keys() >= {"mlx-distill", "mlx", "mlx-lm", "python"}
-    assert data["model"] == {
-        "path": str(config.model),
-        "model_type": "qwen2",
-        "n_parameters": sum(value.size for value in mx.load(str(config.model / "model.safetensors")).values()),
-        "quantized": False,
-    }
+    assert [side["name"] for side in data["sides"].values()] == ["base", "distilled"]
+    assert data["sides"]["base"]["adapter"] is None
+    assert (
+        data["sides"]["distilled"]["model"]
+        == data["sides"]["base"]["model"]
+        == {
+            "path": str(config.model),
+            "model_type": "qwen2",
+            "n_parameters": sum(value.size for value in mx.load(str(config.model / "model.safetensors")).values()),
+            "quantized": False,
+            "source": "",
+            "revision": "",
+        }
+    )
     n_trainable = sum(value.size for value in mx.load(str(config.adapter / "adapters.safetensors")).values())
-    assert data["adapter"] == {
+    assert data["sides"]["distilled"]["adapter"] == {
         "folder": str(config.adapter),
         "file": "adapters.safetensors",
         "choice": "",
         "trained_on": "",
+        "data": "",
         "rank": 4,
         "scale": 2.0,
         "n_trainable": n_trainable,
@@ -141,7 +150,10 @@ def test_report_json_holds_the_findings_and_what_they_are_findings_of(config: Co
     }
     assert data["teacher"] is None
     assert data["settings"]["max_tokens"] == 12
-    assert data["answers"][0].keys() == {"id", "category", "prompt", "base", "distilled", "teacher"}
+    assert data["answers"][0].keys() == {"id", "category", "prompt", "base", "distilled", "teacher", "origin", "family"}
+    assert data["answers"][0]["base"].keys() == {"text", "finished", "n_tokens", "tokens_per_second", "repetition"}
+    assert data["answer_figures"]["writing"]["distilled"]["peak_bytes"] > 0
+    assert data["judged"] is None
     assert set(data["seconds"]) >= {"load", "score base", "score distilled", "answers of base", "answers of distilled"}
     assert sorted(path.name for path in config.out.iterdir()) == ["report.html", "report.json", "report.md"]
 
@@ -169,8 +181,10 @@ def test_what_training_wrote_down_is_in_the_report(config: CompareConfig, tmp_pa
     record = {"settings": {"model": f"elsewhere/{config.model.name}"}, "result": {"best_step": 40}}
     (adapter / "run.json").write_text(json.dumps(record))
     result = run(replace(config, adapter=adapter))
-    assert result.adapter == f"{adapter} (best, step 40)"
-    assert json.loads(result.report.read_text(encoding="utf-8"))["adapter"]["choice"] == "best, step 40"
+    assert result.adapters == (f"{adapter} (best, step 40)",)
+    assert json.loads(result.report.read_text(encoding="utf-8"))["sides"]["distilled"]["adapter"]["choice"] == (
+        "best, step 40"
+    )
     assert "best, step 40" in result.markdown.read_text(encoding="utf-8")
     assert result.cautions == ()
     record["settings"]["model"] = "models/another"
@@ -245,7 +259,7 @@ def test_an_adapter_of_another_model_is_refused(config: CompareConfig, tmp_path:
 
 def test_an_adapter_that_breaks_the_model_is_no_result(config: CompareConfig, tmp_path: Path) -> None:
     broken = make_adapter(config.model, tmp_path / "broken", size=float("nan"))
-    with pytest.raises(VerificationError, match="broken: the distilled model's loss on the test rows is nan"):
+    with pytest.raises(VerificationError, match="broken: the loss of distilled on the test rows is nan"):
         run(replace(config, adapter=broken))
     assert not config.out.exists()
 

@@ -11,7 +11,7 @@ import pytest
 from mlx_distill.comparison import CompareConfig, run
 from mlx_distill.events import Caution, Event
 from tests.adapters import make_adapter
-from tests.comparing import PROMPTS, make_data, make_prompts, write_lines
+from tests.comparing import PROMPTS, ROWS, make_data, make_prompts, write_lines
 
 
 def recording(file: Path, texts: list[str]) -> Path:
@@ -37,6 +37,7 @@ def config(tiny_student: Path, tmp_path: Path) -> CompareConfig:
         out=tmp_path / "out",
         test_prompts=make_prompts(tmp_path / "prompts.jsonl"),
         teacher=f"recorded:{recording(tmp_path / 'teacher.jsonl', ['Compare heights.', 'Use a queue.'])}",
+        test_rows=0,
         max_tokens=4,
     )
 
@@ -49,7 +50,8 @@ def test_the_teacher_stands_beside_the_student_and_is_asked_once(config: Compare
     ]
     assert first.cautions == ()
     page = first.markdown.read_text(encoding="utf-8")
-    assert "**Teacher** (finished)\n\n```text\nCompare heights.\n```" in page
+    n_tokens = first.answers[0].teacher.n_tokens if first.answers[0].teacher else None
+    assert f"**Teacher** (finished, {n_tokens} tokens)\n\n```text\nCompare heights.\n```" in page
     journal = config.data / "test_answers.jsonl"
     kept = journal.read_bytes()
     (tmp_path / "teacher.jsonl").unlink()
@@ -112,3 +114,24 @@ def test_without_a_teacher_no_journal_is_made(config: CompareConfig) -> None:
     assert not (config.data / "test_answers.jsonl").exists()
     assert all(answers.teacher is None for answers in result.answers)
     assert "| Teacher beside the answers | left out |" in result.markdown.read_text(encoding="utf-8")
+
+
+def test_questions_of_test_rows_are_answered_beside_the_prompts_and_hold_the_teachers_answer(
+    config: CompareConfig,
+) -> None:
+    result = run(replace(config, test_rows=4))
+    rows = [one for one in result.answers if one.origin == "test row"]
+    assert [one.origin for one in result.answers[: len(PROMPTS)]] == ["test prompt"] * len(PROMPTS)
+    held = {question: (family, answer) for family, _, question, answer in ROWS}
+    assert len({one.family for one in rows}) == 4  # as many families as there is room for
+    for one in rows:
+        assert one.teacher is not None
+        assert (one.family, one.teacher.text) == held[one.prompt]
+        assert one.teacher.n_tokens
+    assert result.answer_figures.n_questions == 6
+    assert result.answer_figures.n_teacher == 6
+    asked = (config.data / "test_answers.jsonl").read_text().splitlines()
+    assert len(asked) == len(PROMPTS)  # a row's answer is not bought again
+    left_out = run(replace(config, test_rows=4, teacher=""))
+    assert all(one.teacher is None for one in left_out.answers)
+    assert left_out.answer_figures.means["length"].teacher is None

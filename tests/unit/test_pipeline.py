@@ -314,7 +314,7 @@ def test_the_command_prints_a_line_for_each_stage(project: Path, cli: Callable[.
     for stage, where in (("collect", "data/tiny"), ("train", "adapters/tiny"), ("fuse", "models/tiny")):
         (line,) = [line for line in finished.out.splitlines() if line.split()[:1] == [stage]]
         assert "up to date" in line and line.endswith(where)
-    assert "reports/tiny/report.md" in finished.out
+    assert "Report: reports/tiny/report.html" in finished.out
 
     found = json.loads(cli("run", "--json").out)
     assert [stage["stage"] for stage in found["stages"]] == list(RUN_ORDER)

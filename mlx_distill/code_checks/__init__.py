@@ -1,5 +1,7 @@
 """Code in an answer: its fenced blocks, whether they parse, and their shape with every name taken out.
 
+`execution` runs Python blocks where that is asked for; nothing else here executes anything.
+
 A language that can be parsed is one entry of `PARSERS`; blocks in any other language are passed over, never guessed at.
 """
 
