@@ -156,6 +156,11 @@ class Request:
         messages = [message.to_json() for message in self.messages]
         return content_hash({"teacher": self.teacher, "max_tokens": self.max_tokens, "messages": messages})
 
+    @property
+    def question(self) -> str:
+        """Content hash of teacher and messages alone: a whole answer holds whatever `max_tokens` would have allowed."""
+        return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -176,7 +181,14 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        return self.stop_reason in COMPLETE_STOP_REASONS and bool(self.text.strip())
+        return self.outcome == "complete"
+
+    @property
+    def outcome(self) -> str:
+        """`complete`, `empty` where it ended without a word of text, else the stop reason: max_tokens, refusal, ..."""
+        if self.stop_reason not in COMPLETE_STOP_REASONS:
+            return self.stop_reason
+        return "complete" if self.text.strip() else "empty"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ says whether it exists.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,6 +42,11 @@ from mlx_distill.records import Request, Usage
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers.bill import Bill, Reservation, Tally
 from mlx_distill.teachers.prices import PRICES, Cost, Price, Prices, cost_of, price_of, worst_usd
+
+MAX_COST = "US dollars that the project may spend in all, over every run, at the worst"
+COUNT_COST = "count what answers cost; without it a model needs no price"
+PRICES_TABLE = "prices of models, by name, that differ from the built-in table or are not in it"
+"""Help of the settings that make a Budget, the same wherever teachers are asked."""
 
 LEDGER = "ledger.jsonl"
 """In the folder of the journal that the answers go to."""
@@ -57,6 +63,12 @@ class Budget:
     counted: bool = True
     """False where the user does not want costs counted."""
 
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and not 0.0 <= self.max_cost < float("inf"):
+            raise ValueError(f"max_cost is {self.max_cost:g}, it must be 0 or more")
+        if self.max_cost is not None and not self.counted:
+            raise ValueError("max_cost needs costs to be counted; leave out one of max_cost and no-cost")
+
     @property
     def prices(self) -> Prices:
         return {**PRICES, **self.overrides}
@@ -65,8 +77,10 @@ class Budget:
         """The price of a model that is charged for; InputError where there is none."""
         price = price_of(model, self.prices)
         if price is None:
+            near = difflib.get_close_matches(model, self.prices, n=1)
             raise InputError(
-                f"No price is known for {model}, so what it costs cannot be counted.",
+                f"No price is known for {model}, so what it costs cannot be counted."
+                + (f" Did you mean {near[0]}?" if near else ""),
                 f'Add it to distill.toml under [prices]: "{model}" = {{ input_usd = 1.0, output_usd = 5.0 }} (dollars '
                 "for a million tokens), or do without with --no-cost.",
             )
@@ -124,9 +138,13 @@ class Ledger:
         """Open batches by the id of their reservation, those of earlier processes too."""
         return {name: one for name, one in self._open.items() if one.batch}
 
+    def price_of(self, model: str) -> Price:
+        """The price that a model's requests are counted at; InputError where there is none."""
+        return self._budget.price_of(model)
+
     def worst_usd(self, model: str, requests: Sequence[Request], *, batch: bool = False) -> float | None:
         """The most that the requests can cost; None where a prompt may be longer than the price is good for."""
-        price = self._budget.price_of(model)
+        price = self.price_of(model)
         each = [worst_usd(price, request.messages, request.max_tokens, batch=batch) for request in requests]
         known = [usd for usd in each if usd is not None]
         return sum(known) if len(known) == len(each) else None
@@ -141,7 +159,7 @@ class Ledger:
         """
         usd = self.worst_usd(model, requests, batch=batch)
         if usd is None:
-            most = self._budget.price_of(model).most_input_tokens
+            most = self.price_of(model).most_input_tokens
             raise InputError(
                 f"a prompt may have more than the {most} tokens that the price of {model} is good for",
                 "Give most_input_tokens and prices in distill.toml under [prices], or use --no-cost.",
@@ -161,7 +179,7 @@ class Ledger:
         reach the disk at once: without it the reservation counts in full.
         """
         held = self._held(reservation)
-        cost = cost_of(self._budget.price_of(held.model), usage, batch=held.batch) if _says_something(usage) else None
+        cost = cost_of(self.price_of(held.model), usage, batch=held.batch) if _says_something(usage) else None
         if cost is None:
             self.unknown(held, "its usage is not known", n_answers=n_answers)
             return None

@@ -18,7 +18,7 @@ import pytest
 
 from mlx_distill.cli import main
 from mlx_distill.collect import TEACHER_SYSTEM, CollectConfig, CollectResult, run
-from mlx_distill.errors import Interrupted, TeacherError
+from mlx_distill.errors import InputError, Interrupted, TeacherError
 from mlx_distill.events import Caution, Event, Note, Progress
 from tests.conftest import Finished
 from tests.contract.messages_server import (
@@ -123,12 +123,49 @@ def test_thinking_blocks_are_skipped(server, collect, records) -> None:
     assert records()[0]["answer"] == "Said."
 
 
-def test_an_answer_cut_at_max_tokens_is_kept_as_that_and_not_asked_again(server, collect, records) -> None:
+def test_a_cut_off_answer_is_asked_once_more_with_twice_the_limit_and_kept_as_what_it_is(
+    server, collect, records
+) -> None:
     server.script = scripted(answer("And so", stop_reason="max_tokens"))
     assert collect().stop_reasons == {"max_tokens": 1}
     assert collect().n_new == 0
-    assert [record["stop_reason"] for record in records()] == ["max_tokens"]
+    assert [(record["stop_reason"], record["max_tokens"]) for record in records()] == [
+        ("max_tokens", 4096),
+        ("max_tokens", 8192),
+    ]
+    assert [call.body["max_tokens"] for call in server.calls] == [4096, 8192]
+    assert not any(call.body.get("stream") for call in server.calls)
+
+
+def test_the_longer_answer_takes_the_place_of_the_one_that_was_cut_off(server, collect, records) -> None:
+    server.script = scripted(answer("And so", stop_reason="max_tokens"), answer("And so it ends."))
+    result = collect()
+    assert (result.stop_reasons, result.n_new) == ({"end_turn": 1}, 1)
+    assert result.total_bill.total.n_answers == 2
+    assert result.total_bill.total.n_retries == 1
+    cut, whole = records()
+    assert cut["key"] == whole["key"]
+    assert collect().n_new == 0
+    assert len(server.calls) == 2
+
+
+def test_no_answer_is_asked_for_with_more_than_can_come_in_one_piece_by_itself(server, collect) -> None:
+    server.script = lambda call: streamed("Cut", stop_reason="max_tokens")
+    collect(max_tokens=16_000)
     assert len(server.calls) == 1
+
+
+def test_a_model_that_does_not_write_so_much_keeps_the_answer_that_was_cut_off(server, collect, events) -> None:
+    server.script = lambda call: (
+        error(400, "invalid_request_error", "max_tokens: 8192 > 4096, which is the maximum allowed")
+        if call.body["max_tokens"] > 4096
+        else answer("And so", stop_reason="max_tokens")
+    )
+    result = collect(n=3, concurrency=1)
+    assert result.stop_reasons == {"max_tokens": 3}
+    assert len(server.calls) == 4
+    assert any("stays as it is (max_tokens): Anthropic refused" in line for line in cautions(events))
+    assert result.total_bill.total.n_unknown == 0
 
 
 def test_a_refusal_without_content_is_kept_with_its_category(server, collect, records, events) -> None:
@@ -301,8 +338,11 @@ def test_what_cannot_be_waited_out_stops_the_run_at_once_in_one_line(server, col
 
 def test_a_near_model_name_is_proposed(server, collect) -> None:
     server.script = scripted(error(404, "not_found_error", "model: claude-sonet-4-6"))
-    with pytest.raises(TeacherError) as raised:
+    with pytest.raises(InputError, match=r"No price is known.*Did you mean claude-sonnet-4-6\?"):
         collect(teacher="anthropic:claude-sonet-4-6")
+    assert server.calls == []
+    with pytest.raises(TeacherError) as raised:
+        collect(teacher="anthropic:claude-sonet-4-6", cost=False)
     assert raised.value.next_step == "Did you mean anthropic:claude-sonnet-4-6?"
 
 
