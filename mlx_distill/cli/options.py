@@ -49,7 +49,7 @@ def resolve(config: type[Config], stage: str, flags: Mapping[str, Any]) -> Confi
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.name not in given
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in given
     ]
     if missing:
         raise click.UsageError(

@@ -169,8 +169,10 @@ def _write_index(path: Path, asks: Sequence[tuple[Prompt, Request]], asked: Aske
     """
     bought = {key: record.key for key, record in asked.records.items()}
     answers = [
-        {"key": bought.get(request.key, request.key), "id": prompt.id, "family": prompt.family}
-        | {"category": prompt.category, "split": prompt.split}
+        {
+            "key": bought.get(request.key, request.key),
+            **{name: getattr(prompt, name) for name in ("id", "family", "category", "split")},
+        }
         for prompt, request in asks
     ]
     write_json(path, {"answers": answers, "unanswered": [asdict(item) for item in asked.unanswered]})
