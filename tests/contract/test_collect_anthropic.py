@@ -12,19 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.collect import TEACHER_SYSTEM, CollectConfig, CollectResult, run
+from mlx_distill.collect import TEACHER_SYSTEM, CollectResult
 from mlx_distill.errors import InputError, Interrupted, TeacherError
-from mlx_distill.events import Caution, Event, Note, Progress
+from mlx_distill.events import Note, Progress
 from tests.conftest import Finished
+from tests.contract.collecting import KEY, cautions, journal_of, scripted
 from tests.contract.messages_server import (
     DROPPED,
     Call,
-    MessagesServer,
     Reply,
     answer,
     error,
@@ -34,59 +33,7 @@ from tests.contract.messages_server import (
     thinking,
 )
 
-KEY = "sk-ant-test-0123456789-secret"
 RATE_LIMITED = error(429, "rate_limit_error", "Too many requests")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
-    with MessagesServer(lambda call: answer(f"Answer to {call.prompt}")).running() as running:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        yield running
-
-
-@pytest.fixture
-def events() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def collect(tmp_path: Path, events: list[Event]) -> Callable[..., CollectResult]:
-    """Collect the answers to `n` prompts, or to the prompts given, with waits short enough for a test."""
-
-    def collect(*prompts: str, n: int = 1, **settings: Any) -> CollectResult:
-        file = tmp_path / "prompts.txt"
-        file.write_text("\n".join(prompts or [f"Prompt {number}" for number in range(n)]))
-        defaults = {"teacher": "anthropic:claude-sonnet-4-6", "first_wait_seconds": 0.01, "wait_minutes": 0.2}
-        config = CollectConfig(prompts=file, out=tmp_path / "out", **{**defaults, **settings})
-        return run(config, events.append)
-
-    return collect
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
-    """The lines of the journal."""
-
-    def records() -> list[dict[str, Any]]:
-        return journal_of(tmp_path / "out")
-
-    return records
-
-
-def journal_of(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "teacher_data.jsonl").read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def scripted(*replies: Reply) -> Callable[[Call], Reply]:
-    """The nth asking of a prompt gets the nth reply, later ones the last."""
-    return lambda call: replies[min(call.nth, len(replies)) - 1]
-
-
-def cautions(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Caution)]
 
 
 # What an answer becomes
