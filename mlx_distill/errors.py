@@ -6,6 +6,7 @@ DistillError                 exit 1
 ├── InputError               a file, record or setting is wrong
 ├── MissingError             something that an earlier step makes, or that must be installed, is not there
 ├── TeacherError             the teacher cannot be asked (key, model, balance, permission)
+├── BudgetError              what is left to ask may cost more than --max-cost allows
 ├── MachineError             this machine cannot do it (memory, disk, platform, no network)
 ├── VerificationError        a result was made and failed its check
 └── Interrupted              Ctrl-C or SIGTERM, after everything was saved: exit 130 or 143
@@ -47,6 +48,10 @@ class MissingError(DistillError):
 
 class TeacherError(DistillError):
     """The teacher cannot be asked: no key, an unknown model, no balance, no permission."""
+
+
+class BudgetError(DistillError):
+    """Asking on may cost more than the project may spend."""
 
 
 class MachineError(DistillError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import textwrap
 import tomllib
@@ -14,11 +15,12 @@ from typing import Any
 
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
-from mlx_distill.project import PROJECT_FILE, Project, ProjectConfig
+from mlx_distill.project import PRICES_SECTION, PROJECT_FILE, Project, ProjectConfig
 from mlx_distill.settings import build, setting, to_plain
 from mlx_distill.stages import CONTROLS, STAGES
 from mlx_distill.storage.durable import new_folder
 from mlx_distill.storage.shipped import shipped
+from mlx_distill.teachers.prices import PRICES, PRICES_AS_OF, Price
 
 PROMPT_FILES = ("prompts.jsonl", "test_prompts.jsonl")
 SAMPLE = {"teacher": "recorded:sample", "student": "sample"}
@@ -36,6 +38,13 @@ TITLES = {
     "fuse": "The adapter added into a standalone model, in models/NAME.",
     "chat": "Talk to it: mlx-distill chat.",
 }
+
+
+PRICES_TITLE = (
+    "US dollars for a million tokens. A line here takes the place of the built-in price, or adds a model. Also: "
+    "most_input_tokens (longer prompts have another price), cache_write and cache_read (times input_usd), batch (times "
+    "all). The built-in prices are those of"
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,22 @@ def project_file(config: ProjectConfig) -> str:
         lines += ["", f"# {TITLES[name]}", f"[{name}]"]
         lines += _settings(stage.config, OWN_FILES, leave_out={*given, *CONTROLS})
         lines += _wrapped(f"Taken from the top of this file unless set here: {', '.join(given)}.")
+    lines += ["", *_wrapped(f"{PRICES_TITLE} {PRICES_AS_OF}."), f"[{PRICES_SECTION}]"]
+    lines += [f"# {_key(name)} = {_price(price)}" for name, price in PRICES.items()]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    """A model's name as a TOML key."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def _price(price: Price) -> str:
+    """A price as an inline table, without what is at its default."""
+    usual = Price(price.input_usd, price.output_usd)
+    parts = {name: value for name, value in to_plain(price).items() if name.endswith("_usd")}
+    parts |= {name: value for name, value in to_plain(price).items() if value != getattr(usual, name)}
+    return "{ " + ", ".join(f"{name} = {_toml(value)}" for name, value in parts.items()) + " }"
 
 
 def _settings(config: type[Any], values: Mapping[str, Any], leave_out: Iterable[str]) -> list[str]:

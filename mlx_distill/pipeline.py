@@ -19,7 +19,7 @@ from os import getpid
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import machine
+from mlx_distill import collect, machine
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.project import PROJECT_FILE, Project
@@ -27,6 +27,7 @@ from mlx_distill.settings import build, setting, to_plain
 from mlx_distill.stages import RUN_ORDER, STAGES, settings_of
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.manifest import FileState, Manifest, states_of
+from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.training_process import train_in_child
 
 AGAIN = "asked for again"
@@ -107,6 +108,14 @@ def _refuse_all_weights(config: Any, file: Path) -> None:
             "Train it by its own command: `mlx-distill train --method full`, then `python -m mlx_lm fuse --model "
             f"{config.model} --adapter-path {config.adapter} --save-path OUT`, and `mlx-distill chat --model OUT`.",
         )
+
+
+def estimate(config: RunConfig) -> Estimate:
+    """What the teacher's answers that `run` lacks will cost. Every setting is checked; nothing is sent or written.
+
+    The comparison's few test prompts are not in it; the cap holds for them too.
+    """
+    return collect.estimate(stage_configs(load_project(config))["collect"])
 
 
 def load_project(config: RunConfig) -> Project:

@@ -11,10 +11,13 @@ from typing import Any
 
 from mlx_distill.errors import InputError
 from mlx_distill.records import STUDENT_SYSTEM
-from mlx_distill.settings import build, setting
+from mlx_distill.settings import build, setting, table
 from mlx_distill.storage.jsonl import read_text
+from mlx_distill.teachers.prices import Price, Prices
+from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
 
 PROJECT_FILE = "distill.toml"
+PRICES_SECTION = "prices"
 STAGES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 
 
@@ -29,6 +32,8 @@ class ProjectConfig:
     )
     system: str = setting(STUDENT_SYSTEM, help="the student's system message, in training and in use")
     seed: int = setting(0, help="makes runs repeatable")
+    max_cost: float | None = setting(None, help=MAX_COST)
+    cost: bool = setting(True, help=COUNT_COST)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
@@ -36,6 +41,12 @@ class ProjectConfig:
                 f"name {self.name!r} may hold letters, digits, '.', '_' and '-', must begin with a letter or digit, "
                 "and be at most 64 long"
             )
+        Budget(self.max_cost, counted=self.cost)
+
+
+@dataclass(frozen=True)
+class _Prices:
+    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class Project:
     file: Path
     config: ProjectConfig
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prices: Prices = field(default_factory=dict)
+    """Of the section [prices]."""
 
     @classmethod
     def find(cls, folder: Path) -> Project | None:
@@ -67,14 +80,14 @@ class Project:
     def from_values(cls, file: Path, data: Mapping[str, Any]) -> Project:
         """The project of already parsed TOML data."""
         sections = {name: value for name, value in data.items() if isinstance(value, Mapping)}
-        unknown = [
-            f"unknown section [{name}]; known are {', '.join(STAGES)}" for name in sections if name not in STAGES
-        ]
+        known = (*STAGES, PRICES_SECTION)
+        unknown = [f"unknown section [{name}]; known are {', '.join(known)}" for name in sections if name not in known]
         if unknown:
             count = "1 unknown section" if len(unknown) == 1 else f"{len(unknown)} unknown sections"
             raise InputError(f"{file}: {count}.", "Mend it and run again.", unknown)
         shared = {name: value for name, value in data.items() if name not in sections}
-        return cls(file, build(ProjectConfig, shared, str(file)), sections)
+        prices = build(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
+        return cls(file, build(ProjectConfig, shared, str(file)), sections, prices)
 
     @property
     def data(self) -> Path:
@@ -100,9 +113,10 @@ class Project:
     def values(self, stage: str) -> dict[str, Any]:
         """What `stage` is built from: the project's paths and shared settings, then the stage's own section."""
         config = self.config
+        budget = {"max_cost": config.max_cost, "cost": config.cost, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {
-            "collect": {"teacher": config.teacher, "out": self.data},
-            "expand": {"teacher": config.teacher, "data": self.data},
+            "collect": {"teacher": config.teacher, "out": self.data, **budget},
+            "expand": {"teacher": config.teacher, "data": self.data, **budget},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
             "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},
@@ -114,6 +128,7 @@ class Project:
                 "teacher": config.teacher,
                 "system": config.system,
                 "seed": config.seed,
+                **budget,
             },
             "fuse": {"model": self.model, "adapter": self.adapter, "data": self.data, "out": self.fused},
             "chat": {"model": self.model, "adapter": self.adapter, "system": config.system},

@@ -133,6 +133,12 @@ class Usage:
     output_tokens: int = 0
     cache_creation_tokens: int = 0
     cache_read_tokens: int = 0
+    thinking_tokens: int = 0
+    """The part of `output_tokens` that was thinking, where the provider says."""
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,11 @@ class Request:
         """Content hash of teacher, parameters and messages: 64 hex digits."""
         messages = [message.to_json() for message in self.messages]
         return content_hash({"teacher": self.teacher, "max_tokens": self.max_tokens, "messages": messages})
+
+    @property
+    def question(self) -> str:
+        """Content hash of teacher and messages alone: a whole answer holds whatever `max_tokens` would have allowed."""
+        return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,14 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        return self.stop_reason in COMPLETE_STOP_REASONS and bool(self.text.strip())
+        return self.outcome == "complete"
+
+    @property
+    def outcome(self) -> str:
+        """`complete`, `empty` where it ended without a word of text, else the stop reason: max_tokens, refusal, ..."""
+        if self.stop_reason not in COMPLETE_STOP_REASONS:
+            return self.stop_reason
+        return "complete" if self.text.strip() else "empty"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ def setting(default: Any = dataclasses.MISSING, *, help: str, choices: tuple[str
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
+def table(*, help: str) -> Any:
+    """A field that holds a table of distill.toml, empty by default; it has no option on the command line."""
+    return dataclasses.field(default_factory=dict, metadata={"help": help, "choices": ()})
+
+
 def build(config: type[Config], values: Mapping[str, Any], where: str) -> Config:
     """Make a config from plain values (TOML, JSON), checking names and types; `where` opens each message.
 
@@ -89,6 +94,10 @@ def _converted(kind: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{value!r} is not a list")
         return tuple(_converted(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is Mapping:
+        return _table(get_args(kind)[1], value)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return value if isinstance(value, kind) else _nested(kind, value)
     if kind is Path:
         if isinstance(value, (str, Path)) and str(value):
             return Path(value)
@@ -99,3 +108,28 @@ def _converted(kind: Any, value: Any) -> Any:
         return value
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     raise ValueError(f"{value!r} is not {names.get(kind, kind)}")
+
+
+def _table(kind: Any, value: Any) -> dict[str, Any]:
+    """A table whose values are all of one kind; ValueError names every one that is not."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not a table")
+    taken: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, item in value.items():
+        try:
+            taken[name] = _converted(kind, item)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return taken
+
+
+def _nested(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not a table")
+    try:
+        return build(kind, value, "")
+    except InputError as error:
+        raise ValueError("; ".join(error.problems)) from error

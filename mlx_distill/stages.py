@@ -132,10 +132,14 @@ STAGES: Mapping[str, Stage] = {
 
 RUN_ORDER = tuple(name for name in STAGES if name != "chat")
 
-CONTROLS = frozenset({"force", "resume", "show"})
+CONTROLS = frozenset({"force", "resume", "retry", "show"})
 """Fields that steer one call and do not change what comes out: no setting of a project, no part of a manifest."""
+
+
+MONEY = frozenset({"max_cost", "cost", "prices"})
+"""Settings that bound or count what is spent and do not change what comes out: no part of a manifest."""
 
 
 def settings_of(config: Any) -> dict[str, Any]:
     """The settings that decide what a stage makes, as JSON data."""
-    return {name: value for name, value in to_plain(config).items() if name not in CONTROLS}
+    return {name: value for name, value in to_plain(config).items() if name not in CONTROLS | MONEY}

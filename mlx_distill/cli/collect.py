@@ -6,29 +6,42 @@ from typing import Any
 
 import click
 
-from mlx_distill.cli.options import config_options, json_option, resolve
+from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
+from mlx_distill.cli.options import config_options, field_help, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.collect import CollectConfig, CollectResult, unanswered_lines
+from mlx_distill.collect import CollectConfig, CollectResult, estimate, unanswered_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.pipeline import alone
 from mlx_distill.records import COMPLETE_STOP_REASONS
 
 
 @click.command("collect")
-@config_options(CollectConfig, leave_out=("first_wait_seconds",))
+@config_options(CollectConfig, leave_out=("first_wait_seconds", "retry"))
+@click.option("--retry", metavar="OUTCOME,...", help=f"{field_help(CollectConfig, 'retry')}; split by commas.")
+@click.option("--dry-run", is_flag=True, help="Say what is missing and what it would cost; send nothing.")
 @json_option
-def command(as_json: bool, **flags: Any) -> None:
+def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Ask the teacher for the answers that are missing.
 
     Every answer is on the disk as soon as it arrives, and none is asked for twice: stop it at any time and run it
-    again. Training on a provider's answers is bound by its terms of use.
+    again. With --max-cost nothing is sent that could exceed it, over all runs of the project; what was spent is in
+    ledger.jsonl. Training on a provider's answers is bound by its terms of use.
 
     \b
     Examples:
+      mlx-distill collect --dry-run
       mlx-distill collect --limit 3
+      mlx-distill collect --max-cost 5
+      mlx-distill collect --retry max_tokens,refusal
       mlx-distill collect --prompts my.txt --teacher anthropic:claude-sonnet-4-6 --out data/mine
     """
-    config = resolve(CollectConfig, "collect", flags)
+    retried = tuple(part.strip() for part in (retry or "").split(",") if part.strip())
+    config = resolve(CollectConfig, "collect", {**flags, "retry": retried})
+    expected = estimate(config)
+    if dry_run:
+        print_json(expected) if as_json else print_estimate(expected)
+        return
+    show_estimate(expected)
     with reporting() as report:
         result = alone("collect", config, report)
     if as_json:
@@ -45,9 +58,6 @@ def command(as_json: bool, **flags: Any) -> None:
 
 def _print(result: CollectResult) -> None:
     new = "" if result.n_new == result.n_answered else f", {result.n_new} of them new"
-    cost = f"{result.cost_usd:.2f} USD"
-    if result.total_cost_usd > result.cost_usd:
-        cost += f" (all answers: {result.total_cost_usd:.2f} USD)"
     n_incomplete = sum(n for reason, n in result.stop_reasons.items() if reason not in COMPLETE_STOP_REASONS)
     left_out = f" ({n_incomplete} without an end: kept, but never learnt)" if n_incomplete else ""
     print_facts(
@@ -55,7 +65,8 @@ def _print(result: CollectResult) -> None:
         [
             ("endings", ", ".join(f"{reason} {n}" for reason, n in result.stop_reasons.items()) + left_out),
             ("time", duration(result.seconds)),
-            ("cost", cost),
+            ("cost", cost_line(result.bill, result.total_bill)),
+            *bill_lines(result.bill),
             ("model", ", ".join(result.models) or result.teacher),
             ("output", str(result.path)),
         ],

@@ -6,25 +6,33 @@ from typing import Any
 
 import click
 
+from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
 from mlx_distill.collect import unanswered_lines
-from mlx_distill.collect.expand import ExpandConfig, run
+from mlx_distill.collect.expand import ExpandConfig, estimate, run
 from mlx_distill.errors import TeacherError
 
 
 @click.command("expand")
 @config_options(ExpandConfig, leave_out=("first_wait_seconds",))
+@click.option("--dry-run", is_flag=True, help="Say what is missing and what it would cost; send nothing.")
 @json_option
-def command(as_json: bool, **flags: Any) -> None:
+def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Ask the teacher for variations of the base prompts, and write a larger prompt file.
 
     \b
     Examples:
+      mlx-distill expand --dry-run
       mlx-distill expand --variations 5
       mlx-distill expand --prompts my.txt --teacher anthropic:claude-sonnet-4-6 --data data/mine --out more.jsonl
     """
     config = resolve(ExpandConfig, "expand", flags)
+    expected = estimate(config)
+    if dry_run:
+        print_json(expected) if as_json else print_estimate(expected)
+        return
+    show_estimate(expected)
     with reporting() as report:
         result = run(config, report)
     if as_json:
@@ -36,7 +44,8 @@ def command(as_json: bool, **flags: Any) -> None:
                 ("left out", f"{result.n_near_copies} near copies"),
                 ("prompts", f"{result.n_prompts} in all"),
                 ("time", duration(result.seconds)),
-                ("cost", f"{result.cost_usd:.2f} USD"),
+                ("cost", cost_line(result.bill, result.total_bill)),
+                *bill_lines(result.bill),
                 ("output", str(result.path)),
                 ("next", f"mlx-distill collect --prompts {result.path}"),
             ],

@@ -23,11 +23,16 @@ def config_options(config: type[Any], *, leave_out: tuple[str, ...] = ()) -> Cal
     def decorate(command: Command) -> Command:
         kinds = get_type_hints(config)
         for field in reversed(dataclasses.fields(config)):
-            if field.name not in leave_out:
+            if field.name not in leave_out and get_origin(kinds[field.name]) is not Mapping:  # a table: for the file
                 command = _option(field, kinds[field.name])(command)
         return command
 
     return decorate
+
+
+def field_help(config: type[Any], name: str) -> str:
+    """What a field of `config` means, for an option that is made by hand."""
+    return next(str(field.metadata["help"]) for field in dataclasses.fields(config) if field.name == name)
 
 
 def json_option(command: Command) -> Command:
@@ -48,7 +53,7 @@ def resolve(config: type[Config], stage: str, flags: Mapping[str, Any], *, leave
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.name not in given
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in given
     ]
     if missing:
         raise click.UsageError(

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import click
 
 from mlx_distill import pipeline
-from mlx_distill.cli.options import json_option
+from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
+from mlx_distill.cli.options import field_help, json_option
 from mlx_distill.cli.output import duration, print_json, reporting, size
+from mlx_distill.project import ProjectConfig
 from mlx_distill.stages import RUN_ORDER
 
 
@@ -18,20 +20,42 @@ from mlx_distill.stages import RUN_ORDER
 @click.option("--force", is_flag=True, help="Do every stage again; answers that are there are not asked for twice.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting for this run: train.epochs=2")
 @click.option("--full", is_flag=True, help="No time budget for training: the whole recipe.")
+@click.option("--max-cost", type=float, help=f"{field_help(ProjectConfig, 'max_cost')}.")
+@click.option("--yes", is_flag=True, help="Do not ask whether to spend what the teacher will cost.")
+@click.option("--dry-run", is_flag=True, help="Say what the teacher's answers would cost; do nothing.")
 @json_option
-def command(first: str | None, force: bool, overrides: tuple[str, ...], full: bool, as_json: bool) -> None:
+def command(
+    first: str | None,
+    force: bool,
+    overrides: tuple[str, ...],
+    full: bool,
+    max_cost: float | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Do the whole job of distill.toml: collect, convert, prepare, train, compare, fuse.
 
     A stage whose settings and files have not changed since it was done is skipped. After Ctrl-C, the same command
-    goes on where it stopped.
+    goes on where it stopped. Where the teacher's answers cost money, the estimate is shown first, and on a terminal you
+    are asked once whether to go on.
 
     \b
     Examples:
       mlx-distill run
+      mlx-distill run --max-cost 5 --yes
       mlx-distill run --set train.epochs=5 --set train.rank=16
       mlx-distill -C demo run --from train --full
     """
+    if max_cost is not None:
+        overrides = (*overrides, f"max_cost={max_cost}")
     config = pipeline.RunConfig(first=first or "", force=force, overrides=overrides, full=full)
+    expected = pipeline.estimate(config)
+    if dry_run:
+        print_json(expected) if as_json else print_estimate(expected)
+        return
+    show_estimate(expected)
+    ask_once(expected, yes=yes)
     with reporting() as report:
         result = pipeline.run(config, report)
     if as_json:

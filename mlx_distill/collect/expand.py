@@ -13,11 +13,15 @@ from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.records import Answer, Prompt, Request, TeacherRecord, conversation
-from mlx_distill.settings import setting
+from mlx_distill.settings import setting, table
 from mlx_distill.storage.durable import write_jsonl
-from mlx_distill.teachers import open_teacher
+from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Unanswered, ask_all
+from mlx_distill.teachers.bill import Bill
+from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pacing import Patience
+from mlx_distill.teachers.prices import Price
+from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
 
 EXPAND_SYSTEM = (
     "You write prompts for a data set. Given a prompt that a developer typed, write other prompts of the same field, "
@@ -43,11 +47,20 @@ class ExpandConfig:
     concurrency: int = setting(64, help="most requests at once; fewer after a rate limit")
     wait_minutes: float = setting(10.0, help="how long to wait for a teacher that is overloaded or out of reach")
     first_wait_seconds: float = setting(1.0, help="the first wait after a failure; it doubles each time")
+    max_cost: float | None = setting(None, help=MAX_COST)
+    cost: bool = setting(True, help=COUNT_COST)
+    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
 
     def __post_init__(self) -> None:
         check_asking(self.max_tokens, self.concurrency, self.wait_minutes, self.first_wait_seconds)
         if not 1 <= self.variations <= 50:
             raise ValueError(f"variations is {self.variations}, it must be between 1 and 50")
+        Budget(self.max_cost, self.prices, self.cost)
+
+    @property
+    def budget(self) -> Budget:
+        """What asking may cost."""
+        return Budget(self.max_cost, self.prices, self.cost)
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,10 @@ class ExpandResult:
     """Base prompts that got no variations, and why."""
     seconds: float
     cost_usd: float
+    bill: Bill
+    """Of this run."""
+    total_bill: Bill
+    """Of the project, this run included."""
 
 
 def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
@@ -75,18 +92,14 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
     nothing anew and writes the same file. Raises what `collect.run` raises; the file is written at the end only.
     """
     prompts = read_prompts(config.prompts)
-    bases = {prompt.family: prompt for prompt in prompts if prompt.id == prompt.family}
-    if not bases:
-        raise InputError(
-            f"{config.prompts}: no base prompt in it (one whose family is its own id).", "Name the base's id as family."
-        )
     teacher = open_teacher(config.teacher)
-    asks = [(base, _request(teacher.name, base, config)) for base in bases.values()]
+    asks = _asks(teacher.name, prompts, config)
     asked = ask_all(
         teacher,
         asks,
         config.data / JOURNAL,
         concurrency=config.concurrency,
+        budget=config.budget,
         report=report,
         patience=Patience(60.0 * config.wait_minutes, config.first_wait_seconds),
         job="expand",
@@ -99,19 +112,44 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
         )
     expanded, n_near_copies = _grown(prompts, texts)
     n_taken = len(expanded) - len(prompts)
-    n_wanted = config.variations * len(bases)
+    n_wanted = config.variations * len(asks)
     if n_taken < n_wanted:
         report(Caution(f"{n_taken} of {n_wanted} variations: {n_near_copies} near copies were left out."))
     out = config.out or config.prompts.with_name(f"{config.prompts.stem}.expanded.jsonl")
     write_jsonl(out, [prompt.to_json() for prompt in expanded])
     return ExpandResult(
-        out, len(bases), len(expanded), n_taken, n_near_copies, unanswered, asked.seconds, asked.cost_usd
+        path=out,
+        n_bases=len(asks),
+        n_prompts=len(expanded),
+        n_variations=n_taken,
+        n_near_copies=n_near_copies,
+        unanswered=unanswered,
+        seconds=asked.seconds,
+        cost_usd=asked.cost_usd,
+        bill=asked.bill,
+        total_bill=asked.total_bill,
     )
 
 
-def _request(teacher: str, base: Prompt, config: ExpandConfig) -> Request:
-    question = f"Write {config.variations} variations of this prompt:\n\n{base.text}"
-    return Request(teacher, conversation(question, EXPAND_SYSTEM), config.max_tokens)
+def estimate(config: ExpandConfig) -> Estimate:
+    """What `run` would ask and what that will cost; nothing is sent or written."""
+    teacher = open_teacher(config.teacher)
+    asks = _asks(teacher.name, read_prompts(config.prompts), config)
+    return asking.estimate(teacher, asks, config.data / JOURNAL, budget=config.budget)
+
+
+def _asks(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list[tuple[Prompt, Request]]:
+    """One request for each base prompt."""
+    bases = [prompt for prompt in prompts if prompt.id == prompt.family]
+    if not bases:
+        raise InputError(
+            f"{config.prompts}: no base prompt in it (one whose family is its own id).", "Name the base's id as family."
+        )
+    asks = []
+    for base in bases:
+        question = f"Write {config.variations} variations of this prompt:\n\n{base.text}"
+        asks.append((base, Request(teacher, conversation(question, EXPAND_SYSTEM), config.max_tokens)))
+    return asks
 
 
 def _variations(

@@ -156,6 +156,7 @@ def ask_teacher(
             requests,
             journal,
             concurrency=CONCURRENCY,
+            budget=config.budget,
             patience=PATIENCE,
             report=report,
             job="answers of the teacher",

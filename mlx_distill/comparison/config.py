@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_distill.records import STUDENT_SYSTEM
-from mlx_distill.settings import setting
+from mlx_distill.settings import setting, table
 from mlx_distill.storage.shipped import shipped
+from mlx_distill.teachers.prices import Price
+from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
 
 REPORTS = Path("reports")
 
@@ -35,6 +38,14 @@ class AnswerConfig:
         help="run the Python in the answers, with limits on time, memory and files; no sandbox: what a model wrote "
         "can then do what you can",
     )
+    max_cost: float | None = setting(None, help=MAX_COST)
+    cost: bool = setting(True, help=COUNT_COST)
+    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
+
+    @property
+    def budget(self) -> Budget:
+        """What asking the teacher may cost."""
+        return Budget(self.max_cost, self.prices, self.cost)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_prompts", self.test_prompts or shipped("test_prompts.jsonl"))
@@ -46,6 +57,7 @@ class AnswerConfig:
             raise ValueError(f"temperature is {self.temperature}, it must be from 0 to 10")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, it must not be negative")
+        Budget(self.max_cost, self.prices, self.cost)
 
 
 @dataclass(frozen=True, kw_only=True)

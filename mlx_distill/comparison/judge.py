@@ -127,6 +127,7 @@ def judge(
             asks,
             config.data / JOURNAL,
             concurrency=CONCURRENCY,
+            budget=config.budget,
             patience=PATIENCE,
             report=report,
             job="judgements",

@@ -49,15 +49,19 @@ class Journal:
     ) -> None:
         self.close()
 
-    def append(self, data: Any) -> None:
-        """Write one line and return when it is on the disk. A failed write leaves the journal as it was."""
+    def append(self, data: Any, *, durable: bool = True) -> None:
+        """Write one line and return when it is on the disk. A failed write leaves the journal as it was.
+
+        A line that is not `durable` outlives this process, but a power cut may take it: for what is safe to forget.
+        """
         line = (json.dumps(data, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         start = os.fstat(self._descriptor).st_size
         try:
             written = 0
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
-            sync(self._descriptor)
+            if durable:
+                sync(self._descriptor)
         except OSError as error:
             os.ftruncate(self._descriptor, start)
             raise MachineError(

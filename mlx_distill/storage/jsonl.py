@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,16 +43,44 @@ def read_jsonl(path: Path, parse: Callable[[object], Record], missing_step: str 
     `parse` turns one decoded value into a record and raises ValueError (or TypeError) with a sentence about it. All
     faults are raised together, each as `file:line: what`. Blank lines are passed over.
     """
-    records: list[Record] = []
+    return list(_parsed(path, lines_of(read_text(path, missing_step)), parse))
+
+
+def each_jsonl(path: Path, parse: Callable[[object], Record], *, torn_end: bool = False) -> Iterator[Record]:
+    """`read_jsonl` for a long journal of this program, with one line in memory at a time: faults come after the last.
+
+    `torn_end` passes over a last line without its end, which another process is writing at this moment.
+    """
+    return _parsed(path, _lines_on_disk(path, torn_end), parse)
+
+
+def _lines_on_disk(path: Path, torn_end: bool) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip() and not (torn_end and not line.endswith("\n")):
+                    yield number, line.strip()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason}).", "Save the file as UTF-8 and try again."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}).", "Check the path and its permissions."
+        ) from error
+
+
+def _parsed(path: Path, lines: Iterable[tuple[int, str]], parse: Callable[[object], Record]) -> Iterator[Record]:
     problems: list[str] = []
-    for number, line in lines_of(read_text(path, missing_step)):
+    for number, line in lines:
         try:
-            records.append(parse(json.loads(line)))
+            record = parse(json.loads(line))
         except json.JSONDecodeError as error:
             problems.append(f"{path.name}:{number}: not valid JSON ({error.msg} at column {error.colno})")
         except RecursionError:
             problems.append(f"{path.name}:{number}: nested too deeply")
         except (ValueError, TypeError) as error:
             problems.append(f"{path.name}:{number}: {error}")
+        else:
+            yield record
     raise_problems(path, problems, "Mend or remove these lines and run the command again.")
-    return records

@@ -5,8 +5,8 @@ What each failure means for the run is decided in `_failure`, one reason a branc
 
 from __future__ import annotations
 
+import asyncio
 import difflib
-import email.utils
 import json
 import time
 from collections.abc import Mapping
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer, Request, Usage
-from mlx_distill.teachers.prices import PRICES, Price, cost_usd
-from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError
+from mlx_distill.teachers.headers import ANTHROPIC_LIMITS, limits_of, retry_after
+from mlx_distill.teachers.prices import PRICES
+from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, TryLaterError, UnreadableError
 
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 STREAM_ABOVE_TOKENS = 8192
 """Longer answers are streamed: the SDK refuses to wait for them in one piece (at 21,333, for some models at 8,192)."""
+LONGEST_SECONDS = 600.0
+"""An answer that drips in for longer is given up: the SDK's own limit is from one byte to the next."""
+LONGEST_SECONDS_PER_TOKEN = 0.1
+"""What may come on top of that for each token allowed."""
 
 CONSOLE = "platform.claude.com"
 AGAIN = "then run the same command again: everything answered so far is saved."
@@ -49,10 +54,14 @@ class AnthropicTeacher:
         "theirs, it needs their permission."
     )
 
-    def __init__(self, model: str, prices: Mapping[str, Price] = PRICES) -> None:
+    longest_retry = STREAM_ABOVE_TOKENS
+
+    def __init__(self, model: str, longest_seconds: float = LONGEST_SECONDS) -> None:
         self.name = f"anthropic:{model}"
+        self.billed_model = model
+        self.limits: tuple[Limit, ...] = ()
         self._model = model
-        self._prices = prices
+        self._longest_seconds = longest_seconds
         self._client: AsyncAnthropic | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,8 +80,10 @@ class AnthropicTeacher:
         import httpx2
 
         started = time.monotonic()
+        deadline = self._longest_seconds + LONGEST_SECONDS_PER_TOKEN * request.max_tokens
         try:
-            message = await self._message(request)
+            async with asyncio.timeout(deadline):
+                message, headers = await self._message(request)
         except anthropic.APIStatusError as error:
             raise self._failure(error) from error
         except anthropic.CredentialsError as error:
@@ -84,20 +95,20 @@ class AnthropicTeacher:
             raise TryLaterError(f"no connection to {self._address} ({reason})") from error
         except (anthropic.APIResponseValidationError, json.JSONDecodeError) as error:
             raise TryLaterError("the answer arrived damaged") from error
-        usage = _usage(message)
-        details = message.stop_details
+        except TimeoutError as error:
+            raise TryLaterError(f"no whole answer within {deadline:g} s") from error
+        self.limits = limits_of(headers, ANTHROPIC_LIMITS)
         return Answer(
             text="".join(block.text for block in message.content if block.type == "text"),
             stop_reason=message.stop_reason or "unknown",
             model=message.model,
-            usage=usage,
-            cost_usd=cost_usd(message.model, usage, self._prices),
+            usage=_usage(message),
             seconds=time.monotonic() - started,
-            detail=": ".join(filter(None, [details.category, details.explanation])) if details else "",
+            detail=_why(message),
         )
 
-    async def _message(self, request: Request) -> Message:
-        """The whole message, streamed where it may be long."""
+    async def _message(self, request: Request) -> tuple[Message, Mapping[str, str]]:
+        """The whole message, streamed where it may be long, and the headers it came with."""
         import anthropic
 
         client = self._open_client
@@ -109,9 +120,12 @@ class AnthropicTeacher:
             "system": system or anthropic.omit,
         }
         if request.max_tokens <= STREAM_ABOVE_TOKENS:
-            message = await client.messages.create(**asked)
+            whole = await client.messages.with_raw_response.create(**asked)
+            message, headers = await whole.parse(), whole.headers
         else:
             async with client.messages.stream(**asked) as stream:
+                headers = stream.response.headers
+                self._refuse_no_stream(headers)
                 ended = False
                 async for event in stream:
                     ended = ended or event.type == "message_stop"
@@ -120,11 +134,20 @@ class AnthropicTeacher:
                 message = await stream.get_final_message()
         # The SDK does not check shapes: a proxy's login page arrives as text, any JSON as a Message of nothing.
         if not isinstance(message, anthropic.types.Message) or not isinstance(message.content, list):
-            raise TeacherError(
+            raise UnreadableError(
                 f"{self._address} does not speak the Messages API: what it sent is no message.",
                 "Check ANTHROPIC_BASE_URL and any proxy in between.",
             )
-        return message
+        return message, headers
+
+    def _refuse_no_stream(self, headers: Mapping[str, str]) -> None:
+        """Raise where a stream was asked for and something else came: asking again would bring the same."""
+        kind = headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            raise UnreadableError(
+                f"{self._address} does not stream: it answered with {kind or 'no content type'}.",
+                f"Set max_tokens to {STREAM_ABOVE_TOKENS} or less, or check ANTHROPIC_BASE_URL and any proxy.",
+            )
 
     def _failure(self, error: APIStatusError) -> Exception:
         """What a refused request means: try later, this prompt never, or the whole run not at all."""
@@ -152,19 +175,24 @@ class AnthropicTeacher:
         if "content filtering" in lower:
             return NoAnswerError(f"the answer was blocked ({status}): {said}")
         if status == 404 or kind == "not_found_error":
-            near = difflib.get_close_matches(self._model, self._prices, n=1)
+            near = difflib.get_close_matches(self._model, PRICES, n=1)
             return TeacherError(
                 f"{self._address} knows no model {self._model!r} ({status}): {said}",
-                f"Did you mean anthropic:{near[0]}?" if near else f"Model names: {', '.join(self._prices)}.",
+                f"Did you mean anthropic:{near[0]}?" if near else f"Model names: {', '.join(PRICES)}.",
             )
-        wait = _retry_after(error.response.headers)
+        wait = retry_after(error.response.headers)
+        # Refused before any work was done; inside a stream (200) or behind a gateway (502) some may have been.
+        free = status in (429, 503, 529)
         if status == 429 or kind == "rate_limit_error":
-            return TryLaterError(f"rate limit ({status}): {said}", after_seconds=wait, overloaded=True)
+            reason = f"rate limit ({status}): {said}"
+            return TryLaterError(reason, after_seconds=wait, overloaded=True, may_be_charged=not free)
         if status in (503, 529) or kind == "overloaded_error":
-            return TryLaterError(f"overloaded ({status}): {said}", after_seconds=wait, overloaded=True)
+            reason = f"overloaded ({status}): {said}"
+            return TryLaterError(reason, after_seconds=wait, overloaded=True, may_be_charged=not free)
         if status in (408, 409) or status >= 500 or kind in ("api_error", "timeout_error"):
             return TryLaterError(f"server error ({status}): {said}", after_seconds=wait)
-        return TeacherError(
+        refused = LimitError if "max_tokens" in lower else TeacherError
+        return refused(
             f"Anthropic refused the request ({status}): {said}", "Check the model, max_tokens and the system prompt."
         )
 
@@ -210,20 +238,21 @@ def _usage(message: Message) -> Usage:
     used: Any = message.usage
     if used is None:  # a gateway may leave out what the SDK's types promise
         return Usage()
+    details = used.output_tokens_details
     return Usage(
         input_tokens=used.input_tokens or 0,
         output_tokens=used.output_tokens or 0,
         cache_creation_tokens=used.cache_creation_input_tokens or 0,
         cache_read_tokens=used.cache_read_input_tokens or 0,
+        thinking_tokens=(details.thinking_tokens or 0) if details else 0,
     )
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the `retry-after` header, given in seconds or as a date (RFC 9110, 10.2.3)."""
-    text = headers.get("retry-after", "")
-    try:
-        seconds = float(text)
-    except ValueError:
-        date = email.utils.parsedate_tz(text)
-        seconds = email.utils.mktime_tz(date) - time.time() if date else -1.0
-    return seconds if 0.0 <= seconds < float("inf") else None
+def _why(message: Message) -> str:
+    """What the provider or the message itself says about why there is no whole answer."""
+    details = message.stop_details
+    if details:
+        return ": ".join(filter(None, [details.category, details.explanation]))
+    if any(block.type == "text" and block.text.strip() for block in message.content):
+        return ""
+    return "thinking only" if any("thinking" in block.type for block in message.content) else "empty"

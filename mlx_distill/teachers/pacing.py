@@ -8,7 +8,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from mlx_distill.records import Usage
+from mlx_distill.teachers.protocol import Limit
+
+FIRST_WIDTH = 16
+"""Requests at once before anything is known of the provider's limits."""
+LONGEST_REFILL_SECONDS = 60.0
+"""Providers count by the minute: a later reset is a clock that goes wrong, here or there."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +40,59 @@ class Patience:
         return wait * random.uniform(0.75, 1.25)
 
 
-class Pace:
-    """How many requests are in flight, shared by all who ask one teacher.
+@dataclass(frozen=True)
+class Turn:
+    """The leave to send one request."""
 
-    An overload halves the number and holds everybody back for a while; each round of answers allows one more, up to
-    `most` (additive increase, multiplicative decrease, as TCP does).
+    number: int
+    """Of the requests of this round, from 1."""
+    started: float
+    """Monotonic seconds."""
+
+
+class Pace:
+    """How many requests are in flight, shared by all who ask one teacher; it finds its own width, up to `most`.
+
+    It begins with FIRST_WIDTH. The first answer that says how much the provider allows opens all of that at once, and
+    requests are held back when it is used up; without such words each answer allows one more. An overload halves the
+    width, and from then on each round of answers allows one more (additive increase, multiplicative decrease, as TCP
+    does). `tell` hears what is used up and for how many seconds the next requests wait.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, tell: Callable[[str, float], None] = lambda _what, _seconds: None) -> None:
         self._most = most
-        self._allowed = float(most)
+        self._tell = tell
+        self._allowed = float(min(most, FIRST_WIDTH))
+        self._ever_slowed = False
         self._in_flight = 0
+        self._n_started = 0
         self._held_until = 0.0
         self._slowed_at = 0.0
+        self._room = 0
+        self._used_up = ""
+        self._room_until = 0.0
+        self._seen = Usage()
+        self._n_seen = 0
         self.n_overloads = 0
         """Overloads in a row; those of requests that were in flight together count once."""
         self._freed = asyncio.Event()
 
-    async def turn(self) -> float:
-        """Wait until one more request may start; returns the time it starts (monotonic seconds)."""
+    async def turn(self) -> Turn:
+        """Wait until one more request may start."""
         while True:
             now = time.monotonic()
             if now < self._held_until:
                 await asyncio.sleep(self._held_until - now)
             elif self._in_flight >= int(self._allowed):
-                self._freed.clear()
-                await self._freed.wait()
+                await self._until_freed(None)
+            elif now < self._room_until and self._room <= 0:
+                self._tell(self._used_up, self._room_until - now)
+                await self._until_freed(self._room_until - now)
             else:
                 self._in_flight += 1
-                return now
+                self._n_started += 1
+                self._room -= 1
+                return Turn(self._n_started, now)
 
     def done(self) -> None:
         """A request that had its turn has ended."""
@@ -69,15 +102,48 @@ class Pace:
     def went_well(self) -> None:
         """A request was answered."""
         self.n_overloads = 0
-        self._allowed = min(float(self._most), self._allowed + 1.0 / self._allowed)
+        more = 1.0 / self._allowed if self._ever_slowed else 1.0
+        self._allowed = min(float(self._most), self._allowed + more)
 
-    def slow_down(self, started: float) -> None:
-        """A request that started at `started` met an overload; one that began before the last slowing says no news."""
-        if started >= self._slowed_at:
+    def learn(self, limits: Sequence[Limit], turn: Turn, usage: Usage) -> None:
+        """Take in what came with the answer to the request of `turn`: the provider's limits after it, and its size."""
+        self._seen = self._seen.plus(usage)
+        self._n_seen += 1
+        if not limits:
+            return
+        # A limit is as it was when the provider took the request in: those that started later are not in it.
+        started_since = self._n_started - turn.number
+        rooms = [(limit.remaining // self._use_of_one(limit) - started_since, limit) for limit in limits]
+        self._room, tightest = min(rooms, key=lambda room: room[0])
+        self._used_up = tightest.of
+        self._room_until = time.monotonic() + min(tightest.resets_in_seconds, LONGEST_REFILL_SECONDS)
+        if not self._ever_slowed:
+            self._allowed = float(self._most)
+        self._freed.set()
+
+    def slow_down(self, turn: Turn) -> None:
+        """The request of `turn` met an overload; one that began before the last slowing says no news."""
+        if turn.started >= self._slowed_at:
             self._slowed_at = time.monotonic()
+            self._ever_slowed = True
             self.n_overloads += 1
             self._allowed = max(1.0, self._allowed / 2.0)
 
     def hold(self, seconds: float) -> None:
         """Let nobody start for so long."""
         self._held_until = max(self._held_until, time.monotonic() + seconds)
+
+    async def _until_freed(self, seconds: float | None) -> None:
+        """Wait until a request has ended or something was learnt, or for so long."""
+        self._freed.clear()
+        try:
+            await asyncio.wait_for(self._freed.wait(), seconds)
+        except TimeoutError:
+            """The wait is over."""
+
+    def _use_of_one(self, limit: Limit) -> int:
+        """How much of a limit one request uses, by the answers so far."""
+        if limit.of == "requests":
+            return 1
+        used = self._seen.input_tokens if limit.of == "input tokens" else self._seen.output_tokens
+        return max(1, -(-used // self._n_seen))

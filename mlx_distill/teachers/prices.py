@@ -1,28 +1,50 @@
-"""What providers charge, as published on a date: turns the tokens of an answer into US dollars."""
+"""What providers charge, as published on a date: turns the tokens of an answer into US dollars.
+
+A project overrides and adds to the table under `[prices]` in distill.toml.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlx_distill.records import Usage
+from mlx_distill.records import Messages, Usage
+from mlx_distill.settings import setting
 
 PRICES_AS_OF = "2026-11-24"
 """The day on which the table was compared with the providers' price pages."""
 
+FRAME_TOKENS = 200
+"""More than what a provider adds to a conversation (a role for each message, a frame around it)."""
+
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens. Writing to the prompt cache costs 1.25 times the input, reading it a tenth."""
+    """What a model costs. The prompt cache and batches are priced as a share of these."""
 
-    input_usd: float
-    output_usd: float
-    most_input_tokens: int | None = None
-    """Longer prompts are priced otherwise, at a price that is not in this table."""
+    input_usd: float = setting(help="US dollars for a million tokens of input")
+    output_usd: float = setting(help="US dollars for a million tokens of output, thinking included")
+    most_input_tokens: int | None = setting(None, help="longer prompts have another price, which is not known here")
+    cache_write: float = setting(1.25, help="what input that is written to the prompt cache costs, times input_usd")
+    cache_read: float = setting(0.1, help="what input that is read from the prompt cache costs, times input_usd")
+    batch: float = setting(0.5, help="what a batch costs, times all of these")
+
+    def __post_init__(self) -> None:
+        for name in ("input_usd", "output_usd", "cache_write", "cache_read", "batch"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{name} is {value:g}, it must be 0 or more")
+        if self.batch > 1.0:
+            raise ValueError(f"batch is {self.batch:g}, it must be at most 1")
+        if self.most_input_tokens is not None and self.most_input_tokens < 1:
+            raise ValueError(f"most_input_tokens is {self.most_input_tokens}, it must be at least 1")
 
 
-PRICES: Mapping[str, Price] = {
+Prices = Mapping[str, Price]
+
+PRICES: Prices = {
     "claude-sonnet-4-6": Price(3.0, 15.0),
     "claude-sonnet-5-5": Price(2.0, 10.0),
     "claude-haiku-5-5": Price(0.10, 0.50, most_input_tokens=100_000),
@@ -33,18 +55,57 @@ PRICES: Mapping[str, Price] = {
 _SNAPSHOT = re.compile(r"-\d{8}$")
 
 
-def price_of(model: str, prices: Mapping[str, Price] = PRICES) -> Price | None:
+@dataclass(frozen=True)
+class Cost:
+    """What an answer cost, by what was charged, in US dollars."""
+
+    input_usd: float
+    output_usd: float
+    """Thinking included."""
+    cache_usd: float
+    """Input that went into or came from the prompt cache."""
+    thinking_usd: float
+    """The part of `output_usd` that was thinking."""
+    saved_usd: float
+    """What the same would have cost more outside a batch; 0 where it was in none."""
+
+    @property
+    def usd(self) -> float:
+        return self.input_usd + self.output_usd + self.cache_usd
+
+
+def price_of(model: str, prices: Prices = PRICES) -> Price | None:
     """The price of a model, named with or without the date of its snapshot (`claude-haiku-4-5-20251001`)."""
     return prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
 
 
-def cost_usd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES) -> float | None:
-    """What an answer cost, or None where the price is not known."""
-    price = price_of(model, prices)
-    if price is None:
-        return None
+def cost_of(price: Price, usage: Usage, *, batch: bool = False) -> Cost | None:
+    """What an answer cost, or None where its prompt was longer than the price is good for."""
     n_input = usage.input_tokens + usage.cache_creation_tokens + usage.cache_read_tokens
     if price.most_input_tokens is not None and n_input > price.most_input_tokens:
         return None
-    weighted = usage.input_tokens + 1.25 * usage.cache_creation_tokens + 0.1 * usage.cache_read_tokens
-    return (weighted * price.input_usd + usage.output_tokens * price.output_usd) / 1e6
+    share = (price.batch if batch else 1.0) / 1e6
+    cached = price.cache_write * usage.cache_creation_tokens + price.cache_read * usage.cache_read_tokens
+    fresh, cached = usage.input_tokens * price.input_usd * share, cached * price.input_usd * share
+    output = usage.output_tokens * price.output_usd * share
+    saved = (fresh + output + cached) * (1.0 / price.batch - 1.0) if batch and price.batch else 0.0
+    return Cost(fresh, output, cached, usage.thinking_tokens * price.output_usd * share, saved)
+
+
+def cost_usd(model: str, usage: Usage, prices: Prices = PRICES) -> float | None:
+    """What an answer cost, or None where the price is not known."""
+    price = price_of(model, prices)
+    cost = cost_of(price, usage) if price else None
+    return cost.usd if cost else None
+
+
+def most_input_tokens(messages: Messages) -> int:
+    """A number of tokens that no tokenizer exceeds for these messages: one for each byte, and the frame."""
+    size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
+    return size + FRAME_TOKENS
+
+
+def worst_usd(price: Price, messages: Messages, max_tokens: int, *, batch: bool = False) -> float | None:
+    """The most that one request can cost, or None where its prompt may be longer than the price is good for."""
+    cost = cost_of(price, Usage(most_input_tokens(messages), max_tokens), batch=batch)
+    return cost.usd if cost else None

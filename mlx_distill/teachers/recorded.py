@@ -10,7 +10,7 @@ from mlx_distill.errors import InputError
 from mlx_distill.records import Answer, Messages, Request, TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.shipped import shipped
-from mlx_distill.teachers.protocol import NoAnswerError
+from mlx_distill.teachers.protocol import Limit, NoAnswerError
 
 SAMPLE = "sample"
 
@@ -23,6 +23,9 @@ class RecordedTeacher:
     """
 
     terms = ""
+    billed_model = ""
+    longest_retry = 0  # it would say the same again
+    limits: tuple[Limit, ...] = ()
 
     def __init__(self, source: str) -> None:
         self.name = f"recorded:{source}"

@@ -39,6 +39,8 @@ class Reply:
     """Send half of the body, then drop the connection."""
     events: tuple[tuple[str, Any], ...] = ()
     """Server-sent events instead of a body."""
+    drip_seconds: float = 0.0
+    """Send the body, or the events, in ten pieces over so long."""
 
 
 Script = Callable[[Call], Reply]
@@ -99,13 +101,13 @@ def streamed(value: str, stop_reason: str = "end_turn") -> Reply:
 class MessagesServer:
     """Answers by `script`, which may be replaced between runs; `calls` is the log."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, port: int = 0) -> None:
         self.script = script
         self.calls: list[Call] = []
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        self._http = _Server(("127.0.0.1", 0), _handler(self))
+        self._http = _Server(("127.0.0.1", port), _handler(self))
 
     @property
     def url(self) -> str:
@@ -172,7 +174,7 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
                 is_json = not isinstance(reply.body, str)
                 data = (json.dumps(reply.body) if is_json else reply.body).encode()
                 self._send_head(reply, "application/json" if is_json else "text/html", str(len(data)))
-                self.wfile.write(data[: len(data) // 2] if reply.cut else data)
+                self._write(data[: len(data) // 2] if reply.cut else data, reply.drip_seconds)
                 if reply.cut:
                     self._hang_up()
 
@@ -180,8 +182,17 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             self._send_head(reply, "text/event-stream", "")
             events = reply.events[: len(reply.events) // 2] if reply.cut else reply.events
-            for name, data in events:
-                self.wfile.write(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
+            sent = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+            self._write(sent.encode(), reply.drip_seconds)
+
+        def _write(self, data: bytes, drip_seconds: float) -> None:
+            if not drip_seconds:
+                self.wfile.write(data)
+                return
+            step = len(data) // 9 + 1
+            for start in range(0, len(data), step):
+                self.wfile.write(data[start : start + step])
+                time.sleep(drip_seconds / 10)
 
         def _send_head(self, reply: Reply, kind: str, length: str) -> None:
             self.send_response(reply.status)

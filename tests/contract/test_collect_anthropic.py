@@ -12,19 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.collect import TEACHER_SYSTEM, CollectConfig, CollectResult, run
-from mlx_distill.errors import Interrupted, TeacherError
-from mlx_distill.events import Caution, Event, Note, Progress
+from mlx_distill.collect import TEACHER_SYSTEM, CollectResult
+from mlx_distill.errors import InputError, Interrupted, TeacherError
+from mlx_distill.events import Note, Progress
 from tests.conftest import Finished
+from tests.contract.collecting import KEY, cautions, journal_of, scripted
 from tests.contract.messages_server import (
     DROPPED,
     Call,
-    MessagesServer,
     Reply,
     answer,
     error,
@@ -34,59 +33,7 @@ from tests.contract.messages_server import (
     thinking,
 )
 
-KEY = "sk-ant-test-0123456789-secret"
 RATE_LIMITED = error(429, "rate_limit_error", "Too many requests")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
-    with MessagesServer(lambda call: answer(f"Answer to {call.prompt}")).running() as running:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        yield running
-
-
-@pytest.fixture
-def events() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def collect(tmp_path: Path, events: list[Event]) -> Callable[..., CollectResult]:
-    """Collect the answers to `n` prompts, or to the prompts given, with waits short enough for a test."""
-
-    def collect(*prompts: str, n: int = 1, **settings: Any) -> CollectResult:
-        file = tmp_path / "prompts.txt"
-        file.write_text("\n".join(prompts or [f"Prompt {number}" for number in range(n)]))
-        defaults = {"teacher": "anthropic:claude-sonnet-4-6", "first_wait_seconds": 0.01, "wait_minutes": 0.2}
-        config = CollectConfig(prompts=file, out=tmp_path / "out", **{**defaults, **settings})
-        return run(config, events.append)
-
-    return collect
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
-    """The lines of the journal."""
-
-    def records() -> list[dict[str, Any]]:
-        return journal_of(tmp_path / "out")
-
-    return records
-
-
-def journal_of(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "teacher_data.jsonl").read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def scripted(*replies: Reply) -> Callable[[Call], Reply]:
-    """The nth asking of a prompt gets the nth reply, later ones the last."""
-    return lambda call: replies[min(call.nth, len(replies)) - 1]
-
-
-def cautions(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Caution)]
 
 
 # What an answer becomes
@@ -123,12 +70,49 @@ def test_thinking_blocks_are_skipped(server, collect, records) -> None:
     assert records()[0]["answer"] == "Said."
 
 
-def test_an_answer_cut_at_max_tokens_is_kept_as_that_and_not_asked_again(server, collect, records) -> None:
+def test_a_cut_off_answer_is_asked_once_more_with_twice_the_limit_and_kept_as_what_it_is(
+    server, collect, records
+) -> None:
     server.script = scripted(answer("And so", stop_reason="max_tokens"))
     assert collect().stop_reasons == {"max_tokens": 1}
     assert collect().n_new == 0
-    assert [record["stop_reason"] for record in records()] == ["max_tokens"]
+    assert [(record["stop_reason"], record["max_tokens"]) for record in records()] == [
+        ("max_tokens", 4096),
+        ("max_tokens", 8192),
+    ]
+    assert [call.body["max_tokens"] for call in server.calls] == [4096, 8192]
+    assert not any(call.body.get("stream") for call in server.calls)
+
+
+def test_the_longer_answer_takes_the_place_of_the_one_that_was_cut_off(server, collect, records) -> None:
+    server.script = scripted(answer("And so", stop_reason="max_tokens"), answer("And so it ends."))
+    result = collect()
+    assert (result.stop_reasons, result.n_new) == ({"end_turn": 1}, 1)
+    assert result.total_bill.total.n_answers == 2
+    assert result.total_bill.total.n_retries == 1
+    cut, whole = records()
+    assert cut["key"] == whole["key"]
+    assert collect().n_new == 0
+    assert len(server.calls) == 2
+
+
+def test_no_answer_is_asked_for_with_more_than_can_come_in_one_piece_by_itself(server, collect) -> None:
+    server.script = lambda call: streamed("Cut", stop_reason="max_tokens")
+    collect(max_tokens=16_000)
     assert len(server.calls) == 1
+
+
+def test_a_model_that_does_not_write_so_much_keeps_the_answer_that_was_cut_off(server, collect, events) -> None:
+    server.script = lambda call: (
+        error(400, "invalid_request_error", "max_tokens: 8192 > 4096, which is the maximum allowed")
+        if call.body["max_tokens"] > 4096
+        else answer("And so", stop_reason="max_tokens")
+    )
+    result = collect(n=3, concurrency=1)
+    assert result.stop_reasons == {"max_tokens": 3}
+    assert len(server.calls) == 4
+    assert any("stays as it is (max_tokens): Anthropic refused" in line for line in cautions(events))
+    assert result.total_bill.total.n_unknown == 0
 
 
 def test_a_refusal_without_content_is_kept_with_its_category(server, collect, records, events) -> None:
@@ -301,8 +285,11 @@ def test_what_cannot_be_waited_out_stops_the_run_at_once_in_one_line(server, col
 
 def test_a_near_model_name_is_proposed(server, collect) -> None:
     server.script = scripted(error(404, "not_found_error", "model: claude-sonet-4-6"))
-    with pytest.raises(TeacherError) as raised:
+    with pytest.raises(InputError, match=r"No price is known.*Did you mean claude-sonnet-4-6\?"):
         collect(teacher="anthropic:claude-sonet-4-6")
+    assert server.calls == []
+    with pytest.raises(TeacherError) as raised:
+        collect(teacher="anthropic:claude-sonet-4-6", cost=False)
     assert raised.value.next_step == "Did you mean anthropic:claude-sonnet-4-6?"
 
 

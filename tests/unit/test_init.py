@@ -17,6 +17,7 @@ from mlx_distill.new_project import InitConfig, project_file, run
 from mlx_distill.project import Project, ProjectConfig
 from mlx_distill.settings import build, to_plain
 from mlx_distill.stages import CONTROLS, STAGES
+from mlx_distill.teachers.prices import PRICES
 from tests.conftest import Finished
 
 PATHS = {"data", "model", "adapter", "out", "prompts", "test_prompts"}
@@ -145,3 +146,12 @@ def test_the_command_ends_with_what_to_type_next(tmp_path: Path, cli: Callable[.
 
 def test_titles_name_every_stage() -> None:
     assert set(new_project.TITLES) == set(STAGES)
+
+
+def test_every_built_in_price_stands_in_the_file_ready_to_be_changed(tmp_path: Path) -> None:
+    text = project_file(ProjectConfig(name="demo"))
+    before, section = text.split("[prices]\n")
+    file = tmp_path / "distill.toml"
+    file.write_text(before + "[prices]\n" + section.replace("# ", ""))
+
+    assert Project.load(file).prices == PRICES

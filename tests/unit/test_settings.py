@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import InputError
+from mlx_distill.project import Project
 from mlx_distill.settings import build, setting, to_plain
+from mlx_distill.teachers.prices import Price
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,49 @@ def test_dataclasses_and_paths_inside_a_result_become_plain() -> None:
 
     inner = Inner(Path("x"))
     assert to_plain(Outer((inner,), {"a": inner})) == {"parts": [{"file": "x"}], "named": {"a": {"file": "x"}}}
+
+
+def project(text: str, tmp_path: Path) -> Project:
+    file = tmp_path / "distill.toml"
+    file.write_text(text)
+    return Project.load(file)
+
+
+def test_prices_of_the_project_reach_every_stage_that_asks_a_teacher(tmp_path: Path) -> None:
+    text = 'name = "demo"\nmax_cost = 3\n[prices]\n"gpt-4.1" = { input_usd = 2, output_usd = 8.0, batch = 0.4 }\n'
+    for stage in ("collect", "expand", "compare"):
+        values = project(text, tmp_path).values(stage)
+        assert (values["max_cost"], values["cost"]) == (3.0, True)
+        assert values["prices"] == {"gpt-4.1": Price(2.0, 8.0, batch=0.4)}
+
+
+def test_every_fault_of_the_prices_is_named(tmp_path: Path) -> None:
+    text = (
+        'name = "demo"\n[prices]\na = { input_usd = 2 }\nb = { input_usd = -1, output_usd = 1 }\nc = 3\n'
+        "d = { input_usd = 1, output_usd = 1, ouput = 2 }\ngpt-4.1 = { input_usd = 1, output_usd = 1 }\n"
+    )
+    with pytest.raises(InputError) as caught:
+        project(text, tmp_path)
+
+    [problem] = caught.value.problems
+    for words in (
+        "a: output_usd is missing",
+        "b: input_usd is -1, it must be 0 or more",
+        "c: 3 is not a table",
+        "d: unknown setting 'ouput'; did you mean",
+        "gpt-4: unknown setting '1'",
+    ):
+        assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("max_cost = -1", "max_cost is -1"),
+        ("max_cost = nan", "max_cost is nan"),
+        ("max_cost = 1\ncost = false", "leave"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        project(f'name = "demo"\n{line}\n', tmp_path)

@@ -31,6 +31,9 @@ class Parrot:
 
     name = "parrot"
     terms = ""
+    billed_model = ""
+    longest_retry = 0
+    limits = ()
 
     def __init__(self, script: Callable[[str, int], Answer]) -> None:
         self._script = script

@@ -1,0 +1,107 @@
+"""What asking will take and cost, before anything is sent: estimated on this machine, without asking the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlx_distill.records import Answer, Usage
+from mlx_distill.teachers.plan import Ask, Plan
+from mlx_distill.teachers.prices import Price, cost_of, most_input_tokens, worst_usd
+from mlx_distill.teachers.protocol import Teacher
+from mlx_distill.teachers.spending import Budget, Ledger
+
+BYTES_PER_TOKEN = 3.0
+"""Of prompts, on the low side: English has about four, code and other languages fewer."""
+ASSUMED_OUTPUT_TOKENS = 300
+"""Of an answer, until some are there to take the mean of: the shipped system prompt asks for 80 to 200."""
+ENOUGH_ANSWERS = 5
+"""Answers from which on their mean is taken instead."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to ask, and what that will cost. Money is None where costs are not counted."""
+
+    teacher: str
+    n_prompts: int
+    n_answered: int
+    n_to_ask: int
+    """Prompts without an answer, and answers that are to be asked for again."""
+    input_tokens: int
+    output_tokens: int
+    basis: str
+    """Where the figures come from."""
+    usd: float | None
+    batch_usd: float | None
+    most_usd: float | None
+    """If every answer took all of max_tokens."""
+    most_batch_usd: float | None
+    spent_usd: float
+    """By the project so far."""
+    max_cost: float | None
+
+    @property
+    def costs_money(self) -> bool:
+        return bool(self.n_to_ask and self.usd)
+
+
+def make_estimate(teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget) -> Estimate:
+    """Estimate what is missing of a plan; InputError where the teacher charges and no price is known."""
+    each, n_known = output_tokens_each(record.answer for record in plan.records.values())
+    means = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in plan.missing]
+    outputs = f"{each} an answer, the mean of {n_known} answers" if n_known else f"{each} an answer, which is assumed"
+    price = budget.price_of(teacher.billed_model) if teacher.billed_model and budget.counted else None
+    free = 0.0 if not teacher.billed_model else None
+
+    def likely(*, batch: bool) -> float | None:
+        return total_usd(price, means, batch=batch) if price else free
+
+    def most(*, batch: bool) -> float | None:
+        return sum(_worst(price, ask, batch=batch) for ask in plan.missing) if price else free
+
+    return Estimate(
+        teacher=teacher.name,
+        n_prompts=len(plan.wanted),
+        n_answered=len(plan.records),
+        n_to_ask=len(plan.missing),
+        input_tokens=sum(usage.input_tokens for usage in means),
+        output_tokens=sum(usage.output_tokens for usage in means),
+        basis=f"input at {BYTES_PER_TOKEN:g} bytes a token, output {outputs}",
+        usd=likely(batch=False),
+        batch_usd=likely(batch=True),
+        most_usd=most(batch=False),
+        most_batch_usd=most(batch=True),
+        spent_usd=ledger.spent_usd,
+        max_cost=budget.max_cost,
+    )
+
+
+def left_usd(price: Price, asks: Iterable[Ask], answers: Iterable[Answer]) -> tuple[float, float]:
+    """What the requests will cost by the answers so far, and at most."""
+    asks = list(asks)
+    each, _ = output_tokens_each(answers)
+    usages = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in asks]
+    return total_usd(price, usages), sum(_worst(price, ask) for ask in asks)
+
+
+def output_tokens_each(answers: Iterable[Answer]) -> tuple[int, int]:
+    """The output to expect of an answer, and the number of answers that say so; 0 where it is assumed."""
+    counts = [answer.usage.output_tokens for answer in answers if answer.usage.output_tokens]
+    if len(counts) < ENOUGH_ANSWERS:
+        return ASSUMED_OUTPUT_TOKENS, 0
+    return -(-sum(counts) // len(counts)), len(counts)
+
+
+def total_usd(price: Price, usages: Iterable[Usage], *, batch: bool = False) -> float:
+    costs = [cost_of(price, usage, batch=batch) for usage in usages]
+    return sum(cost.usd for cost in costs if cost)
+
+
+def _worst(price: Price, ask: Ask, *, batch: bool = False) -> float:
+    """A request that is too long to be priced is not sent, and costs nothing."""
+    return worst_usd(price, ask.request.messages, ask.request.max_tokens, batch=batch) or 0.0
+
+
+def _input_tokens(ask: Ask) -> int:
+    return round(most_input_tokens(ask.request.messages) / BYTES_PER_TOKEN)

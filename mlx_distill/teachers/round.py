@@ -1,0 +1,270 @@
+"""One round of asking: the queue of what is missing, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from mlx_distill.errors import BudgetError, DistillError, Interrupted, TeacherError
+from mlx_distill.events import Note, Report
+from mlx_distill.records import TeacherRecord
+from mlx_distill.storage.journal import Journal
+from mlx_distill.teachers import stopping
+from mlx_distill.teachers.estimate import left_usd
+from mlx_distill.teachers.pacing import Pace, Patience, Turn
+from mlx_distill.teachers.plan import Ask, Plan, ask_again
+from mlx_distill.teachers.protocol import LimitError, NoAnswerError, Teacher, TryLaterError
+from mlx_distill.teachers.purse import Purse
+from mlx_distill.teachers.spending import Budget, Ledger
+from mlx_distill.teachers.telling import Teller, span
+
+DRAIN_SECONDS = 20.0
+"""How long answers that are under way, and will be charged, are waited for when the run has to stop."""
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A prompt that the teacher will not answer, and why."""
+
+    prompt_id: str
+    key: str
+    reason: str
+
+
+class Round:
+    """Asks all that a plan misses, into its records and the journal."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        plan: Plan,
+        journal: Journal,
+        *,
+        ledger: Ledger | None,
+        budget: Budget,
+        concurrency: int,
+        report: Report,
+        patience: Patience,
+        job: str,
+    ) -> None:
+        self._teacher, self._plan, self._journal, self._report = teacher, plan, journal, report
+        self._ledger, self._budget = ledger, budget
+        self._patience, self._concurrency = patience, concurrency
+        self._teller = Teller(report, job, len(plan.wanted), patience.limit_seconds)
+        self._pace = Pace(concurrency, self._teller.used_up)
+        self._purse = Purse(ledger, teacher.billed_model, budget.prices)
+        self._asks = {ask.key: ask for ask in plan.missing}
+        self._new: set[str] = set()
+        self.unanswered: list[Unanswered] = []
+        self.stopped_by: DistillError | None = None
+        self._began = time.monotonic()
+        self._last_answer_at = 0.0
+        self._longest_retry = teacher.longest_retry
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._stop = asyncio.Event()
+        self._signal: signal.Signals | None = None
+
+    @property
+    def n_new(self) -> int:
+        """Requests that an answer arrived for."""
+        return len(self._new)
+
+    @property
+    def cost_usd(self) -> float:
+        """Of the new answers, as far as it is known."""
+        return self._teller.cost_usd
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    async def run(self) -> None:
+        """Ask for all that is missing; ends early where the teacher cannot be asked or the user stops it."""
+        with stopping.signals_call(self.interrupt):
+            try:
+                async with self._teacher:
+                    if self._teacher.terms:
+                        self._report(Note(self._teacher.terms))
+                    self._tell_progress()
+                    await self._ask_everything()
+            except BudgetError:
+                self.stopped_by = self._over_budget()
+            except DistillError as error:
+                self.stopped_by = error
+
+    def interrupt(self, which: signal.Signals) -> None:
+        """Stop the round."""
+        self._signal = which
+        self._stop.set()
+
+    async def _ask_everything(self) -> None:
+        n_workers = min(self._concurrency, len(self._plan.missing))
+        workers = [asyncio.create_task(self._work()) for _ in range(n_workers)]
+        stop = asyncio.create_task(self._stop.wait())
+        ended = asyncio.create_task(asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION))
+        try:
+            await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                await self._drain(workers, stop)
+        finally:
+            for task in (*workers, stop, ended):
+                task.cancel()
+            outcomes = await asyncio.gather(*workers, return_exceptions=True)
+        if self._signal:
+            raise Interrupted(
+                f"{len(self._plan.records)} of {len(self._plan.wanted)} answers are saved in {self._journal.path}.",
+                "Run the same command again: it asks only for the "
+                f"{len(self._plan.wanted) - len(self._plan.records)} missing.",
+                exit_code=128 + self._signal,
+            )
+        errors = [error for error in outcomes if isinstance(error, Exception)]
+        for error in sorted(errors, key=lambda error: isinstance(error, DistillError)):  # a bug before all else
+            raise error
+
+    async def _drain(self, workers: Sequence[asyncio.Task[None]], stop: asyncio.Task[bool]) -> None:
+        """After an error that stops the run: keep what is under way, which is paid for, but start nothing."""
+        self._closing = True
+        for task in set(workers) - self._in_flight:
+            task.cancel()
+        began = time.monotonic()
+        while self._in_flight and not stop.done() and time.monotonic() < began + DRAIN_SECONDS:
+            await asyncio.wait({stop, *self._in_flight}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            if self._in_flight and time.monotonic() > began + 1.0:
+                text = f"Stopping; {len(self._in_flight)} answers are under way and waited for ({DRAIN_SECONDS:g} s)."
+                self._teller.say_once_in(DRAIN_SECONDS, text, about="stopping")
+
+    async def _work(self) -> None:
+        while self._plan.missing and not self._closing:
+            ask = self._plan.missing.popleft()
+            try:
+                await self._ask(ask)
+            except NoAnswerError as error:
+                self._skip(ask, error.reason)
+            except LimitError as error:
+                if not self._has_an_answer(ask):
+                    raise
+                self._longest_retry = 0
+                self._skip(ask, error.message)
+            except BudgetError:
+                if not self._has_an_answer(ask):
+                    raise
+                self._skip(ask, "asking again may cost more than the cap allows")
+
+    def _has_an_answer(self, ask: Ask) -> bool:
+        """Whether only a better answer than the known one was asked for."""
+        return ask.key in self._plan.records
+
+    def _skip(self, ask: Ask, reason: str) -> None:
+        name = ask.prompt.id
+        if self._has_an_answer(ask):
+            how = self._plan.records[ask.key].answer.outcome
+            self._teller.say_once(f"{name} stays as it is ({how}): {reason.rstrip('.')}.", about=reason)
+            return
+        self.unanswered.append(Unanswered(name, ask.key, reason))
+        self._teller.say_once(f"{name} is skipped: {reason}.", about=reason)
+        self._tell_progress()
+
+    async def _ask(self, ask: Ask) -> None:
+        """Ask one request until it is answered and written down."""
+        n_failures, troubled_since = 0, 0.0
+        while not self._closing:
+            turn = await self._pace.turn()
+            try:
+                trouble = await self._attempt(ask, turn, again=ask.again or n_failures > 0)
+            finally:
+                self._pace.done()
+            if trouble is None or self._closing:
+                return
+            n_failures += 1
+            troubled_since = troubled_since or time.monotonic()
+            left = troubled_since + self._patience.limit_seconds - time.monotonic()
+            if left <= 0.0 or (trouble.after_seconds or 0.0) > left:
+                self._give_up(trouble, troubled_since)
+            if trouble.overloaded:
+                self._pace.slow_down(turn)
+                n_failures = max(n_failures, self._pace.n_overloads)
+            wait = self._patience.wait_seconds(n_failures, trouble.after_seconds)
+            if not trouble.after_seconds:
+                wait = min(wait, left)
+            if trouble.overloaded:
+                self._pace.hold(wait)
+            self._teller.trouble(trouble, wait)
+            await asyncio.sleep(wait)
+
+    async def _attempt(self, ask: Ask, turn: Turn, *, again: bool) -> TryLaterError | None:
+        """Ask once. Nothing is awaited between an answer's arrival and its being on the disk: no signal falls there."""
+        held = await self._purse.reserve(ask.request, again=again)
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
+        try:
+            answer = await self._teacher.answer(ask.request)
+        except BaseException as error:
+            self._purse.failed(held, error)
+            if isinstance(error, TryLaterError):
+                return error
+            raise
+        finally:
+            self._in_flight.discard(task)
+        asked_at = datetime.now(UTC).isoformat(timespec="seconds")
+        record = TeacherRecord(ask.key, ask.prompt, ask.request, self._purse.priced(answer), asked_at)
+        self._journal.append(record.to_json())
+        self._purse.settle(held, answer)
+        self._pace.went_well()
+        self._pace.learn(self._teacher.limits, turn, answer.usage)
+        self._take(ask, record)
+        return None
+
+    def _take(self, ask: Ask, record: TeacherRecord) -> None:
+        """Count an answer that is on the disk, and ask again where it was cut off."""
+        answer = record.answer
+        self._new.add(ask.key)
+        self._plan.records[ask.key] = record
+        self._last_answer_at = time.monotonic()
+        self._teller.cost_usd += answer.cost_usd or 0.0
+        if answer.cost_usd is None and answer.usage.output_tokens and self._ledger:
+            self._teller.say_once(f"No price is known for {answer.model}: its worst case is counted.")
+        better = None if ask.again else ask_again(ask, record, self._longest_retry)
+        if better:
+            self._plan.missing.appendleft(better)
+        self._tell_progress()
+
+    def _give_up(self, trouble: TryLaterError, troubled_since: float) -> NoReturn:
+        """Waiting has not helped: skip the request where others were answered meanwhile, else end the run."""
+        limit = span(self._patience.limit_seconds)
+        if self._last_answer_at > troubled_since:
+            raise NoAnswerError(f"it failed for {limit}, while others were answered: {trouble.reason}")
+        asks_for = f" It asks to wait {trouble.after_seconds:.0f} s." if trouble.after_seconds else ""
+        raise TeacherError(
+            f"{self._teacher.name} cannot be waited for longer than {limit}: {trouble.reason}.{asks_for}",
+            f"{len(self._plan.records)} of {len(self._plan.wanted)} answers are saved. Run the same command again "
+            "later, or wait longer with --wait-minutes.",
+        )
+
+    def _over_budget(self) -> BudgetError:
+        """What was spent, what is left to ask, what that would cost, and the cap that would do."""
+        assert self._ledger is not None
+        settled = {*self._plan.records, *(item.key for item in self.unanswered)}
+        left = [ask for key, ask in self._asks.items() if key not in settled]
+        price = self._budget.price_of(self._teacher.billed_model)
+        likely, most = left_usd(price, left, (record.answer for record in self._plan.records.values()))
+        spent, unknown = self._ledger.spent_usd, self._ledger.bill().total
+        lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
+        enough = math.ceil(100.0 * (spent + likely + most / len(left))) / 100.0
+        return BudgetError(
+            f"The cap of {self._budget.max_cost:.2f} USD is reached: {spent:.2f} USD are spent{lost}, and the next "
+            f"request might exceed it. {len(left)} of {len(self._plan.wanted)} prompts are left: about {likely:.2f} "
+            f"USD, at most {most:.2f} USD.",
+            "Everything answered so far is saved. To go on, run the same command again with a higher cap: "
+            f"--max-cost {enough:.2f}",
+        )
+
+    def _tell_progress(self) -> None:
+        self._teller.progress(len(self._plan.records) + len(self.unanswered))

@@ -1,0 +1,36 @@
+"""What the tests of collecting share: a key, scripts for the server, and a look at what was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.events import Caution, Event
+from mlx_distill.teachers.bill import Bill
+from mlx_distill.teachers.spending import Ledger
+from tests.contract.messages_server import Call, Reply
+
+KEY = "sk-ant-test-0123456789-secret"
+REAL_USD = (100 * 3 + 50 * 15) / 1e6
+"""What each answer of the server costs: 100 tokens in, 50 out."""
+
+
+def journal_of(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "teacher_data.jsonl").read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def bill_of(out: Path) -> Bill:
+    """What the project has cost, by its ledger."""
+    return Ledger(out / "ledger.jsonl").read().bill()
+
+
+def scripted(*replies: Reply) -> Callable[[Call], Reply]:
+    """The nth asking of a prompt gets the nth reply, later ones the last."""
+    return lambda call: replies[min(call.nth, len(replies)) - 1]
+
+
+def cautions(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Caution)]

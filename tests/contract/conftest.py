@@ -1,0 +1,51 @@
+"""A server that speaks the Messages API, and collecting from it with waits short enough for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_distill.collect import CollectConfig, CollectResult, run
+from mlx_distill.events import Event
+from tests.contract.collecting import KEY, journal_of
+from tests.contract.messages_server import MessagesServer, answer
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
+    with MessagesServer(lambda call: answer(f"Answer to {call.prompt}")).running() as running:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+        yield running
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def collect(tmp_path: Path, events: list[Event]) -> Callable[..., CollectResult]:
+    """Collect the answers to `n` prompts, or to the prompts given."""
+
+    def collect(*prompts: str, n: int = 1, **settings: Any) -> CollectResult:
+        file = tmp_path / "prompts.txt"
+        file.write_text("\n".join(prompts or [f"Prompt {number}" for number in range(n)]))
+        defaults = {"teacher": "anthropic:claude-sonnet-4-6", "first_wait_seconds": 0.01, "wait_minutes": 0.2}
+        config = CollectConfig(prompts=file, out=tmp_path / "out", **{**defaults, **settings})
+        return run(config, events.append)
+
+    return collect
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    """The lines of the journal."""
+
+    def records() -> list[dict[str, Any]]:
+        return journal_of(tmp_path / "out")
+
+    return records

@@ -1,0 +1,273 @@
+"""Collecting in bad weather: limits, long waits, a server that dies, a fifth of all requests failing, twenty kills."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from mlx_distill.collect import CollectConfig, run
+from mlx_distill.errors import BudgetError, Interrupted
+from mlx_distill.records import Request, conversation
+from mlx_distill.teachers.anthropic import AnthropicTeacher
+from mlx_distill.teachers.headers import retry_after
+from mlx_distill.teachers.protocol import TryLaterError
+from tests.contract.collecting import KEY, REAL_USD, bill_of, cautions, journal_of, scripted
+from tests.contract.messages_server import DROPPED, Call, MessagesServer, Reply, answer, error, message, streamed, text
+
+# The pace
+
+
+def limits(remaining: int, reset_seconds: float = 60.0, of: str = "requests") -> dict[str, str]:
+    at = (datetime.now(UTC) + timedelta(seconds=reset_seconds)).isoformat()
+    return {f"anthropic-ratelimit-{of}-remaining": str(remaining), f"anthropic-ratelimit-{of}-reset": at}
+
+
+def test_the_first_answer_opens_the_full_width_that_the_limits_allow(server, collect) -> None:
+    server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.3, headers=limits(1000))
+    collect(n=100, concurrency=80)
+    assert server.most_at_once >= 70
+    began = server.calls[0].at
+    assert len([call for call in server.calls if call.at - began < 0.25]) == 16
+
+
+@pytest.mark.parametrize(
+    ("of", "remaining"), [("requests", 24), ("output-tokens", 24 * 50 + 49), ("input-tokens", 24 * 100)]
+)
+def test_no_more_is_asked_than_what_remains_and_the_wait_is_said(server, collect, events, of, remaining) -> None:
+    """Sixteen begin; the first says that 24 more are left, so that nine wait for the reset: it came after 15 others."""
+    began = time.time()
+
+    def script(call: Call) -> Reply:
+        reset = began + 1.8 - time.time()
+        left = max(0, remaining - (len(server.calls) - 1) * (remaining // 24))
+        return Reply(body=message(text("Fine.")), after_seconds=0.2, headers=limits(left, reset, of))
+
+    server.script = script
+    assert collect(n=33, concurrency=60).n_answered == 33
+    first = server.calls[0].at
+    early = [call for call in server.calls if call.at - first < 1.4]
+    assert 16 <= len(early) <= 25
+    assert any(f"rate limit of {of.replace('-', ' ')} is used up" in line for line in cautions(events))
+
+
+def test_without_limits_each_answer_opens_one_more(server, collect) -> None:
+    server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.05)
+    collect(n=150, concurrency=100)
+    assert 32 <= server.most_at_once <= 100
+
+
+def test_it_slows_down_and_speeds_up_again(server, collect) -> None:
+    overloaded = error(429, "rate_limit_error", "Slow down", retry_after_ms="30")
+    server.script = lambda call: (
+        overloaded
+        if len(server.calls) in range(17, 20)
+        else Reply(body=message(text("Fine.")), after_seconds=0.02, headers=limits(1000))
+    )
+    assert collect(n=200, concurrency=16).n_answered == 200
+    assert server.most_at_once == 16
+    assert len(server.calls) == 203
+
+
+def test_a_wait_in_milliseconds_is_obeyed(server, collect) -> None:
+    server.script = scripted(error(429, "rate_limit_error", "Slow down", retry_after_ms="300"), answer())
+    collect()
+    first, second = server.calls
+    assert 0.3 <= second.at - first.at < 1.0
+
+
+def in_seconds(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ({"retry-after": "7"}, 7.0, 7.0),
+        ({"retry-after": "0.5"}, 0.5, 0.5),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5, 1.5),
+        ({"retry-after": in_seconds(3600)}, 3400.0, 3600.0),
+    ],
+)
+def test_a_wait_is_read_in_seconds_milliseconds_or_as_a_date(headers: dict[str, str], low: float, high: float) -> None:
+    seconds = retry_after(headers)
+    assert seconds is not None
+    assert low <= seconds <= high
+
+
+@pytest.mark.parametrize("value", ["", "0", "-3", "soon", "nan", "inf", in_seconds(-3600)])
+def test_a_wait_that_is_over_or_makes_no_sense_is_none(value: str) -> None:
+    assert retry_after({"retry-after": value}) is None
+
+
+def test_a_wait_of_an_hour_is_said_with_its_end_and_can_be_stopped(server, collect, events) -> None:
+    server.script = scripted(error(429, "rate_limit_error", "Daily limit", retry_after="3600"))
+    press = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
+    press.start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        collect(wait_minutes=120)
+    press.join()
+    assert time.monotonic() - began < 5
+    at = datetime.now().astimezone() + timedelta(hours=1)
+    [line] = cautions(events)
+    assert "asking again in 60 min, at " in line
+    assert any((at + timedelta(seconds=late)).strftime("%H:%M:%S") in line for late in range(-8, 3))
+
+
+# Servers that misbehave
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 32_000])
+def test_an_answer_that_drips_in_is_taken(server, collect, records, max_tokens) -> None:
+    slow = Reply(body=message(text("Slow.")), drip_seconds=0.5)
+    server.script = scripted(slow if max_tokens == 4096 else Reply(events=streamed("Slow.").events, drip_seconds=0.5))
+    collect(max_tokens=max_tokens)
+    assert [record["answer"] for record in records()] == ["Slow."]
+
+
+def test_an_answer_that_drips_for_too_long_is_given_up(server) -> None:
+    server.script = scripted(Reply(body=message(text("Slow.")), drip_seconds=3.0))
+
+    async def ask() -> None:
+        async with AnthropicTeacher("claude-sonnet-4-6", longest_seconds=0.3) as teacher:
+            await teacher.answer(Request(teacher.name, conversation("Why?"), 1))
+
+    with pytest.raises(TryLaterError, match=r"no whole answer within 0\.4 s") as raised:
+        asyncio.run(ask())
+    assert raised.value.may_be_charged
+
+
+def test_a_server_that_dies_and_comes_back_is_waited_for(collect, monkeypatch, tmp_path) -> None:
+    first = MessagesServer(lambda call: Reply(body=message(text("Fine.")), after_seconds=0.03))
+    second: list[MessagesServer] = []
+    port = int(first.url.rsplit(":", 1)[1])
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", first.url)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    done = threading.Event()
+
+    def live_and_die() -> None:
+        with first.running():
+            while len(first.calls) < 12:
+                time.sleep(0.01)
+            first.script = lambda call: DROPPED
+        time.sleep(0.4)
+        second.append(MessagesServer(lambda call: answer("Back."), port))
+        with second[0].running():
+            done.wait(30)
+
+    life = threading.Thread(target=live_and_die)
+    life.start()
+    try:
+        result = collect(n=60, concurrency=6)
+    finally:
+        done.set()
+        life.join()
+    assert result.n_answered == 60
+    answered = Counter(record["answer"] for record in journal_of(tmp_path / "out"))
+    assert answered["Fine."] >= 6
+    assert answered["Back."] == 60 - answered["Fine."]
+
+
+# A fifth of all requests fails
+
+FAULTS = (
+    error(429, "rate_limit_error", "Slow down", retry_after_ms="5"),
+    error(529, "overloaded_error", "Overloaded"),
+    error(500, "api_error", "Internal server error"),
+    error(503, "api_error", "Unavailable"),
+    Reply(502, "<html>Bad gateway</html>"),
+    DROPPED,
+    Reply(body=message(text("An answer that breaks off")), cut=True),
+    Reply(body='{"id": "msg_1", "cont', headers={"content-type": "application/json"}),
+)
+
+
+def stormy(call: Call) -> Reply:
+    """The same weather for the same request in every run."""
+    weather = random.Random(f"{call.prompt} {call.nth}")
+    return weather.choice(FAULTS) if weather.random() < 0.2 else answer(f"Answer to {call.prompt}")
+
+
+def charged_usd(server: MessagesServer) -> float:
+    """The most that the server can have charged for: all but what it refused."""
+    return REAL_USD * sum(stormy(call).status not in (429, 503, 529) for call in server.calls)
+
+
+def test_a_thousand_prompts_end_complete_though_a_fifth_of_the_requests_fails(
+    server, collect, records, tmp_path
+) -> None:
+    server.script = stormy
+    result = collect(n=1000, concurrency=64, max_tokens=300, max_cost=4.0)
+    assert (result.n_answered, result.unanswered) == (1000, ())
+    assert sorted(record["answer"] for record in records()) == sorted(f"Answer to Prompt {n}" for n in range(1000))
+    assert len(server.calls) > 1150
+    assert charged_usd(server) <= bill_of(tmp_path / "out").total_usd <= 4.0
+
+
+def test_in_a_storm_the_cap_holds_at_any_concurrency_and_over_restarts(server, collect, records, tmp_path) -> None:
+    server.script = stormy
+    spent = []
+    for concurrency, cap in ((64, 0.15), (3, 0.2), (200, 0.3)):
+        with pytest.raises(BudgetError):
+            collect(n=400, concurrency=concurrency, max_tokens=300, max_cost=cap)
+        spent.append(bill_of(tmp_path / "out").total_usd)
+        assert charged_usd(server) <= spent[-1] <= cap
+    assert spent == sorted(spent)
+    assert max(Counter(record["key"] for record in records()).values()) == 1
+
+
+# Kills
+
+
+def collect_in_child(folder: str, url: str, concurrency: int, max_cost: float) -> None:
+    """What runs in the process that is killed."""
+    os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
+    out = Path(folder)
+    teacher = "anthropic:claude-sonnet-4-6"
+    run(CollectConfig(out, teacher, out / "prompts.txt", concurrency=concurrency, max_tokens=300, max_cost=max_cost))
+
+
+def test_twenty_kills_lose_nothing_ask_nothing_twice_and_stay_under_the_cap(server, tmp_path) -> None:
+    n_prompts, n_kills, concurrency, cap = 500, 20, 8, 3.0
+    server.script = lambda call: Reply(body=message(text(f"Answer to {call.prompt}")), after_seconds=0.03)
+    (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(n_prompts)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["anthropic", "httpx2", "tests.contract.test_collect_storms"])
+    chance = random.Random(4)
+    saved: list[str] = []
+    for kill in range(n_kills + 1):
+        asked_before = len(server.calls)
+        child = context.Process(target=collect_in_child, args=(str(tmp_path), server.url, concurrency, cap))
+        child.start()
+        if kill < n_kills:
+            deadline = time.monotonic() + 30
+            while len(server.calls) == asked_before and child.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0.0, 0.15))
+            child.kill()
+        child.join(60)
+        time.sleep(0.05)  # what is on its way to the server arrives
+        asked = server.prompts[asked_before:]
+        assert not set(saved) & set(asked), "an answer on the disk was asked for again"
+        assert len(asked) == len(set(asked))
+        lines = (tmp_path / "teacher_data.jsonl").read_bytes().split(b"\n")[:-1] if saved or asked else []
+        before, saved = saved, [record["messages"][-1]["content"] for record in journal_of(tmp_path)] if lines else []
+        assert saved[: len(before)] == before
+        total = bill_of(tmp_path).total
+        assert len(server.calls) * REAL_USD <= total.usd <= cap
+    assert child.exitcode == 0
+    assert sorted(saved) == sorted(f"Prompt {number}" for number in range(n_prompts))
+    repeats = len(server.calls) - n_prompts
+    assert repeats <= n_kills * concurrency
+    assert total.n_answers + total.n_unknown >= len(server.calls)
