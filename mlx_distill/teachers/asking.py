@@ -101,6 +101,7 @@ def ask_until_stopped(
     """
     made = missing_parents(journal)
     with ExitStack() as stack:
+        stack.callback(remove_empty, made)  # last, when journal and ledger are closed
         opened = stack.enter_context(Journal(journal))
         if opened.torn:
             report(Caution(f"{journal}: a half-written last line ({len(opened.torn)} bytes) was removed."))
@@ -127,7 +128,6 @@ def ask_until_stopped(
             stopping.run(asking.run(), asking.interrupt)
         if journal.stat().st_size == 0:  # nothing was answered: leave no file that looks like data
             journal.unlink()
-            remove_empty(made)
         return Asked(
             records={key: plan.records[key] for key in plan.wanted if key in plan.records},
             n_new=asking.n_new,
