@@ -18,7 +18,14 @@ from tests.tiny import make_tiny_qwen2
 machine.load_fast_blas()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "HF_TOKEN")
+SECRETS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "HF_TOKEN",
+)
 
 
 def skip(reason: str) -> None:

@@ -20,7 +20,7 @@ class CompareConfig:
     out: Path = setting(help="folder that report.html, report.md and report.json are written to")
     test_prompts: Path = setting(None, help="JSON lines of prompts that all answer; the four shipped ones by default")
     teacher: str = setting(
-        "", help="who answers beside the student: anthropic:MODEL or recorded:FILE; empty for nobody"
+        "", help="who answers beside the student: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for nobody"
     )
     system: str = setting(STUDENT_SYSTEM, help="the system message of the test prompts")
     max_tokens: int = setting(512, help="longest answer in tokens")

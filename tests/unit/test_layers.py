@@ -30,7 +30,18 @@ STAGE_FLOOR = 4
 COMMON_ROOMS = {0, 1, 5, 6}
 """Floors whose modules may know one another; rooms of the others may not."""
 
-HEAVY = {"mlx", "mlx_lm", "transformers", "tokenizers", "anthropic", "huggingface_hub", "gguf", "numpy", "rich"}
+HEAVY = {
+    "mlx",
+    "mlx_lm",
+    "transformers",
+    "tokenizers",
+    "anthropic",
+    "openai",
+    "huggingface_hub",
+    "gguf",
+    "numpy",
+    "rich",
+}
 
 
 def room_of(module: str) -> str:
