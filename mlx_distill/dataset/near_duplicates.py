@@ -33,7 +33,7 @@ class NearDuplicate:
 def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, NearDuplicate]:
     """The places of the texts that are at least `threshold` (above 0, at most 1) like an earlier one that is kept."""
     shingles = [_shingles(text) for text in texts]
-    counts = [0] * BUCKETS
+    counts = array("q", bytes(8 * BUCKETS))
     for run in (run for runs in shingles for run in runs):
         counts[run % BUCKETS] += 1
     holders: dict[int, list[int]] = defaultdict(list)
