@@ -186,6 +186,8 @@ def folder_check(folder: Path) -> Check:
 
 def key_check(environment: Mapping[str, str], project: ProjectConfig | None) -> Check:
     """Whether the teacher's API key is there. Its value is never shown."""
+    if project and project.teacher.startswith("openai:"):
+        return _openai_check(environment, project.teacher)
     present = [name for name in KEY_NAMES if environment.get(name)]
     if present:
         return Check("API key", "ok", f"{present[0]} is set")
@@ -197,6 +199,19 @@ def key_check(environment: Mapping[str, str], project: ProjectConfig | None) -> 
         "none",
         f"For a Claude teacher: export {KEY_NAMES[0]}=... (the embedded sample needs none).",
     )
+
+
+def _openai_check(environment: Mapping[str, str], teacher: str) -> Check:
+    """An openai: teacher needs its SDK, and a key only where OpenAI itself is asked."""
+    from mlx_distill.teachers.openai import HOW_TO_ADDRESS, INSTALL
+
+    if importlib.util.find_spec("openai") is None:
+        return Check("API key", "problem", f"{teacher} needs the package openai", INSTALL)
+    if environment.get("OPENAI_API_KEY"):
+        return Check("API key", "ok", "OPENAI_API_KEY is set")
+    if environment.get("OPENAI_BASE_URL") or "@http" in teacher:
+        return Check("API key", "ok", "none, and a server of one's own needs none")
+    return Check("API key", "warning", "none, and no server", HOW_TO_ADDRESS)
 
 
 def _hub_check(project: ProjectConfig | None) -> Check:

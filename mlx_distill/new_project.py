@@ -16,7 +16,7 @@ from typing import Any
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
 from mlx_distill.project import PRICES_SECTION, PROJECT_FILE, Project, ProjectConfig
-from mlx_distill.settings import build, setting, to_plain
+from mlx_distill.settings import build, parts_of, setting, to_plain
 from mlx_distill.stages import CONTROLS, STAGES
 from mlx_distill.storage.durable import new_folder
 from mlx_distill.storage.shipped import shipped
@@ -96,6 +96,8 @@ def project_file(config: ProjectConfig) -> str:
         lines += ["", f"# {TITLES[name]}", f"[{name}]"]
         lines += _settings(stage.config, OWN_FILES, leave_out={*given, *CONTROLS})
         lines += _wrapped(f"Taken from the top of this file unless set here: {', '.join(given)}.")
+        for group, kind in parts_of(stage.config).items():
+            lines += ["", f"[{name}.{group}]", *_settings(kind, {}, leave_out=())]
     lines += ["", *_wrapped(f"{PRICES_TITLE} {PRICES_AS_OF}."), f"[{PRICES_SECTION}]"]
     lines += [f"# {_key(name)} = {_price(price)}" for name, price in PRICES.items()]
     return "\n".join(lines) + "\n"
@@ -117,7 +119,7 @@ def _price(price: Price) -> str:
 def _settings(config: type[Any], values: Mapping[str, Any], leave_out: Iterable[str]) -> list[str]:
     lines: list[str] = []
     for field in dataclasses.fields(config):
-        if field.name in leave_out:
+        if field.name in leave_out or field.name in parts_of(config):
             continue
         choices = field.metadata.get("choices")
         lines += _wrapped(field.metadata["help"] + (f" ({', '.join(choices)})" if choices else ""))

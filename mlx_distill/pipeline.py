@@ -123,8 +123,12 @@ def load_project(config: RunConfig) -> Project:
     project = Project.load(config.file)
     data: dict[str, Any] = {**to_plain(project.config), **{name: {**s} for name, s in project.sections.items()}}
     for override in (*config.overrides, *(["train.minutes=0"] if config.full else [])):
-        *section, name, value = _parsed(override)
-        place = data.setdefault(section[0], {}) if section else data
+        *sections, name, value = _parsed(override)
+        place = data
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {override!r}: {section} is no section.", "For example: --set train.epochs=2")
         place[name] = value
     return Project.from_values(project.file, data)
 
@@ -133,7 +137,7 @@ def _parsed(override: str) -> list[Any]:
     """`train.epochs=2` → ["train", "epochs", 2]. A value that is not TOML is text: `student=sample`."""
     key, equals, text = override.partition("=")
     path = [part.strip() for part in key.split(".")]
-    if not equals or len(path) > 2 or not all(path):
+    if not equals or len(path) > 3 or not all(path):
         raise InputError(f"--set {override!r} is not SECTION.KEY=VALUE.", "For example: --set train.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

@@ -26,7 +26,9 @@ class ProjectConfig:
     """The settings above the sections of distill.toml: what several stages share."""
 
     name: str = setting(help="names the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")
-    teacher: str = setting("anthropic:claude-sonnet-4-6", help="who answers: anthropic:MODEL or recorded:FILE")
+    teacher: str = setting(
+        "anthropic:claude-sonnet-4-6", help="who answers: anthropic:MODEL, openai:MODEL or recorded:FILE"
+    )
     student: str = setting(
         "Qwen/Qwen2.5-0.5B-Instruct", help="who learns: a Hub id, a folder, a GGUF file, or `sample`"
     )

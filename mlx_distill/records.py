@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -18,6 +19,8 @@ Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 ROLES: tuple[Role, ...] = get_args(Role)
 
+NAME_LENGTH = 40
+"""Characters of a prompt's first words in the id that is made of it."""
 PROMPT_FIELDS = ("id", "prompt", "family", "category", "split", "variations")
 COMPLETE_STOP_REASONS = frozenset({"end_turn", "stop_sequence"})
 """Stop reasons after which an answer is whole. Everything else (max_tokens, refusal, ...) is kept but never learnt."""
@@ -92,7 +95,7 @@ class Prompt:
             raise ValueError('"prompt" is missing or not text')
         if not text.strip():
             raise ValueError('"prompt" is empty')
-        prompt_id = data.get("id", content_hash(text)[:12])
+        prompt_id = data.get("id", name_of(text))
         family = data.get("family", prompt_id)
         category = data.get("category", "general")
         for name, value in (("id", prompt_id), ("family", family), ("category", category)):
@@ -105,6 +108,14 @@ class Prompt:
         if self.split:
             data["split"] = self.split
         return data
+
+
+def name_of(prompt: str) -> str:
+    """An id for a prompt that has none: its first words, to be known by, and its content's hash, to be told apart."""
+    words = re.findall(r"\w+", prompt.casefold())
+    while len("-".join(words)) > NAME_LENGTH:
+        words.pop()
+    return "-".join([*words, content_hash(prompt)[:12]])
 
 
 def refuse_misspelt(data: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -213,7 +224,7 @@ class TeacherRecord:
         text = data.get("answer")
         if not isinstance(text, str):
             raise ValueError('"answer" is missing or not text')
-        prompt_id = data.get("prompt_id") or content_hash(users[-1])[:12]
+        prompt_id = data.get("prompt_id") or name_of(users[-1])
         prompt = Prompt.from_json(
             {
                 "id": prompt_id,

@@ -28,6 +28,17 @@ def table(*, help: str) -> Any:
     return dataclasses.field(default_factory=dict, metadata={"help": help, "choices": ()})
 
 
+def part(config: type[Any]) -> Any:
+    """A group of settings as a field: a dataclass of its own at its defaults, a table of its own in `distill.toml`."""
+    return dataclasses.field(default=config())
+
+
+def parts_of(config: type[Any]) -> dict[str, type[Any]]:
+    """The groups of settings of a config, by the name of their field."""
+    kinds = get_type_hints(config)
+    return {field.name: kinds[field.name] for field in dataclasses.fields(config) if _is_part(kinds[field.name])}
+
+
 def build(config: type[Config], values: Mapping[str, Any], where: str) -> Config:
     """Make a config from plain values (TOML, JSON), checking names and types; `where` opens each message.
 
@@ -44,6 +55,8 @@ def build(config: type[Config], values: Mapping[str, Any], where: str) -> Config
             continue
         try:
             taken[name] = _converted(types_of[name], value)
+        except InputError as error:  # of a group of settings
+            problems.extend(f"{name}: {problem}" for problem in error.problems)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     missing = [
@@ -79,12 +92,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
 def _count(problems: list[str]) -> str:
     return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
 
 
 def _converted(kind: Any, value: Any) -> Any:
     """`value` as `kind`, without guessing: a number is not text, text is not a number, true is not 1."""
+    if _is_part(kind):
+        if isinstance(value, Mapping):
+            return build(kind, value, kind.__name__)
+        raise ValueError(f"{value!r} is not a table of settings")
     if get_origin(kind) in (Union, types.UnionType):
         options = [option for option in get_args(kind) if option is not type(None)]
         if value is None and len(options) < len(get_args(kind)):

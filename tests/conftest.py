@@ -26,7 +26,14 @@ os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matpl
 """Matplotlib's list of fonts is made once, not in the new home of each test."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "HF_TOKEN")
+SECRETS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "HF_TOKEN",
+)
 
 
 def skip(reason: str) -> None:

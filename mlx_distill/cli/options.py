@@ -11,19 +11,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import click
 
 from mlx_distill.project import Project
-from mlx_distill.settings import build
+from mlx_distill.settings import build, parts_of
 
 Config = TypeVar("Config")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def config_options(config: type[Any], *, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
-    """Add one option for each field of `config`; those not given arrive as None."""
+    """Add one option for each field of `config`, those of its groups too; those not given arrive as None."""
 
     def decorate(command: Command) -> Command:
-        kinds = get_type_hints(config)
+        kinds, parts = get_type_hints(config), parts_of(config)
         for field in reversed(dataclasses.fields(config)):
-            if field.name not in leave_out and get_origin(kinds[field.name]) is not Mapping:  # a table: for the file
+            if field.name in parts:
+                command = config_options(parts[field.name])(command)
+            elif field.name not in leave_out and get_origin(kinds[field.name]) is not Mapping:  # a table: for the file
                 command = _option(field, kinds[field.name])(command)
         return command
 
@@ -49,7 +51,8 @@ def resolve(config: type[Config], stage: str, flags: Mapping[str, Any], *, leave
     project = Project.find(Path())
     if project:
         own = {name: value for name, value in project.values(stage).items() if name not in leave_out}
-        return build(config, {**own, **given}, f"{project.file} [{stage}] and the options")
+        values = _grouped(config, own, given)
+        return build(config, values, f"{project.file} [{stage}] and the options")
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
@@ -60,7 +63,19 @@ def resolve(config: type[Config], stage: str, flags: Mapping[str, Any], *, leave
             f"This folder has no distill.toml, so {', '.join(missing)} must be given. "
             "(`mlx-distill init NAME` makes a project folder.)"
         )
-    return build(config, given, "options")
+    return build(config, _grouped(config, {}, given), "options")
+
+
+def _grouped(config: type[Any], values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the options over them, those of a group of settings in its own table."""
+    merged = {**values, **given}
+    for name, kind in parts_of(config).items():
+        inside = {field.name for field in dataclasses.fields(kind)}
+        options = {option: merged.pop(option) for option in inside & given.keys()}
+        table = merged.get(name, {})
+        if options and isinstance(table, Mapping):
+            merged[name] = {**table, **options}
+    return merged
 
 
 def _option(field: dataclasses.Field[Any], kind: Any) -> Callable[[Command], Command]:

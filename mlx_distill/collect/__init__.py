@@ -43,7 +43,9 @@ class CollectConfig:
     """What to ask whom."""
 
     out: Path = setting(help="folder of the answers (teacher_data.jsonl)")
-    teacher: str = setting(help="who answers: anthropic:MODEL, recorded:FILE, recorded:FOLDER or recorded:sample")
+    teacher: str = setting(
+        help="who answers: anthropic:MODEL, openai:MODEL[@URL], recorded:FILE or FOLDER, recorded:sample"
+    )
     prompts: Path = setting(Path("data/prompts.jsonl"), help="prompts: JSON lines, or text with one prompt a line")
     system: str = setting(TEACHER_SYSTEM, help="the teacher's system message")
     max_tokens: int = setting(4096, help="longest answer, thinking included; only what is written is charged")

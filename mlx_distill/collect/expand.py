@@ -39,7 +39,7 @@ class ExpandConfig:
     """What to vary, and how often."""
 
     data: Path = setting(help="folder of the journal of the teacher's answers (expand.jsonl)")
-    teacher: str = setting(help="who writes the variations: anthropic:MODEL or recorded:FILE")
+    teacher: str = setting(help="who writes the variations: anthropic:MODEL, openai:MODEL or recorded:FILE")
     prompts: Path = setting(Path("data/prompts.jsonl"), help="prompts; those whose family is their id are varied")
     out: Path | None = setting(None, help="the larger prompt file  [default: PROMPTS with .expanded.jsonl]")
     variations: int = setting(3, help="variations to ask for, of each base prompt")

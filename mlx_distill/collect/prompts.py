@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ def _read_lines(path: Path) -> list[Prompt]:
     prompts: list[Prompt] = []
     problems: list[str] = []
     for number, line in lines_of(read_text(path, HOW_TO_GET_ONE)):
+        if _is_json_object(line):
+            raise InputError(
+                f"{path}:{number}: this line is a JSON object, but a file of this name holds plain prompts.",
+                f"If it holds JSON lines, name it {path.stem}.jsonl.",
+            )
         if line in first_seen:
             problems.append(f"{path.name}:{number}: repeats line {first_seen[line]}")
             continue
@@ -47,6 +53,15 @@ def _read_lines(path: Path) -> list[Prompt]:
         prompts.append(Prompt.from_json({"prompt": line}))
     raise_problems(path, problems, "Remove these lines and run the command again.")
     return prompts
+
+
+def _is_json_object(line: str) -> bool:
+    if not line.startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class _Reader:

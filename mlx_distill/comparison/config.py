@@ -23,7 +23,7 @@ class AnswerConfig:
     out: Path = setting(help="folder that report.html, report.md and report.json are written to")
     test_prompts: Path = setting(None, help="JSON lines of prompts that all answer; the four shipped ones by default")
     teacher: str = setting(
-        "", help="who answers beside the student: anthropic:MODEL or recorded:FILE; empty for nobody"
+        "", help="who answers beside the student: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for nobody"
     )
     judge: str = setting(
         "", help="who judges which answer is better, in both orders, at its price: anthropic:MODEL; empty for nobody"

@@ -5,9 +5,37 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mlx_distill.code_checks import code_blocks, parse_fault
-from mlx_distill.records import Messages, TeacherRecord
+from mlx_distill.records import COMPLETE_STOP_REASONS, Messages, TeacherRecord
+from mlx_distill.settings import setting
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """The quality gate: what an answer must be to become a row. Whatever fails is in rejected.jsonl with its reason."""
+
+    stop_reasons: tuple[str, ...] = setting(
+        tuple(sorted(COMPLETE_STOP_REASONS)), help="how an answer must have ended; end_turn is of its own accord"
+    )
+    shortest_answer: int = setting(1, help="fewest tokens of an answer, its end token included")
+    longest_answer: int | None = setting(None, help="most tokens of an answer, its end token included")
+    require_parsing_code: bool = setting(True, help="reject answers with Python code that does not parse")
+    near_duplicate: float = setting(
+        0.8, help="likeness to an earlier row (shared runs of three words) from which one is rejected; 0 keeps all"
+    )
+    reject_identity: bool = setting(True, help='reject answers that say "as an AI" or "I am Claude"; else only count')
+
+    def __post_init__(self) -> None:
+        if not self.stop_reasons:
+            raise ValueError("stop_reasons is empty, so that no answer would be kept")
+        if self.shortest_answer < 1:
+            raise ValueError(f"shortest_answer must be at least 1, not {self.shortest_answer}")
+        if self.longest_answer is not None and self.longest_answer < self.shortest_answer:
+            raise ValueError(f"longest_answer is {self.longest_answer}, below shortest_answer ({self.shortest_answer})")
+        if not 0 <= self.near_duplicate <= 1:
+            raise ValueError(f"near_duplicate must be between 0 and 1, not {self.near_duplicate}")
 
 
 def broken_code(answer: str) -> str:

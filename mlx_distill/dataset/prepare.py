@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.dataset.filters import Duplicates, broken_code, control_token, identity_phrase
+from mlx_distill.dataset.filters import FilterConfig
 from mlx_distill.dataset.lengths import Lengths, Row, by_category, by_split, lengths_of
-from mlx_distill.dataset.near_copies import Likeness, NearCopies, read_test_prompts
-from mlx_distill.dataset.selection import JOURNAL, Rejection, Selection, select
+from mlx_distill.dataset.near_copies import Likeness
+from mlx_distill.dataset.selection import JOURNAL, Selection, select
+from mlx_distill.dataset.sieve import Sieve
 from mlx_distill.dataset.splits import Assignment, assign, named_splits
 from mlx_distill.errors import InputError
-from mlx_distill.events import Caution, Progress, Report, ignore
-from mlx_distill.records import SPLITS, STUDENT_SYSTEM, Example, Message, TeacherRecord
-from mlx_distill.settings import setting, to_plain
+from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.records import SPLITS, STUDENT_SYSTEM
+from mlx_distill.settings import part, setting, to_plain
 from mlx_distill.storage.durable import json_text, jsonl_text, write_texts
 from mlx_distill.storage.shipped import shipped
 
@@ -39,11 +40,10 @@ class PrepareConfig:
     near_copy: float = setting(
         0.75, help="likeness to a test prompt, in topic words or in code, from which an answer is rejected"
     )
-    require_parsing_code: bool = setting(True, help="reject answers with Python code that does not parse")
-    reject_identity: bool = setting(False, help='reject answers that say "as an AI" or "I am Claude"; else only count')
     valid_share: float = setting(0.1, help="share of families, by hash, held out to choose the best checkpoint")
     test_share: float = setting(0.1, help="share of families, by hash, held out for the figures that are claimed")
     seed: int = setting(0, help="decides, with its name, where a family goes that names no split")
+    filter: FilterConfig = part(FilterConfig)
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
@@ -86,9 +86,9 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
     The same inputs give the same bytes. Raises MissingError or InputError where a file is missing or wrong, where a
     family names two splits, and where a split would be without a row; nothing is written then.
     """
-    selection = select(config.data)
+    selection = select(config.data, config.filter.stop_reasons)
     named = named_splits(selection.members)
-    sieve = _Sieve(config)
+    sieve = Sieve(config)
     sieve.rejected.extend(selection.rejected)
     rows = sieve.keep(selection.records, report)
     if not rows:
@@ -108,79 +108,10 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
     return _write(config, selection, sieve, assignment, rows, report)
 
 
-class _Sieve:
-    """Holds what the filters need; keeps sound answers as rows and notes why the others are not."""
-
-    def __init__(self, config: PrepareConfig) -> None:
-        from mlx_distill import machine
-
-        machine.prepare()
-        from mlx_distill.students.loading import load_tokenizer
-        from mlx_distill.students.rendering import control_tokens
-
-        self.config = config
-        self.near_copies = NearCopies(read_test_prompts(config.test_prompts or shipped("test_prompts.jsonl")))
-        self.tokenizer = load_tokenizer(config.model)
-        self.control_tokens = control_tokens(self.tokenizer)
-        self.rejected: list[Rejection] = []
-        self.identity_ids: list[str] = []
-        self.nearest_kept: tuple[str, Likeness] | None = None
-        system = (Message("system", config.system),)
-        if found := control_token(system, self.control_tokens):
-            raise InputError(f"The setting system cannot be used: {found}.", "Write it without control tokens.")
-
-    def keep(self, records: Sequence[TeacherRecord], report: Report) -> list[Row]:
-        """A row (its split still open) of each record that passes every filter."""
-        duplicates = Duplicates()
-        rows: list[Row] = []
-        for done, record in enumerate(records, start=1):
-            likeness = self.near_copies.nearest(record)
-            row = self._row(record)
-            reason, detail = self._fault(record, row, likeness, duplicates)
-            if reason:
-                self.rejected.append(Rejection(record.prompt.id, record.key, reason, detail))
-            else:
-                rows.append(row)
-                if identity_phrase(record.answer.text):
-                    self.identity_ids.append(record.prompt.id)
-                if self.nearest_kept is None or likeness.value > self.nearest_kept[1].value:
-                    self.nearest_kept = (record.prompt.id, likeness)
-            report(Progress("prepare", done, len(records), "answers"))
-        return rows
-
-    def _row(self, record: TeacherRecord) -> Row:
-        """The teacher's own system message gives way to the student's; the answer loses blank space at its ends."""
-        from mlx_distill.students.rendering import render
-
-        system = (Message("system", self.config.system),) if self.config.system else ()
-        turns = tuple(message for message in record.request.messages if message.role != "system")
-        messages = (*system, *turns, Message("assistant", record.answer.text.strip()))
-        prompt = record.prompt
-        example = Example(prompt.id, prompt.family, prompt.category, messages)
-        return Row(example, "", render(self.tokenizer, messages))
-
-    def _fault(self, record: TeacherRecord, row: Row, likeness: Likeness, duplicates: Duplicates) -> tuple[str, str]:
-        """The first reason against the record and its detail, or two empty texts."""
-        config, answer = self.config, record.answer.text
-        if likeness.value >= config.near_copy:
-            return "near copy of a test prompt", f"{likeness}, threshold {config.near_copy}"
-        if config.require_parsing_code and (fault := broken_code(answer)):
-            return "code does not parse", fault
-        if config.reject_identity and (phrase := identity_phrase(answer)):
-            return "identity phrase", f'the answer says "{phrase}"'
-        if found := control_token(row.example.messages, self.control_tokens):
-            return "control token", found
-        if (length := len(row.rendered.tokens)) > config.max_length:
-            return "too long", f"{length} tokens, max_length is {config.max_length}"
-        if same := duplicates.same_as(record):
-            return "duplicate", same
-        return "", ""
-
-
 def _write(
     config: PrepareConfig,
     selection: Selection,
-    sieve: _Sieve,
+    sieve: Sieve,
     assignment: Assignment,
     rows: Sequence[Row],
     report: Report,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_distill.errors import InputError, raise_problems
-from mlx_distill.records import Answer, Prompt, Split, TeacherRecord, split_from_json
+from mlx_distill.records import COMPLETE_STOP_REASONS, Answer, Prompt, Split, TeacherRecord, split_from_json
 from mlx_distill.storage.jsonl import read_jsonl, read_text
 
 JOURNAL = "teacher_data.jsonl"
@@ -54,8 +54,8 @@ class Selection:
     """Current prompts that the journal holds no answer to."""
 
 
-def select(data: Path) -> Selection:
-    """Choose among the answers of `data`/teacher_data.jsonl.
+def select(data: Path, stop_reasons: Collection[str] = COMPLETE_STOP_REASONS) -> Selection:
+    """Choose among the answers of `data`/teacher_data.jsonl that ended for one of these reasons.
 
     Where `data`/collect.json lists the current prompts, only answers to those count, and id, family, category and
     split are taken from it: they may have changed since the answer was bought. Without it, every prompt counts.
@@ -67,7 +67,7 @@ def select(data: Path) -> Selection:
         groups: dict[str, list[TeacherRecord]] = {}
         for record in records:
             groups.setdefault(record.prompt.id, []).append(record)
-        chosen, rejected = _newest_complete(groups)
+        chosen, rejected = _newest_complete(groups, stop_reasons)
         members = [Member(r[-1].prompt.id, r[-1].prompt.family, r[-1].prompt.split) for r in groups.values()]
         return Selection(tuple(chosen), tuple(rejected), tuple(members), len(records), 0)
 
@@ -84,23 +84,23 @@ def select(data: Path) -> Selection:
         else:
             detail = "collect.json lists no such prompt with these settings"
             rejected.append(Rejection(record.prompt.id, record.key, "not among the current prompts", detail))
-    chosen, more = _newest_complete(groups)
+    chosen, more = _newest_complete(groups, stop_reasons)
     members = [Member(entry.id, entry.family, entry.split) for entry in listed]
     n_unanswered = sum(not group for group in groups.values())
     return Selection(tuple(chosen), (*rejected, *more), tuple(members), len(records), n_unanswered)
 
 
 def _newest_complete(
-    groups: Mapping[str, Sequence[TeacherRecord]],
+    groups: Mapping[str, Sequence[TeacherRecord]], stop_reasons: Collection[str]
 ) -> tuple[list[TeacherRecord], list[Rejection]]:
     """Of each prompt's answers, in journal order, the last complete one; the rest with their reasons."""
     chosen: list[TeacherRecord] = []
     rejected: list[Rejection] = []
     for group in groups.values():
-        complete = [record for record in group if record.answer.complete]
+        complete = [each for each in group if each.answer.stop_reason in stop_reasons and each.answer.text.strip()]
         chosen.extend(complete[-1:])
         for record in group:
-            if not record.answer.complete:
+            if record not in complete:
                 rejected.append(Rejection(record.prompt.id, record.key, "not complete", _how_it_ended(record.answer)))
             elif record is not complete[-1]:
                 rejected.append(Rejection(record.prompt.id, record.key, "superseded", "a newer complete answer counts"))

@@ -6,15 +6,23 @@ from collections.abc import Callable
 
 from mlx_distill.errors import InputError
 from mlx_distill.teachers.anthropic import AnthropicTeacher
+from mlx_distill.teachers.openai import OpenAITeacher
 from mlx_distill.teachers.protocol import NoAnswerError, Teacher, TryLaterError
 from mlx_distill.teachers.recorded import RecordedTeacher
 
 __all__ = ["PROVIDERS", "NoAnswerError", "Teacher", "TryLaterError", "open_teacher"]
 
-PROVIDERS: dict[str, Callable[[str], Teacher]] = {"anthropic": AnthropicTeacher, "recorded": RecordedTeacher}
+PROVIDERS: dict[str, Callable[[str], Teacher]] = {
+    "anthropic": AnthropicTeacher,
+    "openai": OpenAITeacher,
+    "recorded": RecordedTeacher,
+}
 """What stands before the colon of a teacher's name, and what makes a teacher of what stands behind it."""
 
-HOW_TO_NAME = "Write anthropic:MODEL (anthropic:claude-sonnet-4-6), recorded:FILE or recorded:sample."
+HOW_TO_NAME = (
+    "Write anthropic:MODEL (anthropic:claude-sonnet-4-6), openai:MODEL (any OpenAI-compatible server), recorded:FILE "
+    "or recorded:sample."
+)
 
 
 def open_teacher(spec: str) -> Teacher:

@@ -1,4 +1,7 @@
-"""A real HTTP server that speaks the Messages API from a script, and keeps a log of what it was asked."""
+"""A real HTTP server that speaks the Messages API from a script, and keeps a log of what it was asked.
+
+Another path makes it speak another API whose requests hold `messages` too (`completions.py`).
+"""
 
 from __future__ import annotations
 
@@ -101,8 +104,11 @@ def streamed(value: str, stop_reason: str = "end_turn") -> Reply:
 class MessagesServer:
     """Answers by `script`, which may be replaced between runs; `calls` is the log."""
 
-    def __init__(self, script: Script, port: int = 0) -> None:
+    def __init__(self, script: Script, port: int = 0, path: str = "/v1/messages") -> None:
         self.script = script
+        self.path = path
+        self.pages: dict[str, Reply] = {}
+        """What a GET of a path gets."""
         self.calls: list[Call] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -158,9 +164,12 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self._send(server.pages.get(self.path, error(404, "not_found_error", self.path)))
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.path != "/v1/messages":
+            if self.path != server.path:
                 self._send(error(404, "not_found_error", self.path))
                 return
             self._send(server.reply(body, {name.lower(): value for name, value in self.headers.items()}))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import random
 
-from mlx_distill.dataset.filters import Duplicates, broken_code, control_token, identity_phrase
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_distill.dataset.filters import Duplicates, FilterConfig, broken_code, control_token, identity_phrase
+from mlx_distill.dataset.near_duplicates import near_duplicates
 from mlx_distill.records import conversation
 from tests.unit.dataset_records import record
 
@@ -57,3 +62,54 @@ def test_a_prompt_is_a_duplicate_up_to_case_spaces_and_unicode_form() -> None:
         "asks the same as a"
     )
     assert duplicates.same_as(record("Explain a café stack.", "one", id="c")) == ""
+
+
+def test_a_text_with_one_word_changed_nearly_repeats_the_earlier_one() -> None:
+    text = "A queue hands out what came first, a stack hands out what came last: so choose by the order you need."
+    texts = [text, text.replace("choose", "pick"), text + " Done.", "Another text about queues and about stacks, too."]
+    found = near_duplicates(texts, 0.7)
+    assert set(found) == {1, 2}
+    assert {each.of for each in found.values()} == {0}
+    assert all(0.7 <= each.likeness < 1 for each in found.values())
+    assert near_duplicates(texts, 1.0) == {}
+
+
+def test_texts_of_a_word_or_two_have_no_runs_and_repeat_nothing() -> None:
+    assert near_duplicates(["", "", "Yes.", "Yes.", "Yes, it is.", "Yes, it is."], 0.8).keys() == {5}
+
+
+@settings(deadline=None)  # time is no part of what holds
+@given(
+    st.lists(st.lists(st.sampled_from("abcd"), max_size=12), max_size=12), st.sampled_from([0.3, 0.5, 0.7, 0.8, 1.0])
+)
+def test_what_is_found_is_what_comparing_every_pair_finds(words: list[list[str]], threshold: float) -> None:
+    texts = [" ".join(each) for each in words]
+    runs = [{tuple(each[at : at + 3]) for at in range(len(each) - 2)} for each in words]
+    expected: dict[int, float] = {}
+    for place, own in enumerate(runs):
+        kept = [other for other in range(place) if other not in expected]
+        likeness = max((len(own & runs[o]) / len(own | runs[o]) for o in kept if own | runs[o]), default=0.0)
+        if own and likeness >= threshold:
+            expected[place] = likeness
+    found = near_duplicates(texts, threshold)
+    assert {place: each.likeness for place, each in found.items()} == expected
+
+
+def test_ten_thousand_texts_are_compared_in_seconds() -> None:
+    dice = random.Random(0)
+    texts = [" ".join(f"w{dice.randrange(2000)}" for _ in range(60)) for _ in range(10_000)]
+    assert near_duplicates([*texts, texts[17] + " end"], 0.8)[10_000].of == 17
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"stop_reasons": ()}, "stop_reasons is empty"),
+        ({"shortest_answer": 0}, "shortest_answer must be at least 1"),
+        ({"shortest_answer": 5, "longest_answer": 4}, "longest_answer is 4, below"),
+        ({"near_duplicate": 1.1}, "near_duplicate must be between 0 and 1"),
+    ],
+)
+def test_a_gate_that_nothing_could_pass_is_refused(settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        FilterConfig(**settings)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_distill import dataset
 from mlx_distill.cli import main
-from mlx_distill.dataset import PrepareConfig, PrepareResult
+from mlx_distill.dataset import FilterConfig, PrepareConfig, PrepareResult
 from mlx_distill.dataset.show import shown_rows
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Caution, Event
@@ -110,18 +110,56 @@ def test_a_duplicate_of_a_rejected_answer_is_kept(tmp_path: Path, tiny_student: 
 
 def test_code_need_not_parse_where_that_is_not_asked_for(tmp_path: Path, tiny_student: Path) -> None:
     records = [*some_records(), record("Code?", "```python\ndef f(:\n```")]
-    assert prepare(tmp_path, tiny_student, records, require_parsing_code=False).rejected == {}
+    gate = FilterConfig(require_parsing_code=False)
+    assert prepare(tmp_path, tiny_student, records, filter=gate).rejected == {}
 
 
-def test_identity_phrases_are_counted_and_rejected_only_if_asked(tmp_path: Path, tiny_student: Path) -> None:
+def test_answers_that_speak_of_the_teacher_are_rejected_or_only_counted(tmp_path: Path, tiny_student: Path) -> None:
     records = [*some_records(), record("Who?", "As an AI, I cannot say.", id="who", split="train")]
+    result = prepare(tmp_path, tiny_student, records)
+    assert (result.n_identity_phrases, result.rejected) == (0, {"identity phrase": 1})
+    assert reason_of(tmp_path, "who") == ("identity phrase", 'the answer says "As an AI"')
     heard: list[Event] = []
-    write_journal(tmp_path, records)
-    result = dataset.run(config_for(tmp_path, tiny_student), heard.append)
-    assert (result.n_identity_phrases, result.rejected) == (1, {})
+    lenient = dataset.run(config_for(tmp_path, tiny_student, filter=FilterConfig(reject_identity=False)), heard.append)
+    assert (lenient.n_identity_phrases, lenient.rejected) == (1, {})
     assert any(isinstance(event, Caution) and "(who)" in event.text for event in heard)
-    strict = dataset.run(config_for(tmp_path, tiny_student, reject_identity=True))
-    assert (strict.n_identity_phrases, strict.rejected) == (0, {"identity phrase": 1})
+
+
+def test_answers_outside_the_length_bounds_are_rejected(tmp_path: Path, tiny_student: Path) -> None:
+    records = [*some_records(), record("Short?", "No.", id="short"), record("Long?", "word " * 100, id="long")]
+    n_tokens = len(load_tokenizer(tiny_student).encode("No.")) + 1
+    gate = FilterConfig(shortest_answer=n_tokens + 1, longest_answer=100)
+    result = prepare(tmp_path, tiny_student, records, filter=gate)
+    assert result.rejected == {"answer too long": 1, "answer too short": 1}
+    detail = f"{n_tokens} tokens, shortest_answer is {n_tokens + 1}"
+    assert reason_of(tmp_path, "short") == ("answer too short", detail)
+    exact = prepare(tmp_path, tiny_student, records, filter=FilterConfig(shortest_answer=n_tokens))
+    assert exact.rejected == {}
+
+
+def test_the_required_stop_reason_decides_what_counts_as_an_answer(tmp_path: Path, tiny_student: Path) -> None:
+    cut = record("Cut?", "half of it", id="cut", stop_reason="max_tokens")
+    sequence = record("Stopped?", "Up to a mark", id="mark", stop_reason="stop_sequence")
+    assert prepare(tmp_path, tiny_student, [*some_records(), cut, sequence]).rejected == {"not complete": 1}
+    strict = prepare(
+        tmp_path, tiny_student, [*some_records(), cut, sequence], filter=FilterConfig(stop_reasons=("end_turn",))
+    )
+    assert strict.rejected == {"not complete": 2}
+    assert reason_of(tmp_path, "mark") == ("not complete", "stop reason stop_sequence")
+
+
+def test_of_rows_that_nearly_repeat_one_another_the_first_is_kept(tmp_path: Path, tiny_student: Path) -> None:
+    answer = "Use a deque: it appends and pops at both ends in constant time, where a list shifts all that follow."
+    twice = [
+        record("How do I pop from the left of a list?", answer, id="first"),
+        record("How do I pop from the left side of a list?", answer + " Done.", id="second"),
+    ]
+    assert prepare(tmp_path, tiny_student, [*some_records(), *twice]).rejected == {"near duplicate": 1}
+    reason, detail = reason_of(tmp_path, "second")
+    assert reason == "near duplicate"
+    assert detail.endswith("like first, threshold 0.8")
+    off = FilterConfig(near_duplicate=0)
+    assert prepare(tmp_path, tiny_student, [*some_records(), *twice], filter=off).rejected == {}
 
 
 def test_a_rerun_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path, tiny_student: Path) -> None:
@@ -297,6 +335,28 @@ def test_the_command_gives_its_result_as_json(
     assert run_command(tmp_path, tiny_student, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["n_rows"], result["splits"][0]["name"], result["total"]["n_rows"]) == (10, "train", 10)
+
+
+def test_the_gate_is_a_table_of_its_own_and_its_options_go_over_it(
+    tmp_path: Path, tiny_student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_journal(tmp_path / "data" / "demo", [*some_records(), record("Who?", "As an AI, no.", id="who")])
+    gate = "[prepare.filter]\nlongest_answer = 2\nnear_duplicate = 0.9\n"
+    (tmp_path / "distill.toml").write_text(f'name = "demo"\n{gate}')
+    monkeypatch.chdir(tmp_path)
+    paths = ("--data", "data/demo", "--model", str(tiny_student), "--test-prompts", "data/demo/test_prompts.jsonl")
+    with pytest.raises(SystemExit):
+        main(["prepare", *paths, "--longest-answer", "500", "--no-reject-identity", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rejected"], result["n_identity_phrases"]) == ({}, 1)
+    settings = json.loads(Path("data/demo/stats.json").read_text())["settings"]["filter"]
+    assert (settings["longest_answer"], settings["near_duplicate"], settings["reject_identity"]) == (500, 0.9, False)
+    (tmp_path / "distill.toml").write_text('name = "demo"\n[prepare.filter]\nnear_dupl = 1\nshortest_answer = "a"\n')
+    with pytest.raises(SystemExit):
+        main(["prepare", *paths])
+    said = capsys.readouterr().err
+    assert "filter: unknown setting 'near_dupl'; did you mean 'near_duplicate'?" in said
+    assert "filter: shortest_answer: 'a' is not a whole number" in said
 
 
 def test_json_and_show_together_are_bad_usage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -78,6 +79,20 @@ def test_a_missing_key_matters_only_to_a_teacher_that_needs_one() -> None:
     assert doctor.key_check({}, CLAUDE).status == doctor.key_check({}, None).status == "warning"
     assert doctor.key_check({}, SAMPLE).status == "ok"
     assert doctor.key_check({"ANTHROPIC_API_KEY": ""}, CLAUDE).status == "warning"
+
+
+def test_a_server_of_ones_own_needs_no_key_but_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ProjectConfig(name="demo", teacher="openai:llama3.2@http://localhost:11434/v1")
+    named = ProjectConfig(name="demo", teacher="openai:llama3.2")
+    assert doctor.key_check({}, here).status == "ok"
+    assert doctor.key_check({"OPENAI_BASE_URL": "http://localhost:11434/v1"}, named).status == "ok"
+    assert doctor.key_check({"OPENAI_API_KEY": "sk-secret"}, named) == doctor.Check(
+        "API key", "ok", "OPENAI_API_KEY is set"
+    )
+    assert doctor.key_check({}, named).status == "warning"
+    monkeypatch.setitem(sys.modules, "openai", None)
+    check = doctor.key_check({"OPENAI_API_KEY": "sk-secret"}, named)
+    assert (check.status, check.advice) == ("problem", "pip install 'mlx-distill[openai]'")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mlx_distill import new_project, pipeline
 from mlx_distill.errors import InputError
 from mlx_distill.new_project import InitConfig, project_file, run
 from mlx_distill.project import Project, ProjectConfig
-from mlx_distill.settings import build, to_plain
+from mlx_distill.settings import build, parts_of, to_plain
 from mlx_distill.stages import CONTROLS, STAGES
 from mlx_distill.teachers.prices import PRICES
 from tests.conftest import Finished
@@ -53,7 +53,13 @@ def test_every_setting_of_a_stage_is_there_at_its_default_and_explained(
     section = text.split(f"[{stage}]\n")[1].split("\n[")[0]
     given = Project(Path("distill.toml"), ProjectConfig(name="demo")).values(stage)
 
+    for group, kind in parts_of(STAGES[stage].config).items():
+        table = text.split(f"[{stage}.{group}]\n")[1].split("\n[")[0]
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"^(# )?{field.name} =", table, re.MULTILINE), f"{field.name} is not in [{stage}.{group}]"
     for field in dataclasses.fields(STAGES[stage].config):
+        if field.name in parts_of(STAGES[stage].config):
+            continue
         if field.name in CONTROLS:
             assert not re.search(rf"^(# )?{field.name} =", section, re.MULTILINE)
         elif field.name not in given:

@@ -36,6 +36,7 @@ HEAVY = {
     "transformers",
     "tokenizers",
     "anthropic",
+    "openai",
     "huggingface_hub",
     "gguf",
     "numpy",

@@ -231,7 +231,7 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
         "train.learning_rate = 1e-4",
         'train.targets=["self_attn.q_proj"]',
         "student=sample",
-        "prepare.require_parsing_code=false",
+        "prepare.filter.require_parsing_code=false",
         'system="x = 1"',
     )
     loaded = load_project(RunConfig(overrides=overrides))
@@ -240,7 +240,7 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
     assert isinstance(train, TrainConfig)
     assert (train.epochs, train.learning_rate, train.targets) == (2, 1e-4, ("self_attn.q_proj",))
     assert (loaded.config.student, loaded.config.system) == ("sample", "x = 1")
-    assert pipeline.stage_configs(loaded)["prepare"].require_parsing_code is False
+    assert pipeline.stage_configs(loaded)["prepare"].filter.require_parsing_code is False
 
 
 def test_full_means_no_time_budget(project: Path) -> None:
@@ -250,7 +250,7 @@ def test_full_means_no_time_budget(project: Path) -> None:
     assert pipeline.stage_configs(load_project(RunConfig(full=True)))["train"].minutes == 0
 
 
-@pytest.mark.parametrize("override", ["train.epochs", "=3", "a.b.c=3", "train.=3"])
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "a.b.c.d=3", "train.=3"])
 def test_an_override_of_another_form_is_refused(project: Path, override: str) -> None:
     with pytest.raises(InputError, match=r"is not SECTION\.KEY=VALUE"):
         load_project(RunConfig(overrides=(override,)))

@@ -34,7 +34,9 @@ def test_a_prompt_needs_nothing_but_its_text(tmp_path: Path) -> None:
         "general",
         None,
     )
-    assert len(prompt.id) == 12
+    assert prompt.id == "what-is-a-queue-6a648321d52c"
+    long = {"prompt": "Explain the very long word Donaudampfschifffahrtsgesellschaft and others. 日本語"}
+    assert read_prompts(prompt_file(tmp_path, long))[0].id.startswith("explain-the-very-long-word-")
 
 
 def test_variations_join_the_family_split_and_category_of_their_base(tmp_path: Path) -> None:
@@ -143,3 +145,13 @@ def test_a_misspelt_field_is_refused_with_the_one_that_was_meant(tmp_path: Path)
     with pytest.raises(InputError) as error:
         read_prompts(file)
     assert error.value.problems == ("p.jsonl:1: unknown field 'familiy'; did you mean 'family'?",)
+
+
+def test_json_lines_under_a_plain_files_name_are_no_prompts(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text('Explain {"a": 1}.\n{not json}\n{"prompt": "Explain queues.", "category": "python"}\n')
+    with pytest.raises(InputError, match=r"mine\.txt:3: this line is a JSON object") as raised:
+        read_prompts(file)
+    assert raised.value.next_step == "If it holds JSON lines, name it mine.jsonl."
+    file.write_text('Explain {"a": 1}.\n{not json}\n')
+    assert [prompt.text for prompt in read_prompts(file)] == ['Explain {"a": 1}.', "{not json}"]
