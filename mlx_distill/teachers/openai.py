@@ -18,13 +18,10 @@ from urllib.parse import urlsplit
 
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
-from mlx_distill.teachers.anthropic import _retry_after
-from mlx_distill.teachers.prices import PRICES, Price, cost_usd
-from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError
+from mlx_distill.teachers.headers import retry_after
+from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, TryLaterError, UnreadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from openai import APIStatusError, AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
@@ -38,6 +35,8 @@ AGAIN = "then run the same command again: everything answered so far is saved."
 LONGEST_ANSWER_SECONDS = 3600.0
 """A local server answers a few at a time and lets the others wait, each on its open connection."""
 CONNECT_SECONDS = 10.0
+LONGEST_RETRY = 8192
+"""Up to which `max_tokens` an answer that was cut off is asked for again: what common models write at most."""
 
 STOP_REASONS = {
     "stop": "end_turn",
@@ -61,11 +60,18 @@ class OpenAITeacher:
     The URL is no part of the teacher's name: a server that moves to another port has answered all the same.
     """
 
-    def __init__(self, source: str, prices: Mapping[str, Price] = PRICES) -> None:
+    longest_retry = LONGEST_RETRY
+
+    def __init__(self, source: str) -> None:
         self._model, self._url = _model_and_url(source)
         self.name = f"openai:{self._model}"
-        self._prices = prices
+        self.limits: tuple[Limit, ...] = ()  # each server has its own words for them, most have none
         self._client: AsyncOpenAI | None = None
+
+    @property
+    def billed_model(self) -> str:
+        """The model, unless it runs on this machine."""
+        return "" if is_here(self._base_url) else self._model
 
     @property
     def terms(self) -> str:
@@ -107,15 +113,14 @@ class OpenAITeacher:
         except (openai.APIResponseValidationError, json.JSONDecodeError) as error:
             raise TryLaterError("the answer arrived damaged") from error
         choice: Any = completion.choices[0]  # servers leave out what the SDK's types promise
-        usage = _usage(completion)
         refusal = choice.message.refusal or ""
         reason = choice.finish_reason or "unknown"
         return Answer(
             text=without_thinking(choice.message.content or ""),
             stop_reason="refusal" if refusal else STOP_REASONS.get(reason, reason),
             model=completion.model or self._model,
-            usage=usage,
-            cost_usd=0.0 if is_here(self._base_url) else cost_usd(completion.model or self._model, usage, self._prices),
+            usage=_usage(completion),
+            cost_usd=None if self.billed_model else 0.0,
             seconds=time.monotonic() - started,
             detail=self._clean(refusal),
         )
@@ -131,7 +136,7 @@ class OpenAITeacher:
         completion: object = await client.chat.completions.create(model=self._model, messages=messages, **asked)
         # The SDK does not check shapes: a login page arrives as text, any JSON as a completion of nothing.
         if not isinstance(completion, ChatCompletion) or not completion.choices or not completion.choices[0].message:
-            raise TeacherError(
+            raise UnreadableError(
                 f"{self._address} does not speak the Chat Completions API: what it sent is no answer.", HOW_TO_ADDRESS
             )
         return completion
@@ -172,14 +177,14 @@ class OpenAITeacher:
             return NoAnswerError(f"too long for {self._model} ({status}): {said}")
         if code in BLOCKED:
             return NoAnswerError(f"the prompt was blocked ({status}): {said}")
-        wait = _retry_after(error.response.headers)
-        if status == 429:
-            return TryLaterError(f"rate limit ({status}): {said}", after_seconds=wait, overloaded=True)
-        if status in (503, 529):
-            return TryLaterError(f"overloaded ({status}): {said}", after_seconds=wait, overloaded=True)
+        wait = retry_after(error.response.headers)
+        if status in (429, 503, 529):
+            reason = f"{'rate limit' if status == 429 else 'overloaded'} ({status}): {said}"
+            return TryLaterError(reason, after_seconds=wait, overloaded=True, may_be_charged=False)
         if status in (408, 409) or status >= 500:
             return TryLaterError(f"server error ({status}): {said}", after_seconds=wait)
-        return TeacherError(
+        refused = LimitError if "max_tokens" in lower or "max_completion_tokens" in lower else TeacherError
+        return refused(
             f"{self._address} refused the request ({status}): {said}", "Check the model, max_tokens and the address."
         )
 
@@ -270,8 +275,10 @@ def _usage(completion: ChatCompletion) -> Usage:
         return Usage()
     details = used.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details else 0
+    thought = used.completion_tokens_details
     return Usage(
         input_tokens=max(0, (used.prompt_tokens or 0) - cached),
         output_tokens=used.completion_tokens or 0,
         cache_read_tokens=cached,
+        thinking_tokens=(thought.reasoning_tokens or 0) if thought else 0,
     )
