@@ -102,10 +102,6 @@ def _count(problems: list[str]) -> str:
 
 def _converted(kind: Any, value: Any) -> Any:
     """`value` as `kind`, without guessing: a number is not text, text is not a number, true is not 1."""
-    if _is_part(kind):
-        if isinstance(value, Mapping):
-            return build(kind, value, kind.__name__)
-        raise ValueError(f"{value!r} is not a table of settings")
     if get_origin(kind) in (Union, types.UnionType):
         options = [option for option in get_args(kind) if option is not type(None)]
         if value is None and len(options) < len(get_args(kind)):
@@ -117,8 +113,12 @@ def _converted(kind: Any, value: Any) -> Any:
         return tuple(_converted(get_args(kind)[0], item) for item in value)
     if get_origin(kind) is Mapping:
         return _table(get_args(kind)[1], value)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return value if isinstance(value, kind) else _nested(kind, value)
+    if _is_part(kind):
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{value!r} is not a table")
+        return build(kind, value, kind.__name__)
     if kind is Path:
         if isinstance(value, (str, Path)) and str(value):
             return Path(value)
@@ -140,17 +140,10 @@ def _table(kind: Any, value: Any) -> dict[str, Any]:
     for name, item in value.items():
         try:
             taken[name] = _converted(kind, item)
+        except InputError as error:
+            problems.append(f"{name}: {'; '.join(error.problems)}")
         except ValueError as error:
             problems.append(f"{name}: {error}")
     if problems:
         raise ValueError("; ".join(problems))
     return taken
-
-
-def _nested(kind: type[Any], value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is not a table")
-    try:
-        return build(kind, value, "")
-    except InputError as error:
-        raise ValueError("; ".join(error.problems)) from error

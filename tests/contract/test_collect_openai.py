@@ -27,7 +27,7 @@ KEY = "sk-test-0123456789-secret"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
-    with MessagesServer(lambda call: completion(f"Answer to {call.prompt}"), PATH).running() as running:
+    with MessagesServer(lambda call: completion(f"Answer to {call.prompt}"), path=PATH).running() as running:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{running.url}/v1")
         yield running
 
