@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import urllib.request
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ class LlamaCpp:
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._server = xllamacpp.Server(parameters)
+        # Its destructor now and then waits for ever for its own thread to leave accept(): it is never called.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
 
     def tokens(self, text: str) -> list[int]:
         """Token ids, control tokens in the text recognised."""
