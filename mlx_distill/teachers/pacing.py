@@ -44,10 +44,10 @@ class Patience:
 class Turn:
     """The leave to send one request."""
 
-    number: int
-    """Of the requests of this round, from 1."""
     started: float
     """Monotonic seconds."""
+    n_ended: int
+    """How many requests had ended by then."""
 
 
 class Pace:
@@ -66,6 +66,7 @@ class Pace:
         self._ever_slowed = False
         self._in_flight = 0
         self._n_started = 0
+        self._n_ended = 0
         self._held_until = 0.0
         self._slowed_at = 0.0
         self._room = 0
@@ -92,11 +93,12 @@ class Pace:
                 self._in_flight += 1
                 self._n_started += 1
                 self._room -= 1
-                return Turn(self._n_started, now)
+                return Turn(now, self._n_ended)
 
     def done(self) -> None:
         """A request that had its turn has ended."""
         self._in_flight -= 1
+        self._n_ended += 1
         self._freed.set()
 
     def went_well(self) -> None:
@@ -111,9 +113,10 @@ class Pace:
         self._n_seen += 1
         if not limits:
             return
-        # A limit is as it was when the provider took the request in: those that started later are not in it.
-        started_since = self._n_started - turn.number
-        rooms = [(limit.remaining // self._use_of_one(limit) - started_since, limit) for limit in limits]
+        # A limit is as it was when the provider took the request in. Only those that had ended before it started are
+        # surely in it: requests that are under way together overtake one another on the network.
+        unsure = self._n_started - 1 - turn.n_ended
+        rooms = [(limit.remaining // self._use_of_one(limit) - unsure, limit) for limit in limits]
         self._room, tightest = min(rooms, key=lambda room: room[0])
         self._used_up = tightest.of
         self._room_until = time.monotonic() + min(tightest.resets_in_seconds, LONGEST_REFILL_SECONDS)

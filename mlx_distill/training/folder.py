@@ -24,7 +24,7 @@ def refuse_to_overwrite(config: TrainConfig) -> None:
         raise InputError(
             f"{config.adapter} holds a run that was interrupted.", "Pass --resume to go on, or --force to train anew."
         )
-    if not config.adapter.is_dir() or not (_is_empty(config.adapter) or is_unfinished_start(config.adapter)):
+    if not config.adapter.is_dir() or not is_unfinished_start(config.adapter):
         raise InputError(
             f"{config.adapter} exists already.", "Pass --force to train anew, or choose another --adapter."
         )
@@ -37,6 +37,8 @@ def is_unfinished_start(folder: Path) -> bool:
     elsewhere, or that an earlier run left, says something else or nothing.
     """
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}  # what a kill cut short
+    if not names:
+        return True
     if not {METRICS_FILE} <= names <= {METRICS_FILE, ADAPTER_FILE, CONFIG_FILE}:
         return False
     try:
@@ -48,7 +50,3 @@ def is_unfinished_start(folder: Path) -> bool:
     except (OSError, ValueError, RuntimeError):
         return False
     return bool(loaded[1].get(MOMENT) == UNTRAINED)
-
-
-def _is_empty(folder: Path) -> bool:
-    return not any(folder.iterdir())

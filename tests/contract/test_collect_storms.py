@@ -46,12 +46,11 @@ def test_the_first_answer_opens_the_full_width_that_the_limits_allow(server, col
 )
 def test_no_more_is_asked_than_what_remains_and_the_wait_is_said(server, collect, events, of, remaining) -> None:
     """Sixteen begin; the first says that 24 more are left, so that nine wait for the reset: it came after 15 others."""
-    began = time.time()
 
     def script(call: Call) -> Reply:
-        reset = began + 1.8 - time.time()
+        reset = server.calls[0].at + 1.8 - time.monotonic()
         left = max(0, remaining - (len(server.calls) - 1) * (remaining // 24))
-        return Reply(body=message(text("Fine.")), after_seconds=0.2, headers=limits(left, reset, of))
+        return Reply(body=message(text("Fine.")), after_seconds=0.4, headers=limits(left, reset, of))
 
     server.script = script
     assert collect(n=33, concurrency=60).n_answered == 33

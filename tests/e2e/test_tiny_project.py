@@ -72,7 +72,8 @@ def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> No
     compared = succeed(cli("compare", cwd=project))
     assert "test-balanced-tree" in compared.out or "balanced" in compared.out
     report = json.loads((project / "reports/demo/report.json").read_text())
-    assert f"({report['adapter']['choice']})" in compared.out and "best, step" in report["adapter"]["choice"]
+    adapter = report["sides"]["distilled"]["adapter"]
+    assert f"({adapter['choice']})" in compared.out and "best, step" in adapter["choice"]
     test = report["test"]
     assert test["distilled"]["loss"] < test["base"]["loss"]
     assert test["n_rows"] == len(rows["test"])
@@ -81,7 +82,7 @@ def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> No
 
     fused = succeed(cli("fuse", "--json", cwd=project))
     assert (project / "models/demo/model.safetensors").exists()
-    assert json.loads(fused.out)["adapter"] == report["adapter"]["folder"] + f" ({report['adapter']['choice']})"
+    assert json.loads(fused.out)["adapter"] == f"{adapter['folder']} ({adapter['choice']})"
 
     chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
     assert len(chatted.out) > 1
