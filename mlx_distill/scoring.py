@@ -24,7 +24,7 @@ Made = TypeVar("Made")
 CHUNK_BYTES = 64 << 20
 """Float32 logits that may exist at once; the vocabulary decides how many rows that is."""
 TOKENS_A_BATCH = 1024
-"""Tokens, padding included, that are scored in one forward pass."""
+"""Tokens, padding included, that are scored in one forward pass, more or less a row."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Score:
 
 def score(student: Student, rows: Sequence[Rendered], report: Report = ignore, job: str = "score") -> Score:
     """Score every row with the student as it is (adapter on or off)."""
-    groups = batches_by_length([len(row.tokens) for row in rows], TOKENS_A_BATCH)
+    groups = passes([len(row.tokens) for row in rows])
     batches = [pad([rows[index] for index in indices]) for indices in groups]
 
     def losses_of(batch: Batch) -> tuple[mx.array, mx.array]:
@@ -142,6 +142,19 @@ def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[in
             groups[-1].append(index)
         else:
             groups.append([index])
+    return groups
+
+
+def passes(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of rows of like length in groups of about TOKENS_A_BATCH tokens, one forward pass each.
+
+    What the machine's streams compute at the same time is of one size, or all would wait for the longest.
+    """
+    n_streams = len(machine.streams())
+    groups: list[list[int]] = []
+    for together in batches_by_length(lengths, TOKENS_A_BATCH * n_streams):
+        size = -(-len(together) // n_streams)
+        groups += [together[start : start + size] for start in range(0, len(together), size)]
     return groups
 
 

@@ -14,7 +14,7 @@ from mlx_distill.errors import VerificationError
 from mlx_distill.events import Progress, Report
 from mlx_distill.export.check import Check
 from mlx_distill.records import Example
-from mlx_distill.scoring import TOKENS_A_BATCH, Batch, batches_by_length, chunks, computed, pad
+from mlx_distill.scoring import Batch, chunks, computed, pad, passes
 from mlx_distill.students.adapter import attach, read_adapter_config
 from mlx_distill.students.generation import Completion, generate_batch
 from mlx_distill.students.loading import Head, Student, load_student
@@ -149,7 +149,7 @@ def _judge(result: Check, *, quantized: bool) -> None:
 
 
 def _batches(rows: Sequence[Rendered]) -> list[Batch]:
-    groups = batches_by_length([len(row.tokens) for row in rows], TOKENS_A_BATCH)
+    groups = passes([len(row.tokens) for row in rows])
     return [pad([rows[index] for index in group]) for group in groups]
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_distill import scoring
+from mlx_distill import machine, scoring
 from mlx_distill.records import Message
-from mlx_distill.scoring import batches_by_length, pad, score
+from mlx_distill.scoring import TOKENS_A_BATCH, batches_by_length, pad, passes, score
 from mlx_distill.students.loading import Student, load_student
 from mlx_distill.students.rendering import Rendered, render
 from tests.tiny import make_tiny_qwen2
@@ -85,6 +85,16 @@ def test_batches_by_length_hold_every_row_once_and_keep_the_budget(lengths: list
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget
+
+
+@given(st.lists(st.integers(1, 300), max_size=60))
+def test_passes_hold_every_row_once_and_share_the_rows_out_among_the_streams(lengths: list[int]) -> None:
+    groups = passes(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    n_streams = len(machine.streams())
+    assert len(groups) >= min(n_streams, len(lengths))
+    for group in groups:
+        assert (len(group) - 1) * max(lengths[index] for index in group) <= TOKENS_A_BATCH
 
 
 def test_nothing_to_score_is_not_a_number() -> None:
