@@ -8,26 +8,20 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
+from mlx_distill.comparison.asking_beside import ask_beside
 from mlx_distill.comparison.config import AnswerConfig
 from mlx_distill.comparison.questions import Origin, Question
 from mlx_distill.comparison.sides import Side
-from mlx_distill.errors import DistillError, Interrupted
+from mlx_distill.errors import DistillError
 from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request
 from mlx_distill.students.generation import generate_batch
 from mlx_distill.students.loading import Student
 from mlx_distill.students.rendering import render_prompt
-from mlx_distill.teachers import open_teacher
-from mlx_distill.teachers.asking import ask_until_stopped
-from mlx_distill.teachers.pacing import Patience
 from mlx_distill.text_safety import encodable
 
 JOURNAL = "test_answers.jsonl"
 """The teacher's answers to test prompts, beside the teacher's other data and never among it: nothing trains on them."""
-CONCURRENCY = 8
-"""Test prompts that the teacher is asked at once."""
-PATIENCE = Patience(limit_seconds=60.0)
-"""A teacher that is down holds the comparison up for no longer than this."""
 REPEATED_WORDS = 4
 """Words in a row that make a repetition when they were said before."""
 
@@ -149,30 +143,16 @@ def ask_teacher(
         )
         for question in prompts
     ]
-    journal = config.data / JOURNAL
-    try:
-        asked = ask_until_stopped(
-            open_teacher(config.teacher),
-            requests,
-            journal,
-            concurrency=CONCURRENCY,
-            budget=config.budget,
-            patience=PATIENCE,
-            report=report,
-            job="answers of the teacher",
-        )
-    except Interrupted:
-        raise
-    except DistillError as error:  # its name, its recording or the journal is wrong
-        return held, [_without_teacher(config.teacher, len(prompts), error)]
-    if isinstance(asked.stopped_by, Interrupted):
-        raise asked.stopped_by
+    asked = ask_beside(config.teacher, requests, config, JOURNAL, "answers of the teacher", report)
+    if isinstance(asked, DistillError):
+        return held, [_without_teacher(config.teacher, len(prompts), asked)]
+    records = asked.records
     found = held | {
         prompt.id: TeacherAnswer(
             encodable(record.answer.text), record.answer.complete, record.answer.stop_reason, record.answer.model
         )
         for prompt, request in requests
-        if (record := asked.records.get(request.key))
+        if (record := records.get(request.key))
     }
     cautions = []
     if asked.stopped_by:

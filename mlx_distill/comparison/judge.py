@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlx_distill.comparison.answers import CONCURRENCY, PATIENCE, PromptAnswers
+from mlx_distill.comparison.answers import PromptAnswers
+from mlx_distill.comparison.asking_beside import ask_beside
 from mlx_distill.comparison.code import Share
 from mlx_distill.comparison.config import AnswerConfig
 from mlx_distill.comparison.figures import Estimate, estimate
 from mlx_distill.comparison.history import Collected
-from mlx_distill.errors import DistillError, Interrupted
+from mlx_distill.errors import DistillError
 from mlx_distill.events import Caution, Report
 from mlx_distill.records import Answer, Messages, Prompt, Request, TeacherRecord, content_hash, conversation
-from mlx_distill.teachers import PROVIDERS, open_teacher
-from mlx_distill.teachers.asking import Asked, ask_until_stopped
+from mlx_distill.teachers import PROVIDERS
+from mlx_distill.teachers.asking import Asked
 from mlx_distill.text_safety import encodable
 
 JOURNAL = "judgements.jsonl"
@@ -121,23 +122,9 @@ def judge(
         if one.id in requests
         for request in requests[one.id]
     ]
-    try:
-        asked = ask_until_stopped(
-            open_teacher(config.judge),
-            asks,
-            config.data / JOURNAL,
-            concurrency=CONCURRENCY,
-            budget=config.budget,
-            patience=PATIENCE,
-            report=report,
-            job="judgements",
-        )
-    except Interrupted:
-        raise
-    except DistillError as error:  # its name, its recording or the journal is wrong
-        return None, _told([_not_judged(config.judge, str(error))], report)
-    if isinstance(asked.stopped_by, Interrupted):
-        raise asked.stopped_by
+    asked = ask_beside(config.judge, asks, config, JOURNAL, "judgements", report)
+    if isinstance(asked, DistillError):
+        return None, _told([_not_judged(config.judge, str(asked))], report)
     result = judged(answers, requests, asked.records, config.judge, config.seed)
     return result, _told(_cautions(result, asked, taught_by), report)
 
