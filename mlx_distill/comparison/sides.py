@@ -6,16 +6,15 @@ adapters or models. What they are called in the report is their `name`.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_distill import machine
 from mlx_distill.comparison.config import AnswerConfig, CompareConfig, PairConfig
 from mlx_distill.comparison.history import Course, read_course
 from mlx_distill.errors import InputError, MissingError
@@ -154,8 +153,7 @@ class Seats:
             self._adapter = None
         if self._student is None or self._student.path.resolve() != side.model.resolve():
             self._student = self._adapter = None  # two models at once may not fit the memory
-            gc.collect()
-            mx.clear_cache()
+            machine.release_memory()
             self._student = load_student(side.model)
         if side.adapter and not self._adapter:
             self._adapter = attach(self._student, side.adapter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -133,7 +132,7 @@ class Bench:
             resume = (adapter / CHECKPOINT_FILE).exists()
             settings = {**asdict(recipe), "resume": resume, "force": not resume}
             training.run(training.TrainConfig(self.model, adapter.parent, adapter, **settings), _say)
-            _free_memory()
+            machine.release_memory()
         result = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))["result"]
         looks = tuple(
             Look(line["epoch"], line["valid_loss"], line["valid_accuracy"])
@@ -175,13 +174,6 @@ def _as_dict(data: object) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError("a line must be an object")
     return data
-
-
-def _free_memory() -> None:
-    import mlx.core as mx
-
-    gc.collect()
-    mx.clear_cache()
 
 
 def read_split(data: Path, split: str) -> tuple[Example, ...]:
