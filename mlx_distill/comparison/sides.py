@@ -18,7 +18,7 @@ from mlx_distill import machine
 from mlx_distill.comparison.config import AnswerConfig, CompareConfig, PairConfig
 from mlx_distill.comparison.history import Course, read_course
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.students.adapter import ADAPTER_FILE, CONFIG_FILE, Adapter, attach, read_adapter_config
+from mlx_distill.students.adapter import ADAPTER_FILE, CONFIG_FILE, Adapter, attach, origin_of, read_adapter_config
 from mlx_distill.students.loading import Student, load_student
 from mlx_distill.students.provenance import Provenance
 
@@ -69,8 +69,8 @@ class AdapterFacts:
 
     @property
     def origin(self) -> str:
-        """The folder, and the moment where it is known: `adapters/mine (best, step 40)`."""
-        return f"{self.folder} ({self.choice})" if self.choice else str(self.folder)
+        """See `origin_of`."""
+        return origin_of(self.folder, self.choice)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ class Adapter:
 
     @property
     def origin(self) -> str:
-        """The folder, and the moment where it is known: `adapters/mine (best, step 40)`."""
-        return f"{self.folder} ({self.moment})" if self.moment else str(self.folder)
+        """See `origin_of`."""
+        return origin_of(self.folder, self.moment)
 
     @property
     def rank(self) -> int:
@@ -69,6 +69,11 @@ class Adapter:
     def is_zero(self) -> bool:
         """True where it changes nothing: no training step was ever taken."""
         return not any(bool(mx.any(layer.lora_b != 0)) for layer in self._adapted.values())
+
+
+def origin_of(folder: Path, moment: str) -> str:
+    """The folder, and the moment where it is known: `adapters/mine (best, step 40)`."""
+    return f"{folder} ({moment})" if moment else str(folder)
 
 
 def attach(student: Student, folder: Path) -> Adapter:
