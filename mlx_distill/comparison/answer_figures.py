@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer, Writing
-from mlx_distill.comparison.figures import Estimate, estimate
+from mlx_distill.comparison.figures import Bounded, bounded_mean
 
 Answer = StudentAnswer | TeacherAnswer
 
@@ -30,7 +30,7 @@ class Means:
     distilled: float
     teacher: float | None
     """Over the answers that there are of the teacher; None where there are none."""
-    difference: Estimate
+    difference: Bounded
     """Distilled minus base, on the same questions."""
 
 
@@ -71,7 +71,7 @@ def _measured(answers: Sequence[PromptAnswers], seed: int) -> AnswerGroup:
             base=sum(base for base, _ in pairs) / len(pairs),
             distilled=sum(distilled for _, distilled in pairs) / len(pairs),
             teacher=sum(map(measure, taught)) / len(taught) if taught else None,
-            difference=estimate(
+            difference=bounded_mean(
                 [(one.family or one.id, after - before) for one, (before, after) in zip(answers, pairs, strict=True)],
                 seed,
             ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mlx_distill.comparison.answer_figures import AnswerFigures, AnswerGroup, Means
-from mlx_distill.comparison.figures import FEWEST_FAMILIES, Estimate
+from mlx_distill.comparison.figures import FEWEST_FAMILIES
 from mlx_distill.comparison.judge import Judged, Judgement, Tally
-from mlx_distill.comparison.wording import INTERVAL, count, percent, points, share_of
+from mlx_distill.comparison.wording import INTERVAL, bounds, count, percent, points, share_of
 
 
 def answers_header(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -22,19 +22,19 @@ def answers_rows(figures: AnswerFigures) -> list[tuple[str, ...]]:
             "came to an end",
             *_voices(means["finished"], percent),
             points(means["finished"].difference.value),
-            _bounds(means["finished"].difference, "{:+.1f}", scale=100),
+            bounds(means["finished"].difference, "{:+.1f}", scale=100),
         ),
         (
             "length in tokens",
             *_voices(means["length"], "{:.0f}".format),
             f"{means['length'].difference.value:+.0f}",
-            _bounds(means["length"].difference, "{:+.0f}"),
+            bounds(means["length"].difference, "{:+.0f}"),
         ),
         (
             "repetition",
             *_voices(means["repetition"], percent),
             points(means["repetition"].difference.value),
-            _bounds(means["repetition"].difference, "{:+.1f}", scale=100),
+            bounds(means["repetition"].difference, "{:+.1f}", scale=100),
         ),
     ]
     speeds = [f"{writing[side].tokens_per_second:.0f}" for side in ("base", "distilled")]
@@ -88,7 +88,7 @@ def judge_line(judged: Judged, names: Mapping[str, str]) -> str:
 
 def win_bounds(tally: Tally) -> str:
     """The interval of the win rate; a dash where there is none."""
-    return _bounds(tally.win_rate, "{:.1f}", scale=100, unit=" %") if tally.win_rate else "-"
+    return bounds(tally.win_rate, "{:.1f}", scale=100, unit=" %") if tally.win_rate else "-"
 
 
 def _why_no_interval(judged: Judged) -> str:
@@ -159,9 +159,3 @@ def judgement_words(pair: Judgement, names: Mapping[str, str]) -> str:
 
 def _voices(means: Means, form: Callable[[float], str]) -> tuple[str, str, str]:
     return form(means.base), form(means.distilled), "-" if means.teacher is None else form(means.teacher)
-
-
-def _bounds(estimate: Estimate, form: str, scale: float = 1, unit: str = "") -> str:
-    if estimate.low is None or estimate.high is None:
-        return "-"
-    return f"{form.format(scale * estimate.low)} to {form.format(scale * estimate.high)}{unit}"

@@ -57,18 +57,10 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Change:
-    """Distilled minus base; `low` and `high` bound the 95 % interval, None where there are too few families."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over answers; `low` and `high` bound its 95 % interval. They are None where there are too few families,
-    or where all of these are alike: resampling cannot say how far others would be from that."""
+class Bounded:
+    """A mean, or a difference (distilled minus base); `low` and `high` bound its 95 % interval. They are None where
+    there are too few families, and for a mean where all of these are alike: resampling cannot say how far others would
+    be from that."""
 
     value: float
     low: float | None
@@ -79,9 +71,9 @@ class Estimate:
 class Changes:
     """The difference of each figure."""
 
-    loss: Change
-    perplexity: Change
-    token_accuracy: Change
+    loss: Bounded
+    perplexity: Bounded
+    token_accuracy: Bounded
 
 
 @dataclass(frozen=True)
@@ -129,14 +121,14 @@ def measured(rows: Sequence[PairedRow], seed: int) -> Measured:
     return Measured(
         Figures(*map(float, base)),
         Figures(*map(float, distilled)),
-        Changes(**{name: Change(float(changes[name]), *bounds[name]) for name in METRICS}),
+        Changes(**{name: Bounded(float(changes[name]), *bounds[name]) for name in METRICS}),
         n_rows=len(rows),
         n_tokens=int(totals[0]),
         n_families=len(families),
     )
 
 
-def estimate(values: Sequence[tuple[str, float]], seed: int) -> Estimate:
+def bounded_mean(values: Sequence[tuple[str, float]], seed: int) -> Bounded:
     """The mean of (family, value) pairs, each value weighing the same, with the interval over their families."""
     sums: dict[str, NDArray[np.float64]] = {}
     for family, value in values:
@@ -145,11 +137,11 @@ def estimate(values: Sequence[tuple[str, float]], seed: int) -> Estimate:
     n_values, total = families.sum(axis=0)
     means = families[:, 1] / families[:, 0]
     if len(families) < FEWEST_FAMILIES or np.ptp(means) < _ALIKE:
-        return Estimate(float(total / n_values), None, None)
+        return Bounded(float(total / n_values), None, None)
     drawn = _drawn(len(families), seed) @ families
     tail = _expanded_tail(len(families))
     low, high = np.quantile(drawn[:, 1] / drawn[:, 0], [tail, 1 - tail])
-    return Estimate(float(total / n_values), float(low), float(high))
+    return Bounded(float(total / n_values), float(low), float(high))
 
 
 def _family_sums(rows: Iterable[PairedRow]) -> NDArray[np.float64]:

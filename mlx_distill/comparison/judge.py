@@ -15,7 +15,7 @@ from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.asking_beside import ask_beside
 from mlx_distill.comparison.code import Share
 from mlx_distill.comparison.config import AnswerConfig
-from mlx_distill.comparison.figures import Estimate, estimate
+from mlx_distill.comparison.figures import Bounded, bounded_mean
 from mlx_distill.comparison.history import Collected
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Caution, Report
@@ -80,7 +80,7 @@ class Tally:
     losses: int
     n_unparseable: int
     n_unanswered: int
-    win_rate: Estimate | None
+    win_rate: Bounded | None
     """Wins and half of the ties, of the pairs with an outcome; None without any. 0.5 is no difference."""
     n_families: int
     """Of the pairs with an outcome."""
@@ -228,7 +228,7 @@ def _tally(pairs: Sequence[Judgement], seed: int) -> Tally:
         losses=outcomes.count("base"),
         n_unparseable=outcomes.count("unparseable"),
         n_unanswered=outcomes.count("unanswered"),
-        win_rate=estimate(settled, seed) if settled else None,
+        win_rate=bounded_mean(settled, seed) if settled else None,
         n_families=len({family for family, _ in settled}),
     )
 

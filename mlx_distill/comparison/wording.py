@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_distill.comparison.answers import StudentAnswer, TeacherAnswer
 from mlx_distill.comparison.code import HABITS, VOICES, BlockCheck, CodeFindings, Share
-from mlx_distill.comparison.figures import CONFIDENCE, FEWEST_FAMILIES, Change, HeldOut, Measured
+from mlx_distill.comparison.figures import CONFIDENCE, FEWEST_FAMILIES, Bounded, HeldOut, Measured
 from mlx_distill.comparison.history import Collected, Course
 from mlx_distill.comparison.vocabulary import Vocabulary
 
@@ -36,7 +36,7 @@ def figure_lines(measured: Measured) -> list[tuple[str, str, str, str, str]]:
             f"{base.perplexity:.2f}",
             f"{distilled.perplexity:.2f}",
             f"{difference.perplexity.value:+.2f}",
-            _bounds(difference.perplexity, "{:+.2f}"),
+            bounds(difference.perplexity, "{:+.2f}"),
         ),
         (
             "token accuracy",
@@ -50,12 +50,12 @@ def figure_lines(measured: Measured) -> list[tuple[str, str, str, str, str]]:
 
 def loss_bounds(measured: Measured) -> str:
     """The interval of the loss's difference; `-` where there is none."""
-    return _bounds(measured.difference.loss, "{:+.3f}")
+    return bounds(measured.difference.loss, "{:+.3f}")
 
 
 def accuracy_bounds(measured: Measured) -> str:
     """The interval of the token accuracy's difference in points; `-` where there is none."""
-    return _bounds(measured.difference.token_accuracy, "{:+.1f}", scale=100)
+    return bounds(measured.difference.token_accuracy, "{:+.1f}", scale=100)
 
 
 def scope(measured: Measured) -> str:
@@ -388,7 +388,8 @@ def millions(number: int) -> str:
     return f"{number / 1e6:.3g}M" if number < 1e9 else f"{number / 1e9:.3g}B"
 
 
-def _bounds(change: Change, form: str, scale: float = 1) -> str:
-    if change.low is None or change.high is None:
+def bounds(figure: Bounded, form: str, scale: float = 1, unit: str = "") -> str:
+    """The interval, such as `-0.4 to +1.2`; `-` where there is none."""
+    if figure.low is None or figure.high is None:
         return "-"
-    return f"{form.format(scale * change.low)} to {form.format(scale * change.high)}"
+    return f"{form.format(scale * figure.low)} to {form.format(scale * figure.high)}{unit}"

@@ -8,7 +8,7 @@ from typing import Any
 from recipe_measure import figures
 from recipe_runs import Done, best_of, settings_text
 
-from mlx_distill.comparison.figures import Change, HeldOut, Measured
+from mlx_distill.comparison.figures import Bounded, HeldOut, Measured
 
 PARTS = {
     "rates": "learning rate",
@@ -87,10 +87,10 @@ def _figures(name: str, part: Measured) -> tuple[str, ...]:
     )
 
 
-def _bounds(change: Change, factor: float, form: str) -> str:
-    if change.low is None or change.high is None:
+def _bounds(figure: Bounded, factor: float, form: str) -> str:
+    if figure.low is None or figure.high is None:
         return ""
-    return f" ({change.low * factor:{form}} to {change.high * factor:{form}})"
+    return f" ({figure.low * factor:{form}} to {figure.high * factor:{form}})"
 
 
 def _scope(part: Measured) -> str:

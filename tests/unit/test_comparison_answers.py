@@ -7,7 +7,7 @@ import pytest
 from mlx_distill.comparison.answer_figures import answer_figures
 from mlx_distill.comparison.answer_wording import answers_note, answers_rows
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer, Writing, repetition
-from mlx_distill.comparison.figures import estimate
+from mlx_distill.comparison.figures import bounded_mean
 from mlx_distill.comparison.questions import questions_of, sample_rows
 from mlx_distill.records import Example, Prompt
 from tests.comparing import ROWS, SYSTEM, example
@@ -93,7 +93,7 @@ def test_the_interval_of_a_mean_covers_a_known_one_in_about_95_of_100_trials() -
         for family in range(12):
             lean = random.normal(0.6, 0.15)  # families differ; wins within one are alike
             values += [(f"f{family}", float(random.random() < lean)) for _ in range(3)]
-        found = estimate(values, trial)
+        found = bounded_mean(values, trial)
         assert found.low is not None
         assert found.high is not None
         covered += found.low <= 0.6 <= found.high
