@@ -92,13 +92,6 @@ def cost_of(price: Price, usage: Usage, *, batch: bool = False) -> Cost | None:
     return Cost(fresh, output, cached, usage.thinking_tokens * price.output_usd * share, saved)
 
 
-def cost_usd(model: str, usage: Usage, prices: Prices = PRICES) -> float | None:
-    """What an answer cost, or None where the price is not known."""
-    price = price_of(model, prices)
-    cost = cost_of(price, usage) if price else None
-    return cost.usd if cost else None
-
-
 def most_input_tokens(messages: Messages) -> int:
     """A number of tokens that no tokenizer exceeds for these messages: one for each byte, and the frame."""
     size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
