@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,20 +15,8 @@ Record = TypeVar("Record")
 
 def read_text(path: Path, missing_step: str = "") -> str:
     """The file's text (a byte order mark dropped); MissingError or InputError where it cannot be read as UTF-8."""
-    try:
+    with _faults_of(path, missing_step, at_once=True):
         return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise MissingError(f"{path}: there is no such file.", missing_step or "Check the path.") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder, a file was expected.", "Name the file inside it.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start} is not UTF-8 text.", "Save the file as UTF-8 and try again."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}).", "Check the path and its permissions."
-        ) from error
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
@@ -55,15 +44,24 @@ def each_jsonl(path: Path, parse: Callable[[object], Record], *, torn_end: bool 
 
 
 def _lines_on_disk(path: Path, torn_end: bool) -> Iterator[tuple[int, str]]:
+    with _faults_of(path), path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and not (torn_end and not line.endswith("\n")):
+                yield number, line.strip()
+
+
+@contextmanager
+def _faults_of(path: Path, missing_step: str = "", *, at_once: bool = False) -> Iterator[None]:
+    """What may go wrong with reading a file, in words; only where it is read `at_once` is it known at which byte."""
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip() and not (torn_end and not line.endswith("\n")):
-                    yield number, line.strip()
+        yield
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: there is no such file.", missing_step or "Check the path.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, a file was expected.", "Name the file inside it.") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not UTF-8 text ({error.reason}).", "Save the file as UTF-8 and try again."
-        ) from error
+        what = f"byte {error.start} is not UTF-8 text" if at_once else f"not UTF-8 text ({error.reason})"
+        raise InputError(f"{path}: {what}.", "Save the file as UTF-8 and try again.") from error
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}).", "Check the path and its permissions."
