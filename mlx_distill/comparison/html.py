@@ -25,7 +25,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from mlx_distill.code_checks import code_blocks
-from mlx_distill.comparison import answer_wording, plots, wording
+from mlx_distill.comparison import answer_wording, plots, subject_wording, wording
 from mlx_distill.comparison.code import HABITS, VOICES
 from mlx_distill.comparison.report import Report
 from mlx_distill.text_safety import printable
@@ -59,6 +59,7 @@ def page(report: Report) -> str:
         report=report,
         style=Markup(source),  # ours, and hashed as it stands
         style_hash=digest,
+        about=subject_wording,
         words=wording,
         answer_words=answer_wording,
         habits=HABITS,

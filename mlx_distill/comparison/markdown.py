@@ -9,6 +9,7 @@ from mlx_distill.comparison import answer_wording
 from mlx_distill.comparison.answers import PromptAnswers
 from mlx_distill.comparison.judge import Judged
 from mlx_distill.comparison.report import Report
+from mlx_distill.comparison.subject_wording import command, facts, subject, time_rows, title
 from mlx_distill.comparison.wording import (
     CATEGORY_HEADER,
     CATEGORY_NOTE,
@@ -17,17 +18,12 @@ from mlx_distill.comparison.wording import (
     check_words,
     code_note,
     code_rows,
-    command,
-    facts,
     figure_lines,
     heading,
     interval_note,
     lacks_intervals,
     scope,
     state,
-    subject,
-    time_rows,
-    title,
     vocabulary_header,
     vocabulary_line,
     vocabulary_rows,

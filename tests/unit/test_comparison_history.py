@@ -11,8 +11,8 @@ from mlx_distill.comparison.code import examine
 from mlx_distill.comparison.figures import PairedRow, held_out
 from mlx_distill.comparison.history import Course, History, Moment, read_course, read_history
 from mlx_distill.comparison.observations import observe
+from mlx_distill.comparison.subject_wording import clock, cost
 from mlx_distill.comparison.vocabulary import vocabulary
-from mlx_distill.comparison.wording import clock, cost
 from mlx_distill.scoring import RowScore
 from tests.comparing import write_lines
 from tests.reports import make_sides

@@ -13,7 +13,7 @@ from mlx_distill.cli import main
 from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
 from mlx_distill.comparison.markdown import page
 from mlx_distill.comparison.report import definitions
-from mlx_distill.comparison.wording import command, millions
+from mlx_distill.comparison.subject_wording import command, millions
 from tests.adapters import make_adapter
 from tests.comparing import PROMPTS, make_data, make_prompts
 from tests.reports import HOSTILE, make_report
