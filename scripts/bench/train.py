@@ -33,8 +33,10 @@ from typing import Any
 OURS, MLX_LM, TORCH = "mlx-distill", "mlx_lm.lora", "torch + PEFT"
 TO_REACH = {MLX_LM: 1.75, TORCH: 1.15}
 LOSS_WITHIN = 0.01
-HERE = Path(__file__).resolve()
-TORCH_ENVIRONMENT = HERE.parents[2] / ".venv-bench-torch"
+HERE = Path(__file__).resolve().parent
+PARTS = HERE / "train_parts.py"
+"""What runs in processes of their own."""
+TORCH_ENVIRONMENT = HERE.parents[1] / ".venv-bench-torch"
 TORCH_NEEDS = ("torch==2.13.0", "peft>=0.17", "transformers>=5.0,<6")
 
 
@@ -93,12 +95,7 @@ def main() -> int:
         "--with-torch", action="store_true", help=f"make such an environment first ({', '.join(TORCH_NEEDS)})"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("settings", nargs="?", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part:
-        PARTS[options.part](json.loads(options.settings))
-        return 0
     if options.rows % options.batch_size:
         parser.error(f"--rows must be a multiple of {options.batch_size}: mlx_lm.lora leaves a remainder out")
     python = _torch_environment() if options.with_torch else options.torch_python
@@ -216,7 +213,7 @@ def _mlx_lm(job: Job) -> Contestant:
                 "save_every": job.updates,
             },
         }
-        return [sys.executable, str(HERE), "--part", "mlx-lm", json.dumps(settings)]
+        return [sys.executable, str(PARTS), "mlx-lm", json.dumps(settings)]
 
     def updates(folder: Path, _said: str) -> int:
         return max(int(file.name.split("_")[0]) for file in folder.glob("*_adapters.safetensors"))
@@ -226,7 +223,7 @@ def _mlx_lm(job: Job) -> Contestant:
 
 def _torch(job: Job, python: Path) -> Contestant:
     def command(folder: Path) -> list[str]:
-        return [str(python), str(HERE.with_name("torch_peft.py")), json.dumps({**job.plain(), "adapter": str(folder)})]
+        return [str(python), str(HERE / "torch_peft.py"), json.dumps({**job.plain(), "adapter": str(folder)})]
 
     def updates(_folder: Path, said: str) -> int:
         return sum(line.startswith("update ") for line in said.splitlines())
@@ -266,117 +263,14 @@ def _torch_environment() -> Path:
     return python
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-# -- parts that run in a process of their own --------------------------------------------------------------------------
-
-
 def _part(name: str, settings: dict[str, Any]) -> Any:
-    command = [sys.executable, str(HERE), "--part", name, json.dumps(settings)]
+    command = [sys.executable, str(PARTS), name, json.dumps(settings)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(said.splitlines()[-1])
 
 
-def prepare(settings: dict[str, Any]) -> None:
-    """Write the float32 model and the rows; print what they are."""
-    from mlx_distill import machine
-
-    device = machine.prepare()
-    import shutil
-
-    import mlx.core as mx
-
-    from mlx_distill import dataset
-    from mlx_distill.storage.shipped import shipped
-    from mlx_distill.students import convert
-    from mlx_distill.students.loading import load_student
-    from mlx_distill.training.objectives import OBJECTIVES
-    from mlx_distill.training.rows import read_rows
-
-    scratch, model, rows = Path(settings["scratch"]), Path(settings["model"]), Path(settings["data"])
-    source, data = settings["source"]["model"], settings["source"]["data"]
-    if not source:
-        source = str(convert.run(convert.ConvertConfig(source="sample", out=scratch / "converted")).path)
-    if not data:
-        data = str(scratch / "sample")
-        Path(data).mkdir()
-        shutil.copy(shipped("sample") / "teacher_data.jsonl", data)
-        dataset.run(dataset.PrepareConfig(data=Path(data), model=Path(source)))
-
-    shutil.copytree(source, model, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
-    weights: Any = {}
-    for file in Path(source).glob("*.safetensors"):
-        weights |= mx.load(str(file))
-    weights = {name: value.astype(mx.float32) for name, value in weights.items()}
-    mx.save_safetensors(str(model / "model.safetensors"), weights, metadata={"format": "mlx"})
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
-
-    rows.mkdir()
-    for split, count in (("train", settings["rows"]), ("valid", settings["batch_size"]), ("test", None)):
-        lines = (Path(data) / f"{split}.jsonl").read_text().splitlines()[:count]
-        if len(lines) < (count or 1):
-            sys.exit(f"{data}/{split}.jsonl holds {len(lines)} rows, {count or 1} are needed")
-        (rows / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    student = load_student(model, dtype=mx.float32)
-    read = {name: read_rows(rows / f"{name}.jsonl", student, OBJECTIVES["sft"], 1 << 20) for name in SPLITS}
-    tokens = {name: [[row.tokens, row.mask] for row in split.rows] for name, split in read.items()}
-    (rows / "tokens.json").write_text(json.dumps(tokens))
-    supervised = {name: sum(row.n_supervised for row in split.rows) for name, split in read.items()}
-    facts = {
-        "machine": device.name,
-        "device": device.kind,
-        "cores": machine.cores(),
-        "blas": device.blas.name if device.blas else "",
-        "versions": machine.versions(),
-        "supervised_tokens": supervised["train"],
-        "test": {"rows": len(read["test"]), "tokens": supervised["test"]},
-    }
-    print(json.dumps(facts))
-
-
-SPLITS = ("train", "valid", "test")
-
-
-def mlx_lm(settings: dict[str, Any]) -> None:
-    """`mlx_lm.lora` with the fast BLAS, which it does not look for by itself."""
-    from mlx_distill import machine
-
-    machine.load_fast_blas()
-    from mlx_lm import lora
-
-    file = Path(settings["adapter_path"]).with_suffix(".yaml")
-    file.write_text(json.dumps(settings))  # JSON is YAML
-    sys.argv = ["mlx_lm.lora", "--config", str(file)]
-    lora.main()
-
-
-def score(settings: dict[str, Any]) -> None:
-    """Print the test loss of the base and of each adapter folder."""
-    from mlx_distill import machine
-
-    machine.prepare()
-    import mlx.core as mx
-
-    from mlx_distill import scoring
-    from mlx_distill.students.adapter import attach
-    from mlx_distill.students.loading import load_student
-    from mlx_distill.training.objectives import OBJECTIVES
-    from mlx_distill.training.rows import read_rows
-
-    losses = {}
-    for name, folder in {"base": "", **settings["folders"]}.items():
-        student = load_student(Path(settings["model"]), dtype=mx.float32)
-        rows = read_rows(Path(settings["data"]) / "test.jsonl", student, OBJECTIVES["sft"], 1 << 20).rows
-        if folder:
-            attach(student, Path(folder))
-        losses[name] = scoring.score(student, rows).loss
-    print(json.dumps(losses))
-
-
-PARTS = {"prepare": prepare, "mlx-lm": mlx_lm, "score": score}
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

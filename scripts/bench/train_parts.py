@@ -1,0 +1,116 @@
+"""What train.py has done in processes of their own, so that it stays small itself: `train_parts.py PART SETTINGS`.
+
+prepare  writes the model and the rows that every contestant gets
+mlx-lm   is a contestant: mlx_lm.lora with the fast BLAS
+score    computes the test losses in the end
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+SPLITS = ("train", "valid", "test")
+
+
+def prepare(settings: dict[str, Any]) -> None:
+    """Write the float32 model and the rows; print what they are."""
+    from mlx_distill import machine
+
+    device = machine.prepare()
+    import shutil
+
+    import mlx.core as mx
+
+    from mlx_distill import dataset
+    from mlx_distill.storage.shipped import shipped
+    from mlx_distill.students import convert
+    from mlx_distill.students.loading import load_student
+    from mlx_distill.training.objectives import OBJECTIVES
+    from mlx_distill.training.rows import read_rows
+
+    scratch, model, rows = Path(settings["scratch"]), Path(settings["model"]), Path(settings["data"])
+    source, data = settings["source"]["model"], settings["source"]["data"]
+    if not source:
+        source = str(convert.run(convert.ConvertConfig(source="sample", out=scratch / "converted")).path)
+    if not data:
+        data = str(scratch / "sample")
+        Path(data).mkdir()
+        shutil.copy(shipped("sample") / "teacher_data.jsonl", data)
+        dataset.run(dataset.PrepareConfig(data=Path(data), model=Path(source)))
+
+    shutil.copytree(source, model, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
+    weights: Any = {}
+    for file in Path(source).glob("*.safetensors"):
+        weights |= mx.load(str(file))
+    weights = {name: value.astype(mx.float32) for name, value in weights.items()}
+    mx.save_safetensors(str(model / "model.safetensors"), weights, metadata={"format": "mlx"})
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+
+    rows.mkdir()
+    for split, count in (("train", settings["rows"]), ("valid", settings["batch_size"]), ("test", None)):
+        lines = (Path(data) / f"{split}.jsonl").read_text().splitlines()[:count]
+        if len(lines) < (count or 1):
+            sys.exit(f"{data}/{split}.jsonl holds {len(lines)} rows, {count or 1} are needed")
+        (rows / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    student = load_student(model, dtype=mx.float32)
+    read = {name: read_rows(rows / f"{name}.jsonl", student, OBJECTIVES["sft"], 1 << 20) for name in SPLITS}
+    tokens = {name: [[row.tokens, row.mask] for row in split.rows] for name, split in read.items()}
+    (rows / "tokens.json").write_text(json.dumps(tokens))
+    supervised = {name: sum(row.n_supervised for row in split.rows) for name, split in read.items()}
+    facts = {
+        "machine": device.name,
+        "device": device.kind,
+        "cores": machine.cores(),
+        "blas": device.blas.name if device.blas else "",
+        "versions": machine.versions(),
+        "supervised_tokens": supervised["train"],
+        "test": {"rows": len(read["test"]), "tokens": supervised["test"]},
+    }
+    print(json.dumps(facts))
+
+
+def mlx_lm(settings: dict[str, Any]) -> None:
+    """`mlx_lm.lora` with the fast BLAS, which it does not look for by itself."""
+    from mlx_distill import machine
+
+    machine.load_fast_blas()
+    from mlx_lm import lora
+
+    file = Path(settings["adapter_path"]).with_suffix(".yaml")
+    file.write_text(json.dumps(settings))  # JSON is YAML
+    sys.argv = ["mlx_lm.lora", "--config", str(file)]
+    lora.main()
+
+
+def score(settings: dict[str, Any]) -> None:
+    """Print the test loss of the base and of each adapter folder."""
+    from mlx_distill import machine
+
+    machine.prepare()
+    import mlx.core as mx
+
+    from mlx_distill import scoring
+    from mlx_distill.students.adapter import attach
+    from mlx_distill.students.loading import load_student
+    from mlx_distill.training.objectives import OBJECTIVES
+    from mlx_distill.training.rows import read_rows
+
+    losses = {}
+    for name, folder in {"base": "", **settings["folders"]}.items():
+        student = load_student(Path(settings["model"]), dtype=mx.float32)
+        rows = read_rows(Path(settings["data"]) / "test.jsonl", student, OBJECTIVES["sft"], 1 << 20).rows
+        if folder:
+            attach(student, Path(folder))
+        losses[name] = scoring.score(student, rows).loss
+    print(json.dumps(losses))
+
+
+PARTS = {"prepare": prepare, "mlx-lm": mlx_lm, "score": score}
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]](json.loads(sys.argv[2]))
