@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.comparison import CompareConfig
+from tests.adapters import make_adapter
+
 ROWS = [
     ("count", "python", "Count the words of a text.", "def count_words(text):\n    return len(text.split())"),
     (
@@ -48,3 +51,16 @@ def make_data(folder: Path) -> Path:
 def make_prompts(file: Path) -> Path:
     """A file of two test prompts."""
     return write_lines(file, [{"id": name, "category": kind, "prompt": text} for name, kind, text in PROMPTS])
+
+
+def make_config(student: Path, folder: Path, **settings: Any) -> CompareConfig:
+    """A comparison in a folder; of the student with a random adapter unless the settings name another."""
+    if "adapter" not in settings:
+        settings["adapter"] = make_adapter(student, folder / "adapter")
+    return CompareConfig(
+        model=student,
+        data=make_data(folder / "data"),
+        out=folder / "out",
+        test_prompts=make_prompts(folder / "prompts.jsonl"),
+        **settings,
+    )

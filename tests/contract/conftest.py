@@ -28,13 +28,19 @@ def events() -> list[Event]:
 
 
 @pytest.fixture
-def collect(tmp_path: Path, events: list[Event]) -> Callable[..., CollectResult]:
+def teacher() -> str:
+    """Who is asked unless a test says otherwise."""
+    return "anthropic:claude-sonnet-4-6"
+
+
+@pytest.fixture
+def collect(tmp_path: Path, events: list[Event], teacher: str) -> Callable[..., CollectResult]:
     """Collect the answers to `n` prompts, or to the prompts given."""
 
     def collect(*prompts: str, n: int = 1, **settings: Any) -> CollectResult:
         file = tmp_path / "prompts.txt"
         file.write_text("\n".join(prompts or [f"Prompt {number}" for number in range(n)]))
-        defaults = {"teacher": "anthropic:claude-sonnet-4-6", "first_wait_seconds": 0.01, "wait_minutes": 0.2}
+        defaults = {"teacher": teacher, "first_wait_seconds": 0.01, "wait_minutes": 0.2}
         config = CollectConfig(prompts=file, out=tmp_path / "out", **{**defaults, **settings})
         return run(config, events.append)
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlx_distill.collect import TEACHER_SYSTEM, CollectConfig, CollectResult, run
+from mlx_distill.collect import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
-from mlx_distill.events import Caution, Event
 from mlx_distill.teachers import open_teacher
 from mlx_distill.teachers.openai import is_here, without_thinking
+from tests.contract.collecting import KEY, cautions, scripted
 from tests.contract.completions import PATH, completion, failure
-from tests.contract.messages_server import DROPPED, Call, MessagesServer, Reply
-
-KEY = "sk-test-0123456789-secret"
+from tests.contract.messages_server import DROPPED, MessagesServer, Reply
 
 
 @pytest.fixture
@@ -33,32 +29,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
 
 
 @pytest.fixture
-def events() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def collect(tmp_path: Path, events: list[Event]) -> Callable[..., CollectResult]:
-    """Collect the answers to `n` prompts with waits short enough for a test."""
-
-    def collect(n: int = 1, **settings: Any) -> CollectResult:
-        file = tmp_path / "prompts.txt"
-        file.write_text("\n".join(f"Prompt {number}" for number in range(n)))
-        defaults = {"teacher": "openai:tiny", "first_wait_seconds": 0.01, "wait_minutes": 0.2}
-        config = CollectConfig(prompts=file, out=tmp_path / "out", **{**defaults, **settings})
-        return run(config, events.append)
-
-    return collect
-
-
-def records(tmp_path: Path) -> list[dict[str, Any]]:
-    lines = (tmp_path / "out" / "teacher_data.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def scripted(*replies: Reply) -> Callable[[Call], Reply]:
-    """The nth asking of a prompt gets the nth reply, later ones the last."""
-    return lambda call: replies[min(call.nth, len(replies)) - 1]
+def teacher() -> str:
+    return "openai:tiny"
 
 
 # A real server
@@ -89,12 +61,12 @@ def mlx_server(tiny_student: Path) -> Iterator[str]:
 
 
 def test_mlx_lm_server_answers_without_a_key_and_nothing_is_charged(
-    mlx_server: str, tiny_student: Path, collect, events, tmp_path
+    mlx_server: str, tiny_student: Path, collect, events, records, tmp_path
 ) -> None:
-    result = collect(4, teacher=f"openai:{tiny_student}@{mlx_server}", max_tokens=12)
+    result = collect(n=4, teacher=f"openai:{tiny_student}@{mlx_server}", max_tokens=12)
     assert (result.n_answered, result.n_new, result.cost_usd) == (4, 4, 0)
     assert result.teacher.endswith(mlx_server)
-    for record in records(tmp_path):
+    for record in records():
         assert record["teacher"] == f"openai:{tiny_student}"
         assert record["stop_reason"] in ("max_tokens", "end_turn")
         assert record["answer"]
@@ -102,15 +74,15 @@ def test_mlx_lm_server_answers_without_a_key_and_nothing_is_charged(
         assert used["input_tokens"] + used["cache_read_tokens"] > 20
         assert 0 < used["output_tokens"] <= record["max_tokens"] <= 24
         assert record["cost_usd"] == 0
-    assert not [event for event in events if isinstance(event, Caution) and "price" in event.text]
+    assert not [line for line in cautions(events) if "price" in line]
     assert not (tmp_path / "out" / "ledger.jsonl").exists()
-    assert collect(4, teacher=f"openai:{tiny_student}@{mlx_server}", max_tokens=12).n_new == 0
+    assert collect(n=4, teacher=f"openai:{tiny_student}@{mlx_server}", max_tokens=12).n_new == 0
 
 
 # What is asked, and what an answer becomes
 
 
-def test_a_local_server_is_asked_without_a_key_and_in_its_own_words(server, collect, tmp_path) -> None:
+def test_a_local_server_is_asked_without_a_key_and_in_its_own_words(server, collect, records) -> None:
     collect()
     [call] = server.calls
     assert call.body == {
@@ -119,7 +91,7 @@ def test_a_local_server_is_asked_without_a_key_and_in_its_own_words(server, coll
         "messages": [{"role": "system", "content": TEACHER_SYSTEM}, {"role": "user", "content": "Prompt 0"}],
     }
     assert call.headers["authorization"] == "Bearer none"
-    [record] = records(tmp_path)
+    [record] = records()
     assert (record["answer"], record["stop_reason"], record["model"]) == ("Answer to Prompt 0", "end_turn", "tiny")
 
 
@@ -143,16 +115,16 @@ def test_the_address_may_stand_in_the_teachers_name_and_is_no_part_of_what_is_as
         ("odd", "odd"),
     ],
 )
-def test_finish_reasons_are_journalled_in_one_vocabulary(server, collect, tmp_path, finish, becomes) -> None:
+def test_finish_reasons_are_journalled_in_one_vocabulary(server, collect, records, finish, becomes) -> None:
     server.script = scripted(completion("Text", finish=finish))
     assert collect().stop_reasons == {becomes: 1}
-    assert records(tmp_path)[0]["answer"] == "Text"
+    assert records()[0]["answer"] == "Text"
 
 
-def test_a_refusal_is_no_answer(server, collect, tmp_path) -> None:
+def test_a_refusal_is_no_answer(server, collect, records) -> None:
     server.script = scripted(completion(None, refusal="I cannot help with that."))
     collect()
-    [record] = records(tmp_path)
+    [record] = records()
     assert (record["answer"], record["stop_reason"], record["detail"]) == ("", "refusal", "I cannot help with that.")
 
 
@@ -170,11 +142,11 @@ def test_thoughts_left_in_the_text_are_no_part_of_the_answer(text: str, left: st
     assert without_thinking(text) == left
 
 
-def test_a_server_that_counts_nothing_is_no_error(server, collect, tmp_path) -> None:
+def test_a_server_that_counts_nothing_is_no_error(server, collect, records) -> None:
     bare = completion("Text")
     server.script = scripted(Reply(body={name: bare.body[name] for name in ("id", "object", "choices")}))
     collect()
-    [record] = records(tmp_path)
+    [record] = records()
     assert (record["answer"], record["model"], record["usage"]["output_tokens"]) == ("Text", "tiny", 0)
 
 
@@ -219,7 +191,7 @@ def test_trouble_that_passes_is_waited_out_and_said(server, collect, events, tro
     server.script = scripted(trouble, trouble, completion("At last."))
     assert collect().n_answered == 1
     assert len(server.calls) == 3, "an attempt of the SDK's own"
-    [line] = [event.text for event in events if isinstance(event, Caution)]
+    [line] = cautions(events)
     assert said in line
 
 
@@ -241,7 +213,7 @@ def test_retry_after_is_obeyed(server, collect) -> None:
 )
 def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(server, collect, reply, said) -> None:
     server.script = lambda call: reply if call.prompt == "Prompt 1" else completion()
-    result = collect(3)
+    result = collect(n=3)
     assert result.n_answered == 2
     [skipped] = result.unanswered
     assert said in skipped.reason
@@ -268,19 +240,19 @@ STOPS = [
 
 @pytest.mark.parametrize(("reply", "said"), STOPS, ids=[said for _, said in STOPS])
 def test_what_cannot_be_waited_out_stops_the_run_in_one_line(
-    server, collect, tmp_path, monkeypatch, reply, said
+    server, collect, records, monkeypatch, reply, said
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.script = lambda call: completion() if call.prompt == "Prompt 0" else reply
     collect()
     with pytest.raises(TeacherError) as raised:
-        collect(50, concurrency=2)
+        collect(n=50, concurrency=2)
     assert said in raised.value.message
     assert "\n" not in raised.value.message and raised.value.next_step
     assert KEY not in str(raised.value)
     assert KEY in server.calls[0].headers["authorization"]
     assert len(server.calls) <= 5
-    assert len(records(tmp_path)) == 1
+    assert len(records()) == 1
 
 
 def test_an_unknown_model_is_answered_with_the_names_that_are_served(server, collect) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer
 from mlx_distill.comparison.judge import families_of, requests_of
 from mlx_distill.events import Caution, Event
 from tests.adapters import make_adapter
-from tests.comparing import make_data, make_prompts
+from tests.comparing import make_config
+from tests.contract.collecting import REAL_USD
 from tests.contract.messages_server import Call, MessagesServer, Reply, answer, error
 
 JUDGE = "anthropic:claude-sonnet-4-6"
@@ -24,24 +25,15 @@ N_PAIRS = 8
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
-    with MessagesServer(lambda call: answer("Verdict: A")).running() as running:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test-0123456789-secret")
-        yield running
+def server(server: MessagesServer) -> MessagesServer:
+    """A judge that always prefers the first answer."""
+    server.script = lambda call: answer("Verdict: A")
+    return server
 
 
 @pytest.fixture
 def config(tiny_student: Path, tmp_path: Path) -> CompareConfig:
-    return CompareConfig(
-        model=tiny_student,
-        adapter=make_adapter(tiny_student, tmp_path / "adapter"),
-        data=make_data(tmp_path / "data"),
-        out=tmp_path / "out",
-        test_prompts=make_prompts(tmp_path / "prompts.jsonl"),
-        judge=JUDGE,
-        max_tokens=12,
-    )
+    return make_config(tiny_student, tmp_path, judge=JUDGE, max_tokens=12)
 
 
 def parts(call: Call) -> tuple[str, str, str]:
@@ -74,7 +66,7 @@ def test_a_judge_that_always_prefers_the_first_answer_gives_ties_alone(
     assert judged.win_rate is not None
     assert (judged.win_rate.value, judged.win_rate.low) == (0.5, None)
     assert len(server.calls) == 2 * N_PAIRS
-    assert judged.cost_usd == pytest.approx(2 * N_PAIRS * (100 * 3 + 50 * 15) / 1e6)
+    assert judged.cost_usd == pytest.approx(2 * N_PAIRS * REAL_USD)
 
 
 def test_a_judge_that_prefers_the_longer_answer_is_seen_to(server: MessagesServer, config: CompareConfig) -> None:

@@ -20,7 +20,7 @@ from mlx_distill.students.adapter import attach
 from mlx_distill.students.loading import load_student
 from mlx_distill.students.rendering import render, render_prompt
 from tests.adapters import make_adapter
-from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_data, make_prompts, write_lines
+from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_config, write_lines
 from tests.tiny import make_tiny_qwen2
 
 
@@ -32,14 +32,7 @@ def adapter(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def config(tiny_student: Path, adapter: Path, tmp_path: Path) -> CompareConfig:
-    return CompareConfig(
-        model=tiny_student,
-        adapter=adapter,
-        data=make_data(tmp_path / "data"),
-        out=tmp_path / "out",
-        test_prompts=make_prompts(tmp_path / "prompts.jsonl"),
-        max_tokens=12,
-    )
+    return make_config(tiny_student, tmp_path, adapter=adapter, max_tokens=12)
 
 
 def plain_figures(model: Any, tokenizer: Any, rows: list[Example]) -> tuple[float, float, int]:

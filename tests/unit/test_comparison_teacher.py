@@ -10,8 +10,7 @@ import pytest
 
 from mlx_distill.comparison import CompareConfig, run
 from mlx_distill.events import Caution, Event
-from tests.adapters import make_adapter
-from tests.comparing import PROMPTS, ROWS, make_data, make_prompts, write_lines
+from tests.comparing import PROMPTS, ROWS, make_config, write_lines
 
 
 def recording(file: Path, texts: list[str]) -> Path:
@@ -30,16 +29,8 @@ def recording(file: Path, texts: list[str]) -> Path:
 
 @pytest.fixture
 def config(tiny_student: Path, tmp_path: Path) -> CompareConfig:
-    return CompareConfig(
-        model=tiny_student,
-        adapter=make_adapter(tiny_student, tmp_path / "adapter"),
-        data=make_data(tmp_path / "data"),
-        out=tmp_path / "out",
-        test_prompts=make_prompts(tmp_path / "prompts.jsonl"),
-        teacher=f"recorded:{recording(tmp_path / 'teacher.jsonl', ['Compare heights.', 'Use a queue.'])}",
-        test_rows=0,
-        max_tokens=4,
-    )
+    teacher = recording(tmp_path / "teacher.jsonl", ["Compare heights.", "Use a queue."])
+    return make_config(tiny_student, tmp_path, teacher=f"recorded:{teacher}", test_rows=0, max_tokens=4)
 
 
 def test_the_teacher_stands_beside_the_student_and_is_asked_once(config: CompareConfig, tmp_path: Path) -> None:
