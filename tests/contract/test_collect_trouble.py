@@ -1,0 +1,224 @@
+"""collect through the real Anthropic SDK: what is waited out, what stops the run, what skips one prompt."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from mlx_distill.cli import main
+from mlx_distill.errors import InputError, TeacherError
+from mlx_distill.events import Progress
+from tests.contract.collecting import KEY, cautions, scripted
+from tests.contract.messages_server import DROPPED, Call, Reply, answer, error, message, streamed, text
+
+# What is waited out
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (error(429, "rate_limit_error", "Too many requests"), "rate limit (429): Too many requests"),
+        (error(500, "api_error", "Internal server error"), "server error (500)"),
+        (Reply(502, "<html>Bad gateway</html>"), "server error (502)"),
+        (error(503, "api_error", "Unavailable"), "overloaded (503)"),
+        (error(529, "overloaded_error", "Overloaded"), "overloaded (529): Overloaded"),
+        (DROPPED, "no connection"),
+        (Reply(body=message(text("An answer that breaks off")), cut=True), "no connection"),
+        (Reply(body='{"id": "msg_1", "cont', headers={"content-type": "application/json"}), "arrived damaged"),
+    ],
+    ids=["429", "500", "502", "503", "529", "dropped", "cut", "damaged"],
+)
+def test_trouble_that_passes_is_waited_out_and_said(server, collect, records, events, trouble, said) -> None:
+    server.script = scripted(trouble, trouble, answer("At last."))
+    assert collect().n_answered == 1
+    assert records()[0]["answer"] == "At last."
+    assert len(server.calls) == 3
+    [line] = cautions(events)
+    assert said in line
+    assert "asking again in" in line
+    assert "gives up after 12 s" in line
+    assert any(isinstance(event, Progress) and "waiting" in event.note for event in events)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Reply(events=(("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),)),
+        Reply(events=(("ping", {"type": "ping"}),)),
+        Reply(events=streamed("An answer that breaks off").events, cut=True),
+    ],
+    ids=["overloaded", "empty", "cut"],
+)
+def test_trouble_inside_a_stream_is_waited_out(server, collect, records, broken) -> None:
+    server.script = scripted(broken, streamed("Whole."))
+    collect(max_tokens=32_000)
+    assert [record["answer"] for record in records()] == ["Whole."]
+    assert len(server.calls) == 2
+
+
+def test_retry_after_is_obeyed(server, collect) -> None:
+    server.script = scripted(error(429, "rate_limit_error", "Slow down", retry_after="0.4"), answer())
+    collect()
+    first, second = server.calls
+    assert 0.4 <= second.at - first.at < 1.5
+
+
+def test_a_rate_limit_holds_everybody_back_and_halves_what_is_in_flight(server, collect) -> None:
+    def script(call: Call) -> Reply:
+        if call.nth == 1 and int(call.prompt.split()[1]) < 4:
+            return error(429, "rate_limit_error", "Slow down", retry_after="1.2")
+        return Reply(body=message(text("Fine.")), after_seconds=0.1)
+
+    server.script = script
+    assert collect(n=24, concurrency=8).n_answered == 24
+    began = server.calls[0].at
+    assert not [call for call in server.calls if 0.6 < call.at - began < 1.15]
+    after = [call.at for call in server.calls if call.at - began >= 1.15]
+    assert len([at for at in after if at < after[0] + 0.08]) <= 4
+
+
+def test_a_wait_longer_than_the_limit_ends_the_run_at_once(server, collect) -> None:
+    server.script = scripted(error(429, "rate_limit_error", "Daily limit", retry_after="3600"))
+    with pytest.raises(TeacherError, match=r"longer than 12 s.*Daily limit.*asks to wait 3600 s"):
+        collect()
+    assert len(server.calls) == 1
+
+
+def test_a_teacher_that_stays_out_of_reach_is_given_up_after_the_limit(server, collect) -> None:
+    server.script = scripted(error(529, "overloaded_error", "Overloaded"))
+    began = time.monotonic()
+    with pytest.raises(TeacherError, match="Overloaded") as raised:
+        collect(wait_minutes=0.01)
+    assert 0.5 < time.monotonic() - began < 3
+    assert "--wait-minutes" in raised.value.next_step
+
+
+def test_a_prompt_that_keeps_failing_while_others_are_answered_is_skipped(server, collect) -> None:
+    def script(call: Call) -> Reply:
+        if call.prompt == "Prompt 0":
+            return error(500, "api_error", "Cannot")
+        return Reply(body=message(text("Fine.")), after_seconds=0.15)
+
+    server.script = script
+    result = collect(n=8, concurrency=2, wait_minutes=0.01)
+    assert result.n_answered == 7
+    [skipped] = result.unanswered
+    assert "while others were answered" in skipped.reason
+
+
+# What stops the run
+
+STOPS = [
+    (error(401, "authentication_error", f"invalid key {KEY}"), "refused the API key (401): invalid key [key]"),
+    (error(402, "billing_error", "Payment required"), "no balance"),
+    (
+        error(400, "invalid_request_error", "Your credit balance is too low to access the API."),
+        "no balance or has reached its spend limit (400)",
+    ),
+    (error(429, "rate_limit_error", "Spend limit", code="enforced_spend_limit_reached"), "spend limit (429)"),
+    (error(403, "permission_error", "Not allowed"), "may not use claude-sonnet-4-6 (403)"),
+    (error(404, "not_found_error", "model: claude-sonnet-4-6"), "knows no model 'claude-sonnet-4-6' (404)"),
+    (error(400, "invalid_request_error", "max_tokens: 99 > 64"), "refused the request (400): max_tokens: 99 > 64"),
+    (Reply(body="<html>Log in to the hotel network</html>"), "does not speak the Messages API"),
+    (Reply(body={"ok": True}), "does not speak the Messages API"),
+]
+
+
+@pytest.mark.parametrize(("reply", "said"), STOPS, ids=[said for _, said in STOPS])
+def test_what_cannot_be_waited_out_stops_the_run_at_once_in_one_line(server, collect, records, reply, said) -> None:
+    server.script = lambda call: answer() if call.prompt == "Prompt 0" else reply
+    collect("Prompt 0")
+    began = time.monotonic()
+    with pytest.raises(TeacherError) as raised:
+        collect(n=50, concurrency=2)
+    assert time.monotonic() - began < 2
+    assert said in raised.value.message
+    assert "\n" not in raised.value.message
+    assert KEY not in str(raised.value)
+    assert raised.value.next_step
+    assert len(server.calls) <= 5
+    assert len(records()) == 1
+
+
+def test_a_near_model_name_is_proposed(server, collect) -> None:
+    server.script = scripted(error(404, "not_found_error", "model: claude-sonet-4-6"))
+    with pytest.raises(InputError, match=r"No price is known.*Did you mean claude-sonnet-4-6\?"):
+        collect(teacher="anthropic:claude-sonet-4-6")
+    assert server.calls == []
+    with pytest.raises(TeacherError) as raised:
+        collect(teacher="anthropic:claude-sonet-4-6", cost=False)
+    assert raised.value.next_step == "Did you mean anthropic:claude-sonnet-4-6?"
+
+
+def test_answers_under_way_when_the_run_has_to_stop_are_kept(server, collect, records) -> None:
+    def script(call: Call) -> Reply:
+        if call.prompt == "Prompt 3":
+            return error(402, "billing_error", "Payment required")
+        return Reply(body=message(text("Paid for.")), after_seconds=0.3)
+
+    server.script = script
+    with pytest.raises(TeacherError, match="no balance"):
+        collect(n=50, concurrency=4)
+    assert len(records()) == 3
+    assert len(server.calls) == 4
+
+
+@pytest.mark.parametrize("key", [None, "", "two words", "sk-ant-line\n", "sk-ant-ümlaut"])
+def test_a_missing_or_impossible_key_is_found_before_anything_is_sent(
+    server, collect, tmp_path, monkeypatch, key
+) -> None:
+    if key is None:
+        monkeypatch.delenv("ANTHROPIC_API_KEY")
+    else:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    with pytest.raises(TeacherError, match="API") as raised:
+        collect()
+    assert "Set ANTHROPIC_API_KEY" in raised.value.next_step
+    assert server.calls == []
+    assert not (tmp_path / "out").exists()
+    if key:
+        assert key not in str(raised.value)
+
+
+def test_a_teacher_that_cannot_be_asked_leaves_an_earlier_index_alone(server, collect, tmp_path) -> None:
+    collect("First")
+    index = (tmp_path / "out" / "collect.json").read_text()
+    server.script = scripted(STOPS[0][0])
+    with pytest.raises(TeacherError):
+        collect("Second")
+    assert (tmp_path / "out" / "collect.json").read_text() == index
+
+
+# What skips one prompt
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (error(400, "invalid_request_error", "prompt is too long: 209000 tokens > 200000 maximum"), "too long"),
+        (error(413, "request_too_large", "Request exceeds the maximum size"), "too long"),
+        (error(400, "invalid_request_error", "Output blocked by content filtering policy"), "blocked"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(
+    server, collect, tmp_path, monkeypatch, capsys, reply, said
+) -> None:
+    server.script = lambda call: reply if call.prompt == "Prompt 1" else answer()
+    result = collect(n=3)
+    assert result.n_answered == 2
+    [skipped] = result.unanswered
+    assert said in skipped.reason
+    index = json.loads((tmp_path / "out" / "collect.json").read_text())
+    assert len(index["answers"]) == 3
+    assert [item["prompt_id"] for item in index["unanswered"]] == [skipped.prompt_id]
+
+    prompts, out = str(tmp_path / "prompts.txt"), str(tmp_path / "out")
+    with pytest.raises(SystemExit) as ended:
+        main(["collect", "--prompts", prompts, "--out", out, "--teacher", "anthropic:claude-sonnet-4-6"])
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 answered" in printed.out
+    assert "1 of 3 prompts have no answer" in printed.err
+    assert said in printed.err
