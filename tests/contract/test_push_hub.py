@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from mlx_distill.errors import DistillError, InputError, Interrupted, MachineError, MissingError
 from mlx_distill.export.hub import Listing, PushConfig, run
+from tests.local_http import serving
 from tests.tiny import make_tiny_qwen2
 
 
@@ -36,15 +36,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     class Handler(_Handler):
         hub = state
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as state.url:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", state.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
+        yield state
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -198,6 +198,16 @@ def test_fewer_than_five_families_get_a_difference_and_no_interval(config: Compa
     assert "No interval: 3 families" in result.markdown.read_text(encoding="utf-8")
 
 
+def refuses(config: CompareConfig, file: Path, content: str | None, kind: type[Exception], says: str) -> None:
+    """With this content of the file, or without the file, it says which file and what is wrong, and writes nothing."""
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(kind) as caught:
+        run(config)
+    assert says in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert not config.out.exists()
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "says"),
     [
@@ -212,13 +222,7 @@ def test_fewer_than_five_families_get_a_difference_and_no_interval(config: Compa
 def test_held_out_rows_that_are_missing_or_broken_are_named(
     config: CompareConfig, content: str | None, kind: type[Exception], says: str
 ) -> None:
-    file = config.data / "test.jsonl"
-    file.unlink() if content is None else file.write_text(content)
-    with pytest.raises(kind) as caught:
-        run(config)
-    assert says in str(caught.value)
-    assert str(file) in str(caught.value)
-    assert not config.out.exists()
+    refuses(config, config.data / "test.jsonl", content, kind, says)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +238,7 @@ def test_held_out_rows_that_are_missing_or_broken_are_named(
 def test_test_prompts_that_are_missing_or_broken_are_named(
     config: CompareConfig, content: str | None, kind: type[Exception], says: str
 ) -> None:
-    file = config.test_prompts
-    file.unlink() if content is None else file.write_text(content)
-    with pytest.raises(kind) as caught:
-        run(config)
-    assert says in str(caught.value)
-    assert str(file) in str(caught.value)
-    assert not config.out.exists()
+    refuses(config, config.test_prompts, content, kind, says)
 
 
 def test_an_adapter_of_another_model_is_refused(config: CompareConfig, tmp_path: Path) -> None:

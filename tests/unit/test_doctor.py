@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from mlx_distill import doctor
 from mlx_distill.machine import Blas
 from mlx_distill.project import ProjectConfig
 from tests.conftest import Finished
+from tests.local_http import serving
 
 SAMPLE = ProjectConfig(name="x", teacher="recorded:sample", student="sample")
 CLAUDE = ProjectConfig(name="x")
@@ -126,12 +126,8 @@ class Refusing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Refusing) as url:
+        yield url
 
 
 def test_a_server_that_answers_anything_is_reached(server: str) -> None:
