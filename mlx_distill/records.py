@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant"]
@@ -29,7 +30,7 @@ STUDENT_SYSTEM = "You are a helpful assistant."
 """The system message that the student is trained and used with, unless a project says otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -64,7 +65,13 @@ def messages_from_json(data: object) -> Messages:
 def conversation(prompt: str, system: str = "") -> Messages:
     """The messages that ask `prompt`, under an explicit system message where one is given."""
     ask = (Message("user", prompt),)
-    return (Message("system", system), *ask) if system else ask
+    return (_system(system), *ask) if system else ask
+
+
+@lru_cache(maxsize=4)
+def _system(text: str) -> Message:
+    """One object for the many conversations under it."""
+    return Message("system", text)
 
 
 def content_hash(data: Any) -> str:
@@ -73,7 +80,7 @@ def content_hash(data: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One question to the teacher."""
 
@@ -136,7 +143,7 @@ def split_from_json(value: object) -> Split | None:
     raise ValueError(f'"split" is {value!r}, not one of {", ".join(SPLITS)}')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the teacher billed them. All input is `input_tokens + cache_creation_tokens + cache_read_tokens`."""
 
@@ -152,7 +159,7 @@ class Usage:
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One question as a teacher is asked it; its key is what makes two questions the same question."""
 
@@ -173,7 +180,7 @@ class Request:
         return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a teacher said to one request."""
 
@@ -202,7 +209,7 @@ class Answer:
         return "complete" if self.text.strip() else "empty"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TeacherRecord:
     """One line of a `teacher_data.jsonl` journal: a prompt, what was asked and what came back."""
 

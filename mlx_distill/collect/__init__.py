@@ -7,7 +7,7 @@ belong to the prompt set and settings of the last collect: the journal may hold 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.records import Prompt, Request, conversation
 from mlx_distill.settings import setting, table
-from mlx_distill.storage.durable import write_json
+from mlx_distill.storage.durable import write_json_lists
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Asked, Unanswered, ask_until_stopped
 from mlx_distill.teachers.bill import Bill
@@ -118,7 +118,7 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
     nothing, Interrupted after Ctrl-C or SIGTERM: what arrived is saved then, and another run asks for the rest.
     """
     teacher = open_teacher(config.teacher)
-    asks = _asks(teacher.name, config)
+    asks = _Questions.of(teacher.name, config)
     journal = config.out / JOURNAL
     asked = ask_until_stopped(
         teacher,
@@ -132,30 +132,48 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
         job="collect",
     )
     # A teacher that could not be asked at all leaves the index of an earlier collect as it is.
-    if asked.records or isinstance(asked.stopped_by, Interrupted):
-        _write_index(config.out / INDEX, asks, asked)
+    if asked.known or isinstance(asked.stopped_by, Interrupted):
+        _write_index(config.out / INDEX, asks.prompts, asked)
     if asked.stopped_by:
         raise asked.stopped_by
-    if not asked.records:
+    if not asked.known:
         raise TeacherError(
-            f"{teacher.name} answered none of the {len(asks)} prompts.",
+            f"{teacher.name} answered none of the {len(asks.prompts)} prompts.",
             "Choose another teacher or other prompts.",
             unanswered_lines(asked.unanswered),
         )
     _tell_no_answers(asked, report)
-    return _result(config, asks, asked)
+    return _result(config, asked)
 
 
 def estimate(config: CollectConfig) -> Estimate:
     """What `run` would ask and what that will cost; nothing is sent or written."""
     teacher = open_teacher(config.teacher)
-    asks = _asks(teacher.name, config)
+    asks = _Questions.of(teacher.name, config)
     return asking.estimate(teacher, asks, config.out / JOURNAL, budget=config.budget, retry=config.retry)
 
 
-def _asks(teacher: str, config: CollectConfig) -> list[tuple[Prompt, Request]]:
-    prompts = read_prompts(config.prompts)[: config.limit]
-    return [(p, Request(teacher, conversation(p.text, config.system), config.max_tokens)) for p in prompts]
+def is_paid(config: CollectConfig) -> bool:
+    """Whether `run` may cost money that is counted."""
+    return asking.is_paid(open_teacher(config.teacher), config.budget)
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """The prompts with their requests, which are made in passing: 100,000 of them take memory."""
+
+    prompts: Sequence[Prompt]
+    teacher: str
+    system: str
+    max_tokens: int
+
+    @classmethod
+    def of(cls, teacher: str, config: CollectConfig) -> _Questions:
+        return cls(read_prompts(config.prompts)[: config.limit], teacher, config.system, config.max_tokens)
+
+    def __iter__(self) -> Iterator[tuple[Prompt, Request]]:
+        for prompt in self.prompts:
+            yield prompt, Request(self.teacher, conversation(prompt.text, self.system), self.max_tokens)
 
 
 def unanswered_lines(unanswered: Sequence[Unanswered], most: int = 10) -> list[str]:
@@ -164,50 +182,48 @@ def unanswered_lines(unanswered: Sequence[Unanswered], most: int = 10) -> list[s
     return lines if len(unanswered) <= most else [*lines, f"... and {len(unanswered) - most} more"]
 
 
-def _write_index(path: Path, asks: Sequence[tuple[Prompt, Request]], asked: Asked) -> None:
+def _write_index(path: Path, prompts: Sequence[Prompt], asked: Asked) -> None:
     """The keys of this prompt set in its order, answered or not, and why some never will be.
 
     An answer that was bought with another `max_tokens` has the key that it was bought with.
     """
-    bought = {key: record.key for key, record in asked.records.items()}
-    answers = [
+    answers = (
         {
-            "key": bought.get(request.key, request.key),
+            "key": asked.known[key].key if key in asked.known else key,
             **{name: getattr(prompt, name) for name in ("id", "family", "category", "split")},
         }
-        for prompt, request in asks
-    ]
-    write_json(path, {"answers": answers, "unanswered": [asdict(item) for item in asked.unanswered]})
+        for prompt, key in zip(prompts, asked.keys, strict=True)
+    )
+    write_json_lists(path, {"answers": answers, "unanswered": map(asdict, asked.unanswered)})
 
 
 def _tell_no_answers(asked: Asked, report: Report) -> None:
     """Name what was refused, came empty or was cut off; none of it is asked again by itself."""
     for outcome, words in (("refusal", "refused"), ("empty", "empty"), ("max_tokens", "cut off at max_tokens")):
-        records = [record for record in asked.records.values() if record.answer.outcome == outcome]
-        if records:
-            reasons = {record.answer.detail for record in records if record.answer.detail}
+        found = [known for known in asked.answers() if known.outcome == outcome]
+        if found:
+            reasons = {known.detail for known in found if known.detail}
             why = f" ({'; '.join(sorted(reasons)[:3])})" if reasons else ""
-            names = ", ".join(record.prompt.id for record in records[:5])
-            more = ", ..." if len(records) > 5 else ""
-            report(Caution(f"{len(records)} {words}{why}: {names}{more}. To ask again: --retry {outcome}"))
+            names = ", ".join(known.prompt_id for known in found[:5])
+            more = ", ..." if len(found) > 5 else ""
+            report(Caution(f"{len(found)} {words}{why}: {names}{more}. To ask again: --retry {outcome}"))
 
 
-def _result(config: CollectConfig, asks: Sequence[tuple[Prompt, Request]], asked: Asked) -> CollectResult:
-    answers = {key: record.answer for key, record in asked.records.items()}
-    ended = [answers[request.key] for _, request in asks if request.key in answers]
-    stop_reasons = Counter("empty" if answer.outcome == "empty" else answer.stop_reason for answer in ended)
+def _result(config: CollectConfig, asked: Asked) -> CollectResult:
+    ended = (asked.known[key] for key in asked.keys if key in asked.known)
+    stop_reasons = Counter("empty" if known.outcome == "empty" else known.stop_reason for known in ended)
     return CollectResult(
         path=config.out / JOURNAL,
         teacher=config.teacher,
-        models=tuple(dict.fromkeys(answer.model for answer in answers.values() if answer.model)),
-        n_prompts=len(asks),
+        models=tuple(dict.fromkeys(known.model for known in asked.answers() if known.model)),
+        n_prompts=len(asked.keys),
         n_answered=stop_reasons.total(),
         n_new=asked.n_new,
         stop_reasons=dict(stop_reasons.most_common()),
         unanswered=asked.unanswered,
         seconds=asked.seconds,
         cost_usd=asked.cost_usd,
-        total_cost_usd=sum(answer.cost_usd or 0.0 for answer in answers.values()),
+        total_cost_usd=sum(known.cost_usd or 0.0 for known in asked.answers()),
         bill=asked.bill,
         total_bill=asked.total_bill,
     )

@@ -104,7 +104,7 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
         patience=Patience(60.0 * config.wait_minutes, config.first_wait_seconds),
         job="expand",
     )
-    texts, unusable = _variations(asks, asked.records)
+    texts, unusable = _variations(asks, asked.records())
     unanswered = (*asked.unanswered, *unusable)
     if not texts:
         raise TeacherError(
@@ -136,6 +136,11 @@ def estimate(config: ExpandConfig) -> Estimate:
     teacher = open_teacher(config.teacher)
     asks = _asks(teacher.name, read_prompts(config.prompts), config)
     return asking.estimate(teacher, asks, config.data / JOURNAL, budget=config.budget)
+
+
+def is_paid(config: ExpandConfig) -> bool:
+    """Whether `run` may cost money that is counted."""
+    return asking.is_paid(open_teacher(config.teacher), config.budget)
 
 
 def _asks(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list[tuple[Prompt, Request]]:

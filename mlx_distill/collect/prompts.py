@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_distill.errors import InputError, raise_problems
 from mlx_distill.records import Prompt, Split
-from mlx_distill.storage.jsonl import lines_of, read_jsonl, read_text
+from mlx_distill.storage.jsonl import each_line, read_jsonl
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 HOW_TO_GET_ONE = "Make a project with `mlx-distill init NAME`, or name a file with --prompts."
@@ -40,17 +40,17 @@ def _read_lines(path: Path) -> list[Prompt]:
     first_seen: dict[str, int] = {}
     prompts: list[Prompt] = []
     problems: list[str] = []
-    for number, line in lines_of(read_text(path, HOW_TO_GET_ONE)):
-        if _is_json_object(line):
+    for line in each_line(path, HOW_TO_GET_ONE):
+        if _is_json_object(line.text):
             raise InputError(
-                f"{path}:{number}: this line is a JSON object, but a file of this name holds plain prompts.",
+                f"{path}:{line.number}: this line is a JSON object, but a file of this name holds plain prompts.",
                 f"If it holds JSON lines, name it {path.stem}.jsonl.",
             )
-        if line in first_seen:
-            problems.append(f"{path.name}:{number}: repeats line {first_seen[line]}")
+        if line.text in first_seen:
+            problems.append(f"{path.name}:{line.number}: repeats line {first_seen[line.text]}")
             continue
-        first_seen[line] = number
-        prompts.append(Prompt.from_json({"prompt": line}))
+        first_seen[line.text] = line.number
+        prompts.append(Prompt.from_json({"prompt": line.text}))
     raise_problems(path, problems, "Remove these lines and run the command again.")
     return prompts
 

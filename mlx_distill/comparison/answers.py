@@ -146,7 +146,7 @@ def ask_teacher(
     asked = ask_beside(config.teacher, requests, config, JOURNAL, "answers of the teacher", report)
     if isinstance(asked, DistillError):
         return held, [_without_teacher(config.teacher, len(prompts), asked)]
-    records = asked.records
+    records = asked.records()
     found = held | {
         prompt.id: TeacherAnswer(
             encodable(record.answer.text), record.answer.complete, record.answer.stop_reason, record.answer.model

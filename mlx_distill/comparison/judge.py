@@ -125,7 +125,7 @@ def judge(
     asked = ask_beside(config.judge, asks, config, JOURNAL, "judgements", report)
     if isinstance(asked, DistillError):
         return None, _told([_not_judged(config.judge, str(asked))], report)
-    result = judged(answers, requests, asked.records, config.judge, config.seed)
+    result = judged(answers, requests, asked.records(), config.judge, config.seed)
     return result, _told(_cautions(result, asked, taught_by), report)
 
 

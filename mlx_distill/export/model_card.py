@@ -10,7 +10,7 @@ from mlx_distill import __version__
 from mlx_distill.errors import DistillError
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.durable import write_text
-from mlx_distill.storage.jsonl import lines_of, read_jsonl, read_text
+from mlx_distill.storage.jsonl import each_line, read_jsonl
 from mlx_distill.students.adapter import read_adapter_config
 from mlx_distill.students.provenance import Provenance
 
@@ -94,6 +94,6 @@ def _training_settings(adapter: Path) -> list[tuple[str, Any]]:
 
 def _count_rows(file: Path) -> int:
     try:
-        return sum(1 for _ in lines_of(read_text(file)))
+        return sum(1 for _ in each_line(file))
     except DistillError:
         return 0

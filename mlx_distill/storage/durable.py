@@ -94,6 +94,27 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json_text(data))
 
 
+def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
+    """`write_json` for an object of long lists, with one item in memory at a time."""
+    with new_file(path, replace=True) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_pieces(lists))
+
+
+def _pieces(lists: Mapping[str, Iterable[Any]]) -> Iterator[str]:
+    """What `json_text` makes of it, item by item; a \\n stands between the lines of JSON only, never in its texts."""
+    opening = "{"
+    for name, items in lists.items():
+        yield f"{opening}\n  {json.dumps(name, ensure_ascii=False)}: ["
+        end = "]"
+        for item in items:
+            before = "," if end != "]" else ""
+            end = "\n  ]"
+            yield f"{before}\n    " + json.dumps(item, indent=2, ensure_ascii=False).replace("\n", "\n    ")
+        yield end
+        opening = ","
+    yield "\n}\n"
+
+
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Replace a JSON lines file in one step."""
     write_text(path, jsonl_text(rows))

@@ -49,8 +49,8 @@ class Journal:
     ) -> None:
         self.close()
 
-    def append(self, data: Any, *, durable: bool = True) -> None:
-        """Write one line and return when it is on the disk. A failed write leaves the journal as it was.
+    def append(self, data: Any, *, durable: bool = True) -> int:
+        """Write one line; returns, when it is on the disk, the byte that it begins at. A failed write changes nothing.
 
         A line that is not `durable` outlives this process, but a power cut may take it: for what is safe to forget.
         """
@@ -68,6 +68,7 @@ class Journal:
                 f"{self.path}: cannot write ({error.strerror}).",
                 "Everything up to here is saved. Free disk space and run the same command again.",
             ) from error
+        return start
 
     def close(self) -> None:
         """Release the lock and the file."""

@@ -6,37 +6,41 @@ nothing is sent that might exceed the budget.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Caution, Report, ignore
-from mlx_distill.records import Prompt, Request, TeacherRecord
+from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.durable import missing_parents, remove_empty
 from mlx_distill.storage.journal import Journal
+from mlx_distill.storage.jsonl import read_at
 from mlx_distill.teachers import stopping
 from mlx_distill.teachers.bill import Bill
 from mlx_distill.teachers.estimate import Estimate, make_estimate
 from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.plan import make_plan
+from mlx_distill.teachers.plan import Asks, Known, make_plan
 from mlx_distill.teachers.protocol import Teacher
 from mlx_distill.teachers.round import Round, Unanswered
 from mlx_distill.teachers.spending import LEDGER, Budget, Ledger
 
-__all__ = ["Asked", "Unanswered", "ask_all", "ask_until_stopped", "estimate"]
+__all__ = ["Asked", "Unanswered", "ask_all", "ask_until_stopped", "estimate", "is_paid"]
 
 
 @dataclass(frozen=True)
 class Asked:
     """Where a round of asking ended."""
 
-    records: Mapping[str, TeacherRecord]
-    """The answered requests of this round by key, those answered in earlier rounds among them.
-
-    A record's own key is another one where its answer was bought with another `max_tokens`.
-    """
+    journal: Path
+    """Where the answers are."""
+    keys: tuple[str, ...]
+    """Of all requests, in their order."""
+    wanted: tuple[str, ...]
+    """The same, each once."""
+    known: Mapping[str, Known]
+    """The answers to these requests by the request's key, those of earlier rounds among them; in no order."""
     n_new: int
     """Requests that were answered in this round."""
     cost_usd: float
@@ -50,10 +54,23 @@ class Asked:
     stopped_by: DistillError | None = None
     """What ended the round before its end; None where every request was settled."""
 
+    def answers(self) -> Iterator[Known]:
+        """What is known of the answers, in the order of the requests, each once."""
+        return (self.known[key] for key in self.wanted if key in self.known)
+
+    def records(self) -> dict[str, TeacherRecord]:
+        """The answers whole, by the request's key in the order of the requests, read back from the journal.
+
+        A record's own key is another one where its answer was bought with another `max_tokens`.
+        """
+        keys = [key for key in self.wanted if key in self.known]
+        places = [self.known[key].at for key in keys]
+        return dict(zip(keys, read_at(self.journal, places, TeacherRecord.from_json), strict=True)) if keys else {}
+
 
 def ask_all(
     teacher: Teacher,
-    asks: Sequence[tuple[Prompt, Request]],
+    asks: Asks,
     journal: Path,
     *,
     concurrency: int,
@@ -62,7 +79,7 @@ def ask_all(
     patience: Patience = Patience(),  # noqa: B008 - frozen
     job: str = "ask",
 ) -> Asked:
-    """Ask what the journal does not hold yet and return all answers of these requests.
+    """Ask what the journal does not hold yet and say what is known of all answers to these requests.
 
     Requests with equal keys are asked once. Raises TeacherError where the teacher cannot be asked (any more),
     BudgetError where the rest might cost more than the budget allows, and Interrupted after Ctrl-C or SIGTERM; every
@@ -85,7 +102,7 @@ def ask_all(
 
 def ask_until_stopped(
     teacher: Teacher,
-    asks: Sequence[tuple[Prompt, Request]],
+    asks: Asks,
     journal: Path,
     *,
     concurrency: int,
@@ -107,7 +124,7 @@ def ask_until_stopped(
             report(Caution(f"{journal}: a half-written last line ({len(opened.torn)} bytes) was removed."))
         plan = make_plan(asks, journal, longest_retry=teacher.longest_retry, retry=retry)
         ledger = Ledger(journal.with_name(LEDGER), budget)
-        paid = bool(plan.missing and teacher.billed_model and budget.counted)
+        paid = bool(plan.missing and is_paid(teacher, budget))
         if paid:
             budget.price_of(teacher.billed_model)
             stack.enter_context(ledger)
@@ -129,7 +146,10 @@ def ask_until_stopped(
         if journal.stat().st_size == 0:  # nothing was answered: leave no file that looks like data
             journal.unlink()
         return Asked(
-            records={key: plan.records[key] for key in plan.wanted if key in plan.records},
+            journal=journal,
+            keys=plan.keys,
+            wanted=plan.wanted,
+            known=plan.known,
             n_new=asking.n_new,
             cost_usd=asking.cost_usd,
             unanswered=tuple(asking.unanswered),
@@ -140,9 +160,14 @@ def ask_until_stopped(
         )
 
 
+def is_paid(teacher: Teacher, budget: Budget) -> bool:
+    """Whether asking costs money that is counted; where it does not, an estimate has no figures."""
+    return bool(teacher.billed_model and budget.counted)
+
+
 def estimate(
     teacher: Teacher,
-    asks: Sequence[tuple[Prompt, Request]],
+    asks: Asks,
     journal: Path,
     *,
     budget: Budget = Budget(),  # noqa: B008 - frozen

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlx_distill.records import Answer, Usage
-from mlx_distill.teachers.plan import Ask, Plan
+from mlx_distill.records import Usage
+from mlx_distill.teachers.plan import Ask, Known, Plan
 from mlx_distill.teachers.prices import Price, cost_of, most_input_tokens, worst_usd
 from mlx_distill.teachers.protocol import Teacher
 from mlx_distill.teachers.spending import Budget, Ledger
@@ -48,7 +48,7 @@ class Estimate:
 
 def make_estimate(teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget) -> Estimate:
     """Estimate what is missing of a plan; InputError where the teacher charges and no price is known."""
-    each, n_known = output_tokens_each(record.answer for record in plan.records.values())
+    each, n_known = output_tokens_each(plan.known.values())
     means = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in plan.missing]
     outputs = f"{each} an answer, the mean of {n_known} answers" if n_known else f"{each} an answer, which is assumed"
     price = budget.price_of(teacher.billed_model) if teacher.billed_model and budget.counted else None
@@ -63,7 +63,7 @@ def make_estimate(teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget) 
     return Estimate(
         teacher=teacher.name,
         n_prompts=len(plan.wanted),
-        n_answered=len(plan.records),
+        n_answered=len(plan.known),
         n_to_ask=len(plan.missing),
         input_tokens=sum(usage.input_tokens for usage in means),
         output_tokens=sum(usage.output_tokens for usage in means),
@@ -77,7 +77,7 @@ def make_estimate(teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget) 
     )
 
 
-def left_usd(price: Price, asks: Iterable[Ask], answers: Iterable[Answer]) -> tuple[float, float]:
+def left_usd(price: Price, asks: Iterable[Ask], answers: Iterable[Known]) -> tuple[float, float]:
     """What the requests will cost by the answers so far, and at most."""
     asks = list(asks)
     each, _ = output_tokens_each(answers)
@@ -85,9 +85,9 @@ def left_usd(price: Price, asks: Iterable[Ask], answers: Iterable[Answer]) -> tu
     return total_usd(price, usages), sum(_worst(price, ask) for ask in asks)
 
 
-def output_tokens_each(answers: Iterable[Answer]) -> tuple[int, int]:
+def output_tokens_each(answers: Iterable[Known]) -> tuple[int, int]:
     """The output to expect of an answer, and the number of answers that say so; 0 where it is assumed."""
-    counts = [answer.usage.output_tokens for answer in answers if answer.usage.output_tokens]
+    counts = [answer.output_tokens for answer in answers if answer.output_tokens]
     if len(counts) < ENOUGH_ANSWERS:
         return ASSUMED_OUTPUT_TOKENS, 0
     return -(-sum(counts) // len(counts)), len(counts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from mlx_distill.records import Prompt, Request, TeacherRecord
@@ -13,8 +15,58 @@ from mlx_distill.storage.jsonl import each_jsonl
 RETRIES = ("max_tokens", "refusal", "empty")
 """Outcomes that are asked again when the user wants it; `Answer.outcome` has them."""
 
+Asks = Iterable[tuple[Prompt, Request]]
+"""Prompts and the requests that ask them; gone through more than once (no iterator), and perhaps made in passing."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is kept in memory of an answer: all but its text and its request, which are in the journal."""
+
+    key: str
+    """The record's, which is another one than the request's where it was bought with another `max_tokens`."""
+    prompt_id: str
+    max_tokens: int
+    """It was asked with."""
+    stop_reason: str
+    outcome: str
+    """`Answer.outcome`."""
+    model: str
+    detail: str
+    output_tokens: int
+    cost_usd: float | None
+    at: int
+    """The byte of the journal that its line begins at."""
+
+    @classmethod
+    def of(cls, record: TeacherRecord, at: int) -> Known:
+        """A record whose line begins at this byte. What many answers have in common is one object."""
+        answer = record.answer
+        return cls(
+            key=record.key,
+            prompt_id=record.prompt.id,
+            max_tokens=_shared(record.request.max_tokens),
+            stop_reason=sys.intern(answer.stop_reason),
+            outcome=sys.intern(answer.outcome),
+            model=sys.intern(answer.model),
+            detail=sys.intern(answer.detail),
+            output_tokens=_shared(answer.usage.output_tokens),
+            cost_usd=answer.cost_usd,
+            at=at,
+        )
+
+    @property
+    def complete(self) -> bool:
+        return self.outcome == "complete"
+
+
+@lru_cache(maxsize=1024)
+def _shared(number: int) -> int:
+    """The same object for numbers that are equal."""
+    return number
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request to be sent."""
 
@@ -30,63 +82,70 @@ class Ask:
 class Plan:
     """A set of requests, sorted by what the journal holds."""
 
+    keys: tuple[str, ...]
+    """Of all requests, in their order."""
     wanted: tuple[str, ...]
     """The keys of the requests, each once, in their order."""
-    records: dict[str, TeacherRecord]
+    known: dict[str, Known]
     """By key, what is answered already, perhaps under another `max_tokens`."""
     missing: deque[Ask]
 
 
-def make_plan(
-    asks: Sequence[tuple[Prompt, Request]], journal: Path, *, longest_retry: int, retry: Collection[str] = ()
-) -> Plan:
+def make_plan(asks: Asks, journal: Path, *, longest_retry: int, retry: Collection[str] = ()) -> Plan:
     """Look up every request in the journal (which need not exist); requests with equal keys are one.
 
     An answer holds for all requests with the same teacher and messages, whatever their `max_tokens`, unless it was cut
     off at a smaller limit. One that was cut off at this request's own limit is asked for once more with twice as much,
     up to `longest_retry`; what was refused or came empty is asked again for outcomes in `retry` only.
     """
-    wanted: dict[str, tuple[Prompt, Request]] = {}
+    answers = _answers(journal, asks)
+    keys: dict[str, str] = {}
+    every: list[str] = []
+    plan_known: dict[str, Known] = {}
+    missing: deque[Ask] = deque()
     for prompt, request in asks:
-        wanted.setdefault(request.key, (prompt, request))
-    answers = _answers(journal, {request.question for _, request in wanted.values()})
-    plan = Plan(tuple(wanted), {}, deque())
-    for key, (prompt, request) in wanted.items():
-        known = answers.get(request.question)
+        computed = request.key
+        key = keys.setdefault(computed, computed)
+        every.append(key)
+        if key is not computed:
+            continue
+        known = answers.get(request.question) if answers else None
         if known and not _cut_below(known, request):
-            plan.records[key] = known
+            known = replace(known, key=key if known.key == key else known.key, prompt_id=prompt.id)
+            plan_known[key] = known
             ask = ask_again(Ask(key, prompt, request), known, longest_retry, retry)
         else:
             ask = Ask(key, prompt, request, again=known is not None)
         if ask:
-            plan.missing.append(ask)
-    return plan
+            missing.append(ask)
+    wanted = tuple(keys)
+    return Plan(wanted if len(every) == len(wanted) else tuple(every), wanted, plan_known, missing)
 
 
-def ask_again(ask: Ask, known: TeacherRecord, longest_retry: int, retry: Collection[str] = ()) -> Ask | None:
+def ask_again(ask: Ask, known: Known, longest_retry: int, retry: Collection[str] = ()) -> Ask | None:
     """The request that may bring a better answer than the known one, or None where none is to be sent."""
-    outcome = known.answer.outcome
-    if outcome == "max_tokens":
-        larger = max(known.request.max_tokens, min(2 * known.request.max_tokens, longest_retry))
-        untried = known.request.max_tokens <= ask.request.max_tokens < larger
-        if untried or outcome in retry:
+    if known.outcome == "max_tokens":
+        larger = max(known.max_tokens, min(2 * known.max_tokens, longest_retry))
+        untried = known.max_tokens <= ask.request.max_tokens < larger
+        if untried or known.outcome in retry:
             return replace(ask, request=replace(ask.request, max_tokens=larger), again=True)
-    return replace(ask, again=True) if outcome in retry else None
+    return replace(ask, again=True) if known.outcome in retry else None
 
 
-def _answers(journal: Path, questions: Collection[str]) -> dict[str, TeacherRecord]:
-    """The answer that counts for each question: the last complete one, else the last."""
-    found: dict[str, TeacherRecord] = {}
-    if not journal.exists():
-        return found
-    for record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
+def _answers(journal: Path, asks: Asks) -> dict[str, Known]:
+    """The answer that counts for each question that has one: the last complete one, else the last."""
+    if not journal.exists() or journal.stat().st_size == 0:
+        return {}
+    questions = {request.question for _, request in asks}
+    found: dict[str, Known] = {}
+    for at, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
         question = record.request.question
         if question in questions and not (
-            question in found and found[question].answer.complete and not record.answer.complete
+            question in found and found[question].complete and not record.answer.complete
         ):
-            found[question] = record
+            found[question] = Known.of(record, at)
     return found
 
 
-def _cut_below(known: TeacherRecord, request: Request) -> bool:
-    return known.answer.outcome == "max_tokens" and known.request.max_tokens < request.max_tokens
+def _cut_below(known: Known, request: Request) -> bool:
+    return known.outcome == "max_tokens" and known.max_tokens < request.max_tokens

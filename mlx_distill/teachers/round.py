@@ -18,7 +18,7 @@ from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers import stopping
 from mlx_distill.teachers.estimate import left_usd
 from mlx_distill.teachers.pacing import Pace, Patience, Turn
-from mlx_distill.teachers.plan import Ask, Plan, ask_again
+from mlx_distill.teachers.plan import Ask, Known, Plan, ask_again
 from mlx_distill.teachers.protocol import LimitError, NoAnswerError, Teacher, TryLaterError
 from mlx_distill.teachers.purse import Purse
 from mlx_distill.teachers.spending import Budget, Ledger
@@ -28,7 +28,7 @@ DRAIN_SECONDS = 20.0
 """How long answers that are under way, and will be charged, are waited for when the run has to stop."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """A prompt that the teacher will not answer, and why."""
 
@@ -38,7 +38,7 @@ class Unanswered:
 
 
 class Round:
-    """Asks all that a plan misses, into its records and the journal."""
+    """Asks all that a plan misses, into the journal, and keeps of each answer what the plan knows of it."""
 
     def __init__(
         self,
@@ -59,8 +59,12 @@ class Round:
         self._teller = Teller(report, job, len(plan.wanted), patience.limit_seconds)
         self._pace = Pace(concurrency, self._teller.used_up)
         self._purse = Purse(ledger, teacher.billed_model, budget.prices)
-        self._asks = {ask.key: ask for ask in plan.missing}
-        self._new: set[str] = set()
+        self._begun: dict[str, Ask] = {}
+        """What was taken from the queue and is not settled, by key."""
+        self._asked_for_more: set[str] = set()
+        """Keys of answers of this round that were cut off, until there is another."""
+        self.n_new = 0
+        """Requests that an answer arrived for."""
         self.unanswered: list[Unanswered] = []
         self.stopped_by: DistillError | None = None
         self._began = time.monotonic()
@@ -70,11 +74,6 @@ class Round:
         self._closing = False
         self._stop = asyncio.Event()
         self._signal: signal.Signals | None = None
-
-    @property
-    def n_new(self) -> int:
-        """Requests that an answer arrived for."""
-        return len(self._new)
 
     @property
     def cost_usd(self) -> float:
@@ -119,9 +118,9 @@ class Round:
             outcomes = await asyncio.gather(*workers, return_exceptions=True)
         if self._signal:
             raise Interrupted(
-                f"{len(self._plan.records)} of {len(self._plan.wanted)} answers are saved in {self._journal.path}.",
+                f"{len(self._plan.known)} of {len(self._plan.wanted)} answers are saved in {self._journal.path}.",
                 "Run the same command again: it asks only for the "
-                f"{len(self._plan.wanted) - len(self._plan.records)} missing.",
+                f"{len(self._plan.wanted) - len(self._plan.known)} missing.",
                 exit_code=128 + self._signal,
             )
         errors = [error for error in outcomes if isinstance(error, Exception)]
@@ -143,6 +142,7 @@ class Round:
     async def _work(self) -> None:
         while self._plan.missing and not self._closing:
             ask = self._plan.missing.popleft()
+            self._begun[ask.key] = ask
             try:
                 await self._ask(ask)
             except NoAnswerError as error:
@@ -156,15 +156,17 @@ class Round:
                 if not self._has_an_answer(ask):
                     raise
                 self._skip(ask, "asking again may cost more than the cap allows")
+            if not self._closing:  # or it may have ended before it was answered
+                del self._begun[ask.key]
 
     def _has_an_answer(self, ask: Ask) -> bool:
         """Whether only a better answer than the known one was asked for."""
-        return ask.key in self._plan.records
+        return ask.key in self._plan.known
 
     def _skip(self, ask: Ask, reason: str) -> None:
         name = ask.prompt.id
         if self._has_an_answer(ask):
-            how = self._plan.records[ask.key].answer.outcome
+            how = self._plan.known[ask.key].outcome
             self._teller.say_once(f"{name} stays as it is ({how}): {reason.rstrip('.')}.", about=reason)
             return
         self.unanswered.append(Unanswered(name, ask.key, reason))
@@ -215,24 +217,28 @@ class Round:
             self._in_flight.discard(task)
         asked_at = datetime.now(UTC).isoformat(timespec="seconds")
         record = TeacherRecord(ask.key, ask.prompt, ask.request, self._purse.priced(answer), asked_at)
-        self._journal.append(record.to_json())
+        at = self._journal.append(record.to_json())
         self._purse.settle(held, answer)
         self._pace.went_well()
         self._pace.learn(self._teacher.limits, turn, answer.usage)
-        self._take(ask, record)
+        self._take(ask, record, at)
         return None
 
-    def _take(self, ask: Ask, record: TeacherRecord) -> None:
-        """Count an answer that is on the disk, and ask again where it was cut off."""
+    def _take(self, ask: Ask, record: TeacherRecord, at: int) -> None:
+        """Count an answer that is on the disk, at that byte of the journal, and ask again where it was cut off."""
         answer = record.answer
-        self._new.add(ask.key)
-        self._plan.records[ask.key] = record
+        if ask.key in self._asked_for_more:
+            self._asked_for_more.discard(ask.key)
+        else:
+            self.n_new += 1
+        known = self._plan.known[ask.key] = Known.of(record, at)
         self._last_answer_at = time.monotonic()
         self._teller.cost_usd += answer.cost_usd or 0.0
         if answer.cost_usd is None and answer.usage.output_tokens and self._ledger:
             self._teller.say_once(f"No price is known for {answer.model}: its worst case is counted.")
-        better = None if ask.again else ask_again(ask, record, self._longest_retry)
+        better = None if ask.again else ask_again(ask, known, self._longest_retry)
         if better:
+            self._asked_for_more.add(ask.key)
             self._plan.missing.appendleft(better)
         self._tell_progress()
 
@@ -244,17 +250,18 @@ class Round:
         asks_for = f" It asks to wait {trouble.after_seconds:.0f} s." if trouble.after_seconds else ""
         raise TeacherError(
             f"{self._teacher.name} cannot be waited for longer than {limit}: {trouble.reason}.{asks_for}",
-            f"{len(self._plan.records)} of {len(self._plan.wanted)} answers are saved. Run the same command again "
+            f"{len(self._plan.known)} of {len(self._plan.wanted)} answers are saved. Run the same command again "
             "later, or wait longer with --wait-minutes.",
         )
 
     def _over_budget(self) -> BudgetError:
         """What was spent, what is left to ask, what that would cost, and the cap that would do."""
         assert self._ledger is not None
-        settled = {*self._plan.records, *(item.key for item in self.unanswered)}
-        left = [ask for key, ask in self._asks.items() if key not in settled]
+        skipped = {item.key for item in self.unanswered}
+        asks = (*self._begun.values(), *self._plan.missing)
+        left = [ask for ask in asks if ask.key not in self._plan.known and ask.key not in skipped]
         price = self._budget.price_of(self._teacher.billed_model)
-        likely, most = left_usd(price, left, (record.answer for record in self._plan.records.values()))
+        likely, most = left_usd(price, left, self._plan.known.values())
         spent, unknown = self._ledger.spent_usd, self._ledger.bill().total
         lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
         enough = math.ceil(100.0 * (spent + likely + most / len(left))) / 100.0
@@ -267,4 +274,4 @@ class Round:
         )
 
     def _tell_progress(self) -> None:
-        self._teller.progress(len(self._plan.records) + len(self.unanswered))
+        self._teller.progress(len(self._plan.known) + len(self.unanswered))

@@ -29,7 +29,7 @@ class Teller:
         self._n_settled = self._n_settled if n_settled is None else n_settled
         cost = f"{self.cost_usd:.2f} USD" if self.cost_usd else ""
         text = "  ".join(filter(None, [cost, note]))
-        self._report(Progress(self._job, self._n_settled, self._n_wanted, "answers", text))
+        self._report(Progress(self._job, self._n_settled, self._n_wanted, "prompts", text))
 
     def trouble(self, trouble: TryLaterError, wait: float) -> None:
         """What went wrong and when it is tried again."""

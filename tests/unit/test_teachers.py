@@ -183,7 +183,7 @@ def test_equal_requests_are_asked_once(tmp_path: Path) -> None:
     parrot = Parrot(repeat)
     asked = ask(parrot, tmp_path, "a", "b", "a")
     assert sorted(parrot.asked) == ["a", "b"]
-    assert [record.answer.text for record in asked.records.values()] == ["A", "B"]
+    assert [record.answer.text for record in asked.records().values()] == ["A", "B"]
     assert (asked.n_new, asked.cost_usd) == (2, 1.0)
 
 
@@ -192,7 +192,7 @@ def test_a_second_round_neither_enters_nor_asks_the_teacher(tmp_path: Path) -> N
     parrot = Parrot(repeat)
     asked = ask(parrot, tmp_path, "b", "a")
     assert (parrot.asked, parrot.entered) == ([], 0)
-    assert [record.prompt.id for record in asked.records.values()] == ["b", "a"]
+    assert [record.prompt.id for record in asked.records().values()] == ["b", "a"]
     assert (asked.n_new, asked.cost_usd) == (0, 0.0)
 
 
@@ -220,7 +220,7 @@ def test_one_trouble_that_many_meet_is_said_once(tmp_path: Path) -> None:
 
     events: list[Event] = []
     parrot = Parrot(script)
-    assert len(ask(parrot, tmp_path, *"abcdef", report=events.append).records) == 6
+    assert len(ask(parrot, tmp_path, *"abcdef", report=events.append).records()) == 6
     assert set(Counter(parrot.asked).values()) == {3}
     assert len([event for event in events if isinstance(event, Caution)]) == 1
 
