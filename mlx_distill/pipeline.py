@@ -118,6 +118,11 @@ def estimate(config: RunConfig) -> Estimate:
     return collect.estimate(stage_configs(load_project(config))["collect"])
 
 
+def is_paid(config: RunConfig) -> bool:
+    """Whether `run` may cost money that is counted. Every setting is checked."""
+    return collect.is_paid(stage_configs(load_project(config))["collect"])
+
+
 def load_project(config: RunConfig) -> Project:
     """The project with the run's overrides in place."""
     project = Project.load(config.file)

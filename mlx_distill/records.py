@@ -128,8 +128,10 @@ def name_of(prompt: str) -> str:
 def refuse_misspelt(data: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise ValueError for a field that is nearly a known one: it would be passed over, and what it says be lost."""
     for name in data:
+        if name in known:  # looking for near ones takes a while
+            continue
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
-        if name not in known and near and near[0] not in data:
+        if near and near[0] not in data:
             raise ValueError(f"unknown field {name!r}; did you mean {near[0]!r}?")
 
 

@@ -9,7 +9,7 @@ import click
 from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
 from mlx_distill.cli.options import config_options, field_help, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.collect import CollectConfig, CollectResult, estimate, unanswered_lines
+from mlx_distill.collect import CollectConfig, CollectResult, estimate, is_paid, unanswered_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.pipeline import alone
 from mlx_distill.records import COMPLETE_STOP_REASONS
@@ -37,11 +37,12 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
     """
     retried = tuple(part.strip() for part in (retry or "").split(",") if part.strip())
     config = resolve(CollectConfig, "collect", {**flags, "retry": retried})
-    expected = estimate(config)
     if dry_run:
+        expected = estimate(config)
         print_json(expected) if as_json else print_estimate(expected)
         return
-    show_estimate(expected)
+    if is_paid(config):  # or there is nothing to show, and the files are read once
+        show_estimate(estimate(config))
     with reporting() as report:
         result = alone("collect", config, report)
     if as_json:

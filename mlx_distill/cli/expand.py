@@ -10,7 +10,7 @@ from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_es
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
 from mlx_distill.collect import unanswered_lines
-from mlx_distill.collect.expand import ExpandConfig, estimate, run
+from mlx_distill.collect.expand import ExpandConfig, estimate, is_paid, run
 from mlx_distill.errors import TeacherError
 
 
@@ -28,11 +28,12 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
       mlx-distill expand --prompts my.txt --teacher anthropic:claude-sonnet-4-6 --data data/mine --out more.jsonl
     """
     config = resolve(ExpandConfig, "expand", flags)
-    expected = estimate(config)
     if dry_run:
+        expected = estimate(config)
         print_json(expected) if as_json else print_estimate(expected)
         return
-    show_estimate(expected)
+    if is_paid(config):  # or there is nothing to show, and the files are read once
+        show_estimate(estimate(config))
     with reporting() as report:
         result = run(config, report)
     if as_json:

@@ -50,12 +50,14 @@ def command(
     if max_cost is not None:
         overrides = (*overrides, f"max_cost={max_cost}")
     config = pipeline.RunConfig(first=first or "", force=force, overrides=overrides, full=full)
-    expected = pipeline.estimate(config)
     if dry_run:
+        expected = pipeline.estimate(config)
         print_json(expected) if as_json else print_estimate(expected)
         return
-    show_estimate(expected)
-    ask_once(expected, yes=yes)
+    if pipeline.is_paid(config):  # or there is nothing to show, and the files are read once
+        expected = pipeline.estimate(config)
+        show_estimate(expected)
+        ask_once(expected, yes=yes)
     with reporting() as report:
         result = pipeline.run(config, report)
     if as_json:

@@ -26,6 +26,7 @@ class Known:
     key: str
     """The record's, which is another one than the request's where it was bought with another `max_tokens`."""
     prompt_id: str
+    """Of the prompt as it is named now."""
     max_tokens: int
     """It was asked with."""
     stop_reason: str
@@ -99,27 +100,28 @@ def make_plan(asks: Asks, journal: Path, *, longest_retry: int, retry: Collectio
     up to `longest_retry`; what was refused or came empty is asked again for outcomes in `retry` only.
     """
     answers = _answers(journal, asks)
-    keys: dict[str, str] = {}
-    every: list[str] = []
-    plan_known: dict[str, Known] = {}
+    keys: list[str] = []
+    wanted: dict[str, str] = {}
+    answered: dict[str, Known] = {}
     missing: deque[Ask] = deque()
     for prompt, request in asks:
-        computed = request.key
-        key = keys.setdefault(computed, computed)
-        every.append(key)
-        if key is not computed:
+        key = request.key
+        if key in wanted:
+            keys.append(wanted[key])
             continue
         known = answers.get(request.question) if answers else None
+        if known and known.key == key:
+            key = known.key  # one object instead of two
+        keys.append(wanted.setdefault(key, key))
         if known and not _cut_below(known, request):
-            known = replace(known, key=key if known.key == key else known.key, prompt_id=prompt.id)
-            plan_known[key] = known
+            answered[key] = known
             ask = ask_again(Ask(key, prompt, request), known, longest_retry, retry)
         else:
             ask = Ask(key, prompt, request, again=known is not None)
         if ask:
             missing.append(ask)
-    wanted = tuple(keys)
-    return Plan(wanted if len(every) == len(wanted) else tuple(every), wanted, plan_known, missing)
+    every = tuple(keys)
+    return Plan(every, every if len(every) == len(wanted) else tuple(wanted), answered, missing)
 
 
 def ask_again(ask: Ask, known: Known, longest_retry: int, retry: Collection[str] = ()) -> Ask | None:
@@ -136,14 +138,16 @@ def _answers(journal: Path, asks: Asks) -> dict[str, Known]:
     """The answer that counts for each question that has one: the last complete one, else the last."""
     if not journal.exists() or journal.stat().st_size == 0:
         return {}
-    questions = {request.question for _, request in asks}
+    questions: dict[str, Prompt] = {}
+    for prompt, request in asks:
+        questions.setdefault(request.question, prompt)
     found: dict[str, Known] = {}
     for at, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
         question = record.request.question
         if question in questions and not (
             question in found and found[question].complete and not record.answer.complete
         ):
-            found[question] = Known.of(record, at)
+            found[question] = Known.of(replace(record, prompt=questions[question]), at)
     return found
 
 
