@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.storage.durable import new_file, new_folder, write_json, write_text
+from mlx_distill.storage.durable import json_text, new_file, new_folder, write_json, write_json_lists, write_text
 from mlx_distill.storage.journal import Journal
-from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.storage.jsonl import each_jsonl, read_at, read_jsonl, read_text
 from mlx_distill.storage.manifest import Manifest, states_of
 
 
@@ -72,6 +72,57 @@ def test_wherever_a_crash_tears_the_last_line_the_lines_before_stay(
 
     assert torn == last[:cut]
     assert lines_of_journal(path) == [{"n": 1}, {"n": 2}, {"n": 4}]
+
+
+def test_a_line_is_found_again_where_the_journal_says_that_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    rows = [{"n": 1}, {"text": "zwei\n✓ \u2028 drei"}, {"n": 3}]
+    with Journal(path) as journal:
+        places = [journal.append(row) for row in rows]
+
+    assert places[0] == 0
+    assert list(read_at(path, reversed(places), lambda data: data)) == rows[::-1]
+
+
+@given(
+    rows=st.lists(st.text() | st.integers(), max_size=5),
+    blank=st.sampled_from(["", "\n", " \r\n\n"]),
+    mark=st.booleans(),
+)
+def test_each_record_comes_with_the_place_that_it_is_read_at(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[str | int], blank: str, mark: bool
+) -> None:
+    path = tmp_path_factory.mktemp("places") / "rows.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" + blank for row in rows]
+    path.write_bytes((mark * "\ufeff" + "".join(lines)).encode("utf-8"))
+
+    found = list(each_jsonl(path, lambda data: data))
+
+    assert [record for _, record in found] == rows == read_jsonl(path, lambda data: data)
+    assert list(read_at(path, [at for at, _ in found], lambda data: data)) == rows
+
+
+@pytest.mark.parametrize("read", [read_text, lambda path: read_jsonl(path, lambda data: data)])
+def test_text_that_is_not_utf_8_is_refused_with_the_byte(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"n": 1}\n{"n": "\xff"}\n')
+    with pytest.raises(InputError, match="byte 16 is not UTF-8 text"):
+        read(path)
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(), lambda item: st.lists(item) | st.dictionaries(st.text(), item), max_leaves=8
+)
+
+
+@given(lists=st.dictionaries(st.text(), st.lists(JSON, max_size=3), min_size=1, max_size=3))
+def test_lists_written_item_by_item_make_the_same_file_as_at_once(
+    tmp_path_factory: pytest.TempPathFactory, lists: dict[str, list[object]]
+) -> None:
+    path = tmp_path_factory.mktemp("lists") / "lists.json"
+    write_json_lists(path, {name: iter(items) for name, items in lists.items()})
+    assert path.read_text(encoding="utf-8") == json_text(lists)
+    assert names(path.parent) == ["lists.json"]
 
 
 def test_a_whole_last_line_without_its_newline_is_kept(tmp_path: Path) -> None:
