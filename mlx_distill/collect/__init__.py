@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 
 from mlx_distill.collect.prompts import read_prompts
@@ -22,7 +23,7 @@ from mlx_distill.teachers.asking import Asked, Unanswered, ask_until_stopped
 from mlx_distill.teachers.bill import Bill
 from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.plan import RETRIES
+from mlx_distill.teachers.plan import RETRIES, Wording
 from mlx_distill.teachers.prices import Price
 from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
 
@@ -160,7 +161,7 @@ def is_paid(config: CollectConfig) -> bool:
 
 @dataclass(frozen=True)
 class _Questions:
-    """The prompts with their requests, which are made in passing: 100,000 of them take memory."""
+    """The prompts, all asked in the same way: the requests of 100,000 of them are not held at once."""
 
     prompts: Sequence[Prompt]
     teacher: str
@@ -171,9 +172,11 @@ class _Questions:
     def of(cls, teacher: str, config: CollectConfig) -> _Questions:
         return cls(read_prompts(config.prompts)[: config.limit], teacher, config.system, config.max_tokens)
 
-    def __iter__(self) -> Iterator[tuple[Prompt, Request]]:
-        for prompt in self.prompts:
-            yield prompt, Request(self.teacher, conversation(prompt.text, self.system), self.max_tokens)
+    def __iter__(self) -> Iterator[tuple[Prompt, Wording]]:
+        return zip(self.prompts, repeat(self.request))
+
+    def request(self, prompt: Prompt) -> Request:
+        return Request(self.teacher, conversation(prompt.text, self.system), self.max_tokens)
 
 
 def unanswered_lines(unanswered: Sequence[Unanswered], most: int = 10) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.storage.jsonl import each_jsonl
@@ -15,8 +16,12 @@ from mlx_distill.storage.jsonl import each_jsonl
 RETRIES = ("max_tokens", "refusal", "empty")
 """Outcomes that are asked again when the user wants it; `Answer.outcome` has them."""
 
-Asks = Iterable[tuple[Prompt, Request]]
-"""Prompts and the requests that ask them; gone through more than once (no iterator), and perhaps made in passing."""
+Number = TypeVar("Number", int, float)
+Wording = Request | Callable[[Prompt], Request]
+"""How a prompt is asked: a request, or what makes it of the prompt whenever it is looked at, so that it takes no memory
+while it waits for its turn."""
+Asks = Iterable[tuple[Prompt, Wording]]
+"""Prompts and how they are asked; gone through more than once, so that it cannot be an iterator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Known:
             model=sys.intern(answer.model),
             detail=sys.intern(answer.detail),
             output_tokens=_shared(answer.usage.output_tokens),
-            cost_usd=answer.cost_usd,
+            cost_usd=None if answer.cost_usd is None else _shared(answer.cost_usd),
             at=at,
         )
 
@@ -61,9 +66,9 @@ class Known:
         return self.outcome == "complete"
 
 
-@lru_cache(maxsize=1024)
-def _shared(number: int) -> int:
-    """The same object for numbers that are equal."""
+@lru_cache(maxsize=4096, typed=True)
+def _shared(number: Number) -> Number:
+    """The same object for numbers that are equal: short answers of one model have few lengths and few costs."""
     return number
 
 
@@ -74,9 +79,17 @@ class Ask:
     key: str
     """Of the request that it answers: a retry with a larger limit has another key of its own."""
     prompt: Prompt
-    request: Request
+    wording: Wording
     again: bool = False
     """Whether there is an answer already that does not do."""
+
+    @property
+    def request(self) -> Request:
+        return _request(self.prompt, self.wording)
+
+
+def _request(prompt: Prompt, wording: Wording) -> Request:
+    return wording if isinstance(wording, Request) else wording(prompt)
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,8 @@ def make_plan(asks: Asks, journal: Path, *, longest_retry: int, retry: Collectio
     wanted: dict[str, str] = {}
     answered: dict[str, Known] = {}
     missing: deque[Ask] = deque()
-    for prompt, request in asks:
+    for prompt, wording in asks:
+        request = _request(prompt, wording)
         key = request.key
         if key in wanted:
             keys.append(wanted[key])
@@ -115,9 +129,9 @@ def make_plan(asks: Asks, journal: Path, *, longest_retry: int, retry: Collectio
         keys.append(wanted.setdefault(key, key))
         if known and not _cut_below(known, request):
             answered[key] = known
-            ask = ask_again(Ask(key, prompt, request), known, longest_retry, retry)
+            ask = ask_again(Ask(key, prompt, wording), known, longest_retry, retry)
         else:
-            ask = Ask(key, prompt, request, again=known is not None)
+            ask = Ask(key, prompt, wording, again=known is not None)
         if ask:
             missing.append(ask)
     every = tuple(keys)
@@ -128,9 +142,10 @@ def ask_again(ask: Ask, known: Known, longest_retry: int, retry: Collection[str]
     """The request that may bring a better answer than the known one, or None where none is to be sent."""
     if known.outcome == "max_tokens":
         larger = max(known.max_tokens, min(2 * known.max_tokens, longest_retry))
-        untried = known.max_tokens <= ask.request.max_tokens < larger
+        request = ask.request
+        untried = known.max_tokens <= request.max_tokens < larger
         if untried or known.outcome in retry:
-            return replace(ask, request=replace(ask.request, max_tokens=larger), again=True)
+            return replace(ask, wording=replace(request, max_tokens=larger), again=True)
     return replace(ask, again=True) if known.outcome in retry else None
 
 
@@ -139,8 +154,8 @@ def _answers(journal: Path, asks: Asks) -> dict[str, Known]:
     if not journal.exists() or journal.stat().st_size == 0:
         return {}
     questions: dict[str, Prompt] = {}
-    for prompt, request in asks:
-        questions.setdefault(request.question, prompt)
+    for prompt, wording in asks:
+        questions.setdefault(_request(prompt, wording).question, prompt)
     found: dict[str, Known] = {}
     for at, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
         question = record.request.question

@@ -202,12 +202,13 @@ class Round:
 
     async def _attempt(self, ask: Ask, turn: Turn, *, again: bool) -> TryLaterError | None:
         """Ask once. Nothing is awaited between an answer's arrival and its being on the disk: no signal falls there."""
-        held = await self._purse.reserve(ask.request, again=again)
+        request = ask.request
+        held = await self._purse.reserve(request, again=again)
         task = asyncio.current_task()
         assert task is not None
         self._in_flight.add(task)
         try:
-            answer = await self._teacher.answer(ask.request)
+            answer = await self._teacher.answer(request)
         except BaseException as error:
             self._purse.failed(held, error)
             if isinstance(error, TryLaterError):
@@ -216,7 +217,7 @@ class Round:
         finally:
             self._in_flight.discard(task)
         asked_at = datetime.now(UTC).isoformat(timespec="seconds")
-        record = TeacherRecord(ask.key, ask.prompt, ask.request, self._purse.priced(answer), asked_at)
+        record = TeacherRecord(ask.key, ask.prompt, request, self._purse.priced(answer), asked_at)
         at = self._journal.append(record.to_json())
         self._purse.settle(held, answer)
         self._pace.went_well()

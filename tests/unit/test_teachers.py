@@ -208,6 +208,7 @@ def test_progress_begins_with_what_is_known_and_ends_with_everything_settled(tmp
     steps = [(event.done, event.total) for event in events if isinstance(event, Progress)]
     assert steps[0] == (1, 3)
     assert steps[-1] == (3, 3)
+    assert {event.unit for event in events if isinstance(event, Progress)} == {"prompts"}  # those skipped among them
     assert [event.text for event in events if isinstance(event, Caution)] == ["b is skipped: too hard."]
     assert [item.reason for item in asked.unanswered] == ["too hard"]
 
