@@ -185,6 +185,8 @@ def perform(stage: str, config: Any, folder: Path, report: Report = ignore, *, f
     replace = force or bool(before and _is_as_made(before))
     if stage == "train":
         result = _train(config, draft, folder / "train.started.json", report, force=force, replace=replace)
+    elif stage == "collect":
+        result = _collect(_forced(config) if force else config, report)
     elif stage == "fuse":
         _spare(stage, config.out, replace)
         result = to_plain(STAGES[stage].run(dataclasses.replace(config, force=replace), report))
@@ -253,6 +255,14 @@ def _spare(stage: str, folder: Path, replace: bool) -> None:
 
 def _forced(config: Any) -> Any:
     return dataclasses.replace(config, force=True) if hasattr(config, "force") else config
+
+
+def _collect(config: Any, report: Report) -> dict[str, Any]:
+    """Collect, and wait for batches that are under way: what comes after needs their answers."""
+    result = collect.run(config, report)
+    if result.n_under_way:
+        result = collect.run(dataclasses.replace(config, wait=True), report)
+    return to_plain(result)
 
 
 def _train(

@@ -221,6 +221,8 @@ class TeacherRecord:
     answer: Answer
     asked_at: str = ""
     """UTC, ISO 8601, when the answer arrived."""
+    batch: str = ""
+    """The provider's name of the batch that it came with; empty for an answer to a request of its own."""
 
     @classmethod
     def from_json(cls, data: object) -> TeacherRecord:
@@ -256,7 +258,8 @@ class TeacherRecord:
             seconds=float(data.get("seconds", 0.0)),
             detail=str(data.get("detail", "")),
         )
-        return cls(str(data.get("key") or request.key), prompt, request, answer, str(data.get("asked_at", "")))
+        key, asked_at, batch = (str(data.get(name) or "") for name in ("key", "asked_at", "batch"))
+        return cls(key or request.key, prompt, request, answer, asked_at, batch)
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {
@@ -278,6 +281,8 @@ class TeacherRecord:
         }
         if self.answer.detail:
             data["detail"] = self.answer.detail
+        if self.batch:
+            data["batch"] = self.batch
         return data
 
 

@@ -132,12 +132,12 @@ STAGES: Mapping[str, Stage] = {
 
 RUN_ORDER = tuple(name for name in STAGES if name != "chat")
 
-CONTROLS = frozenset({"force", "resume", "retry", "show"})
+CONTROLS = frozenset({"force", "resume", "retry", "show", "wait"})
 """Fields that steer one call and do not change what comes out: no setting of a project, no part of a manifest."""
 
 
-MONEY = frozenset({"max_cost", "cost", "prices"})
-"""Settings that bound or count what is spent and do not change what comes out: no part of a manifest."""
+MONEY = frozenset({"batch", "max_cost", "cost", "prices"})
+"""Settings that save, bound or count what is spent and do not change what comes out: no part of a manifest."""
 
 
 def settings_of(config: Any) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from mlx_distill.records import COMPLETE_STOP_REASONS
 
 
 @click.command("collect")
-@config_options(CollectConfig, leave_out=("first_wait_seconds", "retry"))
+@config_options(CollectConfig, leave_out=("first_wait_seconds", "wait", "retry"))
+@click.option("--wait", is_flag=True, default=None, help=f"{field_help(CollectConfig, 'wait')}.")
 @click.option("--retry", metavar="OUTCOME,...", help=f"{field_help(CollectConfig, 'retry')}; split by commas.")
 @click.option("--dry-run", is_flag=True, help="Say what is missing and what it would cost; send nothing.")
 @json_option
@@ -24,14 +25,17 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
     """Ask the teacher for the answers that are missing.
 
     Every answer is on the disk as soon as it arrives, and none is asked for twice: stop it at any time and run it
-    again. With --max-cost nothing is sent that could exceed it, over all runs of the project; what was spent is in
-    ledger.jsonl. Training on a provider's answers is bound by its terms of use.
+    again. With --batch the answers come within a day, at half price: leave it, and come back with --wait. With
+    --max-cost nothing is sent that could exceed it, over all runs of the project; what was spent is in ledger.jsonl.
+    Training on a provider's answers is bound by its terms of use.
 
     \b
     Examples:
       mlx-distill collect --dry-run
       mlx-distill collect --limit 3
       mlx-distill collect --max-cost 5
+      mlx-distill collect --batch
+      mlx-distill collect --wait
       mlx-distill collect --retry max_tokens,refusal
       mlx-distill collect --prompts my.txt --teacher anthropic:claude-sonnet-4-6 --out data/mine
     """
@@ -49,11 +53,29 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
         print_json(result)
     else:
         _print(result)
+    _tell_what_is_missing(result)
+
+
+def _tell_what_is_missing(result: CollectResult) -> None:
+    """Raise TeacherError where prompts have no answer; the others are saved."""
     if result.unanswered:
         raise TeacherError(
             f"{len(result.unanswered)} of {result.n_prompts} prompts have no answer; the others are saved.",
             "Change these prompts or the teacher and run it again, or go on without them: mlx-distill prepare",
             unanswered_lines(result.unanswered),
+        )
+    if result.n_under_way:
+        verb = "prompt is" if result.n_under_way == 1 else "prompts are"
+        raise TeacherError(
+            f"{result.n_under_way:,} {verb} in a batch that is under way.",
+            "To wait for their answers and bring them in: mlx-distill collect --wait",
+        )
+    if result.n_answered < result.n_prompts:
+        n_left = result.n_prompts - result.n_answered
+        verb = "prompt has" if n_left == 1 else "prompts have"
+        raise TeacherError(
+            f"No batch is under way, and {n_left:,} {verb} not been asked.",
+            "To ask them: mlx-distill collect, or, at half price, mlx-distill collect --batch",
         )
 
 
@@ -61,10 +83,11 @@ def _print(result: CollectResult) -> None:
     new = "" if result.n_new == result.n_answered else f", {result.n_new} of them new"
     n_incomplete = sum(n for reason, n in result.stop_reasons.items() if reason not in COMPLETE_STOP_REASONS)
     left_out = f" ({n_incomplete} without an end: kept, but never learnt)" if n_incomplete else ""
+    endings = ", ".join(f"{reason} {n}" for reason, n in result.stop_reasons.items())
     print_facts(
         f"{result.n_answered} of {result.n_prompts} answered{new}",
         [
-            ("endings", ", ".join(f"{reason} {n}" for reason, n in result.stop_reasons.items()) + left_out),
+            *([("endings", endings + left_out)] if endings else []),
             ("time", duration(result.seconds)),
             ("cost", cost_line(result.bill, result.total_bill)),
             *bill_lines(result.bill),

@@ -67,6 +67,8 @@ def _line(line: BillLine) -> str:
 
 def _facts(estimate: Estimate) -> list[tuple[str, str]]:
     facts = [("teacher", estimate.teacher)]
+    if estimate.n_under_way:
+        facts.append(("in batches under way", f"{estimate.n_under_way:,} prompts, which are not asked again"))
     if estimate.n_to_ask:
         tokens = f"{estimate.input_tokens:,} in, {estimate.output_tokens:,} out ({estimate.basis})"
         facts += [("tokens, about", tokens)]
@@ -74,17 +76,23 @@ def _facts(estimate: Estimate) -> list[tuple[str, str]]:
         return [*facts, ("cost", "not counted")]
     if not estimate.usd:
         return [*facts, ("cost", "nothing")]
-    assert estimate.batch_usd is not None and estimate.most_usd is not None and estimate.most_batch_usd is not None
+    assert estimate.most_usd is not None
     return [
         *facts,
-        ("cost, about", f"{usd(estimate.usd)} (as a batch {usd(estimate.batch_usd)})"),
-        (
-            "cost, at most",
-            f"{usd(estimate.most_usd)} (as a batch {usd(estimate.most_batch_usd)}), were every answer cut",
-        ),
+        ("cost, about", _either(estimate, estimate.usd, estimate.batch_usd)),
+        ("cost, at most", f"{_either(estimate, estimate.most_usd, estimate.most_batch_usd)}, were every answer cut"),
         ("spent so far", usd(estimate.spent_usd) + _cap(estimate)),
         ("prices", f"of {PRICES_AS_OF}, unless [prices] in distill.toml says otherwise"),
     ]
+
+
+def _either(estimate: Estimate, live: float, batched: float | None) -> str:
+    """What it costs the way it will be asked, and the other way."""
+    if batched is None:
+        return usd(live)
+    if estimate.in_batches:
+        return f"{usd(batched)} in batches (live {usd(live)})"
+    return f"{usd(live)} (in batches {usd(batched)})"
 
 
 def _cap(estimate: Estimate) -> str:

@@ -20,6 +20,7 @@ from mlx_distill.settings import setting, table
 from mlx_distill.storage.durable import write_json_lists
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Asked, Unanswered, ask_until_stopped
+from mlx_distill.teachers.batch_round import Makes
 from mlx_distill.teachers.bill import Bill
 from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pacing import Patience
@@ -52,6 +53,8 @@ class CollectConfig:
     max_tokens: int = setting(4096, help="longest answer, thinking included; only what is written is charged")
     concurrency: int = setting(64, help="most requests at once; fewer after a rate limit")
     wait_minutes: float = setting(10.0, help="how long to wait for a teacher that is overloaded or out of reach")
+    batch: bool = setting(False, help="ask in batches, at half price and answered within a day, and wait for them")
+    wait: bool = setting(False, help="wait for the batches that are under way and bring them in; ask nothing new")
     limit: int | None = setting(None, help="ask only the first so many prompts, to try it out")
     first_wait_seconds: float = setting(1.0, help="the first wait after a failure; it doubles each time")
     max_cost: float | None = setting(None, help=MAX_COST)
@@ -73,6 +76,11 @@ class CollectConfig:
         """What asking may cost."""
         return Budget(self.max_cost, self.prices, self.cost)
 
+    @property
+    def batching(self) -> Makes:
+        """What is put into batches."""
+        return "all" if self.batch else "again" if self.wait else "nothing"
+
 
 @dataclass(frozen=True)
 class CollectResult:
@@ -89,6 +97,8 @@ class CollectResult:
     stop_reasons: Mapping[str, int]
     """How the answers ended; `empty` for those that ended without a word."""
     unanswered: tuple[Unanswered, ...]
+    n_under_way: int
+    """Prompts that are in a batch, whose answers come later."""
     seconds: float
     cost_usd: float
     total_cost_usd: float
@@ -128,6 +138,7 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
         concurrency=config.concurrency,
         budget=config.budget,
         retry=config.retry,
+        batching=config.batching,
         report=report,
         patience=Patience(60.0 * config.wait_minutes, config.first_wait_seconds),
         job="collect",
@@ -137,7 +148,7 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
         _write_index(config.out / INDEX, asks.prompts, asked)
     if asked.stopped_by:
         raise asked.stopped_by
-    if not asked.known:
+    if asked.unanswered and not asked.known and not asked.under_way:
         raise TeacherError(
             f"{teacher.name} answered none of the {len(asks.prompts)} prompts.",
             "Choose another teacher or other prompts.",
@@ -151,7 +162,9 @@ def estimate(config: CollectConfig) -> Estimate:
     """What `run` would ask and what that will cost; nothing is sent or written."""
     teacher = open_teacher(config.teacher)
     asks = _Questions.of(teacher.name, config)
-    return asking.estimate(teacher, asks, config.out / JOURNAL, budget=config.budget, retry=config.retry)
+    return asking.estimate(
+        teacher, asks, config.out / JOURNAL, budget=config.budget, retry=config.retry, batching=config.batching
+    )
 
 
 def is_paid(config: CollectConfig) -> bool:
@@ -224,6 +237,7 @@ def _result(config: CollectConfig, asked: Asked) -> CollectResult:
         n_new=asked.n_new,
         stop_reasons=dict(stop_reasons.most_common()),
         unanswered=asked.unanswered,
+        n_under_way=sum(key in asked.under_way for key in asked.keys if key not in asked.known),
         seconds=asked.seconds,
         cost_usd=asked.cost_usd,
         total_cost_usd=sum(known.cost_usd or 0.0 for known in asked.answers()),

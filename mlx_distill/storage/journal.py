@@ -64,17 +64,27 @@ class Journal:
                 sync(self._descriptor)
         except OSError as error:
             os.ftruncate(self._descriptor, start)
-            raise MachineError(
-                f"{self.path}: cannot write ({error.strerror}).",
-                "Everything up to here is saved. Free disk space and run the same command again.",
-            ) from error
+            raise self._cannot_write(error) from error
         return start
+
+    def flush(self) -> None:
+        """Bring lines that were appended without `durable` to the disk."""
+        try:
+            sync(self._descriptor)
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
     def close(self) -> None:
         """Release the lock and the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _cannot_write(self, error: OSError) -> MachineError:
+        return MachineError(
+            f"{self.path}: cannot write ({error.strerror}).",
+            "Everything up to here is saved. Free disk space and run the same command again.",
+        )
 
     def _lock(self) -> None:
         try:

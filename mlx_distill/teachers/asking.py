@@ -11,17 +11,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_distill.errors import DistillError
+from mlx_distill.errors import DistillError, InputError
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.durable import missing_parents, remove_empty
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_at
 from mlx_distill.teachers import stopping
+from mlx_distill.teachers.batch_log import FOLDER, LOG, BatchLog
+from mlx_distill.teachers.batch_round import BatchRound, Makes
+from mlx_distill.teachers.batching import HasBatches
 from mlx_distill.teachers.bill import Bill
 from mlx_distill.teachers.estimate import Estimate, make_estimate
 from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.plan import Asks, Known, make_plan
+from mlx_distill.teachers.plan import Asks, Known, Plan, make_plan
 from mlx_distill.teachers.protocol import Teacher
 from mlx_distill.teachers.round import Round, Unanswered
 from mlx_distill.teachers.spending import LEDGER, Budget, Ledger
@@ -46,6 +49,8 @@ class Asked:
     cost_usd: float
     """Of the new answers, as far as prices are known."""
     unanswered: tuple[Unanswered, ...]
+    under_way: Collection[str]
+    """The keys of requests that batches will answer later."""
     seconds: float
     bill: Bill
     """Of this round."""
@@ -108,41 +113,70 @@ def ask_until_stopped(
     concurrency: int,
     budget: Budget = Budget(),  # noqa: B008 - frozen
     retry: Collection[str] = (),
+    batching: Makes | None = None,
     report: Report = ignore,
     patience: Patience = Patience(),  # noqa: B008 - frozen
     job: str = "ask",
 ) -> Asked:
     """`ask_all` for a caller with something to write whatever happens: what stopped it is returned, not raised.
 
-    `retry` names outcomes (plan.RETRIES) of known answers that are asked for again.
+    `retry` names outcomes (plan.RETRIES) of known answers that are asked for again. With `batching` the answers of
+    batches are brought in, and where it makes batches, nothing is asked one by one.
     """
+    _refuse_batches(teacher, batching)
     made = missing_parents(journal)
     with ExitStack() as stack:
         stack.callback(remove_empty, made)  # last, when journal and ledger are closed
         opened = stack.enter_context(Journal(journal))
         if opened.torn:
             report(Caution(f"{journal}: a half-written last line ({len(opened.torn)} bytes) was removed."))
-        plan = make_plan(asks, journal, longest_retry=teacher.longest_retry, retry=retry)
+
+        def plan_of(under_way: Collection[str], retry: Collection[str]) -> Plan:
+            return make_plan(asks, journal, longest_retry=teacher.longest_retry, retry=retry, under_way=under_way)
+
+        log = _open_log(journal, batching, stack)
+        plan = plan_of(log.questions_under_way() if log else (), retry)
         ledger = Ledger(journal.with_name(LEDGER), budget)
-        paid = bool(plan.missing and is_paid(teacher, budget))
+        paid = is_paid(teacher, budget) and bool(plan.missing or (log and log.open))
         if paid:
             budget.price_of(teacher.billed_model)
             stack.enter_context(ledger)
         else:
             ledger.read()
-        asking = Round(
-            teacher,
-            plan,
-            opened,
-            ledger=ledger if paid else None,
-            budget=budget,
-            concurrency=concurrency,
-            report=report,
-            patience=patience,
-            job=job,
-        )
-        if plan.missing:
-            stopping.run(asking.run(), asking.interrupt)
+        rounds: list[BatchRound | Round] = []
+        if log and isinstance(teacher, HasBatches):
+            in_batches = BatchRound(
+                teacher,
+                teacher.batches,
+                plan,
+                opened,
+                log,
+                make_plan=plan_of,
+                retry=retry,
+                makes=batching or "nothing",
+                ledger=ledger if paid else None,
+                budget=budget,
+                report=report,
+                patience=patience,
+                job=job,
+            )
+            stopping.run(in_batches.run(), in_batches.interrupt)
+            rounds.append(in_batches)
+            plan = in_batches.plan
+        if plan.missing and batching in (None, "nothing") and not any(each.stopped_by for each in rounds):
+            live = Round(
+                teacher,
+                plan,
+                opened,
+                ledger=ledger if paid else None,
+                budget=budget,
+                concurrency=concurrency,
+                report=report,
+                patience=patience,
+                job=job,
+            )
+            rounds.append(live)
+            stopping.run(live.run(), live.interrupt)
         if journal.stat().st_size == 0:  # nothing was answered: leave no file that looks like data
             journal.unlink()
         return Asked(
@@ -150,19 +184,33 @@ def ask_until_stopped(
             keys=plan.keys,
             wanted=plan.wanted,
             known=plan.known,
-            n_new=asking.n_new,
-            cost_usd=asking.cost_usd,
-            unanswered=tuple(asking.unanswered),
-            seconds=asking.seconds,
+            n_new=sum(each.n_new for each in rounds),
+            cost_usd=sum(each.cost_usd for each in rounds),
+            unanswered=tuple(item for each in rounds for item in each.unanswered),
+            under_way=plan.under_way,
+            seconds=sum(each.seconds for each in rounds),
             bill=ledger.bill_now(),
             total_bill=ledger.bill(),
-            stopped_by=asking.stopped_by,
+            stopped_by=next((each.stopped_by for each in rounds if each.stopped_by), None),
         )
 
 
 def is_paid(teacher: Teacher, budget: Budget) -> bool:
     """Whether asking costs money that is counted; where it does not, an estimate has no figures."""
     return bool(teacher.billed_model and budget.counted)
+
+
+def _open_log(journal: Path, batching: Makes | None, stack: ExitStack) -> BatchLog | None:
+    """The log of a journal's batches, where there are some or some are to be made."""
+    folder = journal.parent / FOLDER
+    if batching == "all" or (batching and (folder / LOG).exists()):
+        return stack.enter_context(BatchLog(folder))
+    return None
+
+
+def _refuse_batches(teacher: Teacher, batching: Makes | None) -> None:
+    if batching in ("again", "all") and not isinstance(teacher, HasBatches):
+        raise InputError(f"{teacher.name} has no batches.", "Leave out --batch and --wait, or choose another teacher.")
 
 
 def estimate(
@@ -172,7 +220,19 @@ def estimate(
     *,
     budget: Budget = Budget(),  # noqa: B008 - frozen
     retry: Collection[str] = (),
+    batching: Makes | None = None,
 ) -> Estimate:
     """What `ask_until_stopped` would ask now, and what it will cost. Sends nothing, writes nothing, takes no lock."""
-    plan = make_plan(asks, journal, longest_retry=teacher.longest_retry, retry=retry)
-    return make_estimate(teacher, plan, Ledger(journal.with_name(LEDGER), budget).read(), budget)
+    _refuse_batches(teacher, batching)
+    under_way = BatchLog(journal.parent / FOLDER).read().questions_under_way() if batching else ()
+    plan = make_plan(asks, journal, longest_retry=teacher.longest_retry, retry=retry, under_way=under_way)
+    if batching == "again":
+        plan.missing.clear()
+    return make_estimate(
+        teacher,
+        plan,
+        Ledger(journal.with_name(LEDGER), budget).read(),
+        budget,
+        may_batch=batching is not None and isinstance(teacher, HasBatches),
+        in_batches=batching == "all",
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mlx_distill.errors import BudgetError
 from mlx_distill.records import Usage
 from mlx_distill.teachers.plan import Ask, Known, Plan
 from mlx_distill.teachers.prices import Price, cost_of, most_input_tokens, worst_usd
@@ -21,13 +23,20 @@ ENOUGH_ANSWERS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to ask, and what that will cost. Money is None where costs are not counted."""
+    """What is left to ask, and what that will cost.
+
+    Money is None where costs are not counted; that of batches where the teacher, or who asks, makes none.
+    """
 
     teacher: str
     n_prompts: int
     n_answered: int
     n_to_ask: int
     """Prompts without an answer, and answers that are to be asked for again."""
+    n_under_way: int
+    """Prompts that are in a batch: they are not asked again, and the ledger counts them."""
+    in_batches: bool
+    """Whether they will be asked in batches."""
     input_tokens: int
     output_tokens: int
     basis: str
@@ -46,7 +55,9 @@ class Estimate:
         return bool(self.n_to_ask and self.usd)
 
 
-def make_estimate(teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget) -> Estimate:
+def make_estimate(
+    teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget, *, may_batch: bool, in_batches: bool
+) -> Estimate:
     """Estimate what is missing of a plan; InputError where the teacher charges and no price is known."""
     each, n_known = output_tokens_each(plan.known.values())
     means = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in plan.missing]
@@ -65,24 +76,46 @@ def make_estimate(teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget) 
         n_prompts=len(plan.wanted),
         n_answered=len(plan.known),
         n_to_ask=len(plan.missing),
+        n_under_way=len(plan.under_way),
+        in_batches=in_batches,
         input_tokens=sum(usage.input_tokens for usage in means),
         output_tokens=sum(usage.output_tokens for usage in means),
         basis=f"input at {BYTES_PER_TOKEN:g} bytes a token, output {outputs}",
         usd=likely(batch=False),
-        batch_usd=likely(batch=True),
+        batch_usd=likely(batch=True) if may_batch else None,
         most_usd=most(batch=False),
-        most_batch_usd=most(batch=True),
+        most_batch_usd=most(batch=True) if may_batch else None,
         spent_usd=ledger.spent_usd,
         max_cost=budget.max_cost,
     )
 
 
-def left_usd(price: Price, asks: Iterable[Ask], answers: Iterable[Known]) -> tuple[float, float]:
+def left_usd(
+    price: Price, asks: Iterable[Ask], answers: Iterable[Known], *, batch: bool = False
+) -> tuple[float, float]:
     """What the requests will cost by the answers so far, and at most."""
     asks = list(asks)
     each, _ = output_tokens_each(answers)
     usages = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in asks]
-    return total_usd(price, usages), sum(_worst(price, ask) for ask in asks)
+    return total_usd(price, usages, batch=batch), sum(_worst(price, ask, batch=batch) for ask in asks)
+
+
+def over_budget(
+    teacher: Teacher, plan: Plan, left: Sequence[Ask], ledger: Ledger, budget: Budget, *, batch: bool = False
+) -> BudgetError:
+    """The error where a cap is reached: what was spent, what is left and would cost, and the cap that would do."""
+    price = budget.price_of(teacher.billed_model)
+    likely, most = left_usd(price, left, plan.known.values(), batch=batch)
+    spent, unknown = ledger.spent_usd, ledger.bill().total
+    lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
+    enough = math.ceil(100.0 * (spent + likely + most / len(left))) / 100.0
+    return BudgetError(
+        f"The cap of {budget.max_cost:.2f} USD is reached: {spent:.2f} USD are spent{lost}, and the next request might "
+        f"exceed it. {len(left)} of {len(plan.wanted)} prompts are left: about {likely:.2f} USD, at most {most:.2f} "
+        "USD.",
+        "Everything answered so far is saved. To go on, run the same command again with a higher cap: "
+        f"--max-cost {enough:.2f}",
+    )
 
 
 def output_tokens_each(answers: Iterable[Known]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
+from mlx_distill.teachers.client import address_of, can_be_sent, one_line, was_sent
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, TryLaterError, UnreadableError
 
@@ -109,7 +110,9 @@ class OpenAITeacher:
             raise self._failure(error) from error
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             reason = self._clean(error.__cause__ or error) or type(error.__cause__ or error).__name__
-            raise TryLaterError(f"no connection to {self._address} ({reason})") from error
+            raise TryLaterError(
+                f"no connection to {self._address} ({reason})", may_be_charged=was_sent(error)
+            ) from error
         except (openai.APIResponseValidationError, json.JSONDecodeError) as error:
             raise TryLaterError("the answer arrived damaged") from error
         choice: Any = completion.choices[0]  # servers leave out what the SDK's types promise
@@ -200,8 +203,7 @@ class OpenAITeacher:
 
     @property
     def _address(self) -> str:
-        url = self._open_client.base_url
-        return f"{url.scheme}://{url.netloc.decode('ascii')}"
+        return address_of(self._open_client.base_url)
 
     def _said(self, error: APIStatusError) -> str:
         """The server's own words: `{"error": {"message": ...}}`, `{"error": "..."}` and a bare text all occur."""
@@ -210,10 +212,8 @@ class OpenAITeacher:
         return self._clean(words if isinstance(words, str) and words else error.message)
 
     def _clean(self, said: object) -> str:
-        """A server's words as one short printable line without the key, should it have repeated it."""
-        text = str(said).replace(self._open_client.api_key, "[key]")
-        line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-        return line if len(line) <= 300 else line[:299] + "…"
+        """The server's words as one short printable line without the key."""
+        return one_line(said, os.environ.get("OPENAI_API_KEY"))
 
 
 def _model_and_url(source: str) -> tuple[str, str]:
@@ -239,7 +239,7 @@ def _connect(url: str) -> AsyncOpenAI:
         raise TeacherError(
             "No API key and no server: neither OPENAI_API_KEY nor OPENAI_BASE_URL is set.", HOW_TO_ADDRESS
         )
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
+    if key and not can_be_sent(key):
         raise TeacherError(
             "OPENAI_API_KEY holds a space, a line break or another character no key has.", "Set it anew."
         )

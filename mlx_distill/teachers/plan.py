@@ -103,27 +103,39 @@ class Plan:
     known: dict[str, Known]
     """By key, what is answered already, perhaps under another `max_tokens`."""
     missing: deque[Ask]
+    under_way: Collection[str] = ()
+    """The keys, answered or not, that are in a batch: they are not missing."""
 
 
-def make_plan(asks: Asks, journal: Path, *, longest_retry: int, retry: Collection[str] = ()) -> Plan:
+def make_plan(
+    asks: Asks,
+    journal: Path,
+    *,
+    longest_retry: int,
+    retry: Collection[str] = (),
+    under_way: Collection[str] = (),
+) -> Plan:
     """Look up every request in the journal (which need not exist); requests with equal keys are one.
 
     An answer holds for all requests with the same teacher and messages, whatever their `max_tokens`, unless it was cut
     off at a smaller limit. One that was cut off at this request's own limit is asked for once more with twice as much,
-    up to `longest_retry`; what was refused or came empty is asked again for outcomes in `retry` only.
+    up to `longest_retry`; what was refused or came empty is asked again for outcomes in `retry` only. Questions in
+    `under_way` (`Request.question`) are asked of nobody else.
     """
     answers = _answers(journal, asks)
     keys: list[str] = []
     wanted: dict[str, str] = {}
     answered: dict[str, Known] = {}
     missing: deque[Ask] = deque()
+    waiting: set[str] = set()
     for prompt, wording in asks:
         request = _request(prompt, wording)
         key = request.key
         if key in wanted:
             keys.append(wanted[key])
             continue
-        known = answers.get(request.question) if answers else None
+        question = request.question if answers or under_way else ""
+        known = answers.get(question)
         if known and known.key == key:
             key = known.key  # one object instead of two
         keys.append(wanted.setdefault(key, key))
@@ -132,10 +144,13 @@ def make_plan(asks: Asks, journal: Path, *, longest_retry: int, retry: Collectio
             ask = ask_again(Ask(key, prompt, wording), known, longest_retry, retry)
         else:
             ask = Ask(key, prompt, wording, again=known is not None)
-        if ask:
+        if question in under_way:
+            waiting.add(key)
+        elif ask:
             missing.append(ask)
     every = tuple(keys)
-    return Plan(every, every if len(every) == len(wanted) else tuple(wanted), answered, missing)
+    unique = every if len(every) == len(wanted) else tuple(wanted)
+    return Plan(every, unique, answered, missing, waiting)
 
 
 def ask_again(ask: Ask, known: Known, longest_retry: int, retry: Collection[str] = ()) -> Ask | None:

@@ -59,19 +59,23 @@ _SNAPSHOT = re.compile(r"-\d{8}$")
 class Cost:
     """What an answer cost, by what was charged, in US dollars."""
 
-    input_usd: float
-    output_usd: float
+    input_usd: float = 0.0
+    output_usd: float = 0.0
     """Thinking included."""
-    cache_usd: float
+    cache_usd: float = 0.0
     """Input that went into or came from the prompt cache."""
-    thinking_usd: float
+    thinking_usd: float = 0.0
     """The part of `output_usd` that was thinking."""
-    saved_usd: float
+    saved_usd: float = 0.0
     """What the same would have cost more outside a batch; 0 where it was in none."""
 
     @property
     def usd(self) -> float:
         return self.input_usd + self.output_usd + self.cache_usd
+
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 def price_of(model: str, prices: Prices = PRICES) -> Price | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
 from mlx_distill.teachers.bill import Reservation
-from mlx_distill.teachers.prices import Prices, cost_of, price_of
+from mlx_distill.teachers.prices import Prices, price_of
 from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError, UnreadableError
 from mlx_distill.teachers.spending import Ledger
 
@@ -45,7 +45,7 @@ class Purse:
         """The answer with its cost, which is None where it is not known."""
         if self._ledger is None:
             return answer
-        cost = cost_of(self._ledger.price_of(self._model), answer.usage) if self._is_priced(answer) else None
+        cost = self._ledger.cost_of(self._model, answer.usage) if self._is_priced(answer) else None
         return replace(answer, cost_usd=cost.usd if cost else None)
 
     def settle(self, held: Reservation | None, answer: Answer) -> None:
@@ -53,7 +53,7 @@ class Purse:
         if self._ledger is None or held is None:
             return
         if self._is_priced(answer):
-            self._ledger.settle(held, answer.usage)
+            self._ledger.settle(held, [answer.usage])
         else:
             self._ledger.unknown(held, f"{answer.model} answered, its cost is not known", n_answers=1)
         self._freed()

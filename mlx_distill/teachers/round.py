@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import signal
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from mlx_distill.events import Note, Report
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers import stopping
-from mlx_distill.teachers.estimate import left_usd
+from mlx_distill.teachers.estimate import over_budget
 from mlx_distill.teachers.pacing import Pace, Patience, Turn
 from mlx_distill.teachers.plan import Ask, Known, Plan, ask_again
 from mlx_distill.teachers.protocol import LimitError, NoAnswerError, Teacher, TryLaterError
@@ -256,23 +255,11 @@ class Round:
         )
 
     def _over_budget(self) -> BudgetError:
-        """What was spent, what is left to ask, what that would cost, and the cap that would do."""
         assert self._ledger is not None
         skipped = {item.key for item in self.unanswered}
         asks = (*self._begun.values(), *self._plan.missing)
         left = [ask for ask in asks if ask.key not in self._plan.known and ask.key not in skipped]
-        price = self._budget.price_of(self._teacher.billed_model)
-        likely, most = left_usd(price, left, self._plan.known.values())
-        spent, unknown = self._ledger.spent_usd, self._ledger.bill().total
-        lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
-        enough = math.ceil(100.0 * (spent + likely + most / len(left))) / 100.0
-        return BudgetError(
-            f"The cap of {self._budget.max_cost:.2f} USD is reached: {spent:.2f} USD are spent{lost}, and the next "
-            f"request might exceed it. {len(left)} of {len(self._plan.wanted)} prompts are left: about {likely:.2f} "
-            f"USD, at most {most:.2f} USD.",
-            "Everything answered so far is saved. To go on, run the same command again with a higher cap: "
-            f"--max-cost {enough:.2f}",
-        )
+        return over_budget(self._teacher, self._plan, left, self._ledger, self._budget)
 
     def _tell_progress(self) -> None:
         self._teller.progress(len(self._plan.known) + len(self.unanswered))

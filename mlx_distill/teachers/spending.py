@@ -10,18 +10,18 @@ goes through it like this, at any concurrency, across restarts:
         ledger.release(reservation, why)                   # nothing was charged: refused with a 4xx, a rate limit
         ledger.unknown(reservation, why)                   # it may have been charged: counts in full for ever
     else:
-        cost = ledger.settle(reservation, answer.usage)    # the real cost takes its place
+        cost = ledger.settle(reservation, [answer.usage])  # the real cost takes its place
 
 A reservation that is never closed (a kill) counts in full, as `unknown` does. A batch is reserved as one, with all of
 its requests and the batch's price, before it is created; keep the reservation's id with the batch:
 
     reservation = ledger.reserve(model, requests, batch=True)
     ...                                                    # create it; days and restarts may pass
-    ledger.settle(reservation_id, usage_of_all_that_succeeded, n_answers=how_many)
+    ledger.settle(reservation_id, usages_of_all_that_succeeded)
 
 Settle a batch once, after the last of its answers is in the journal: after a kill before that, its results are read
 again from the start, and until then it counts in full. `ledger.under_way` has the batches that are still open.
-Requests that errored, expired or were cancelled cost nothing: leave them out of the usage. A batch that is known not to
+Requests that errored, expired or were cancelled cost nothing: leave them out. A batch that is known not to
 have been created is released; one whose creation's outcome is not known stays open until the provider's list of batches
 says whether it exists.
 """
@@ -33,6 +33,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -172,20 +173,25 @@ class Ledger:
         self._add(reservation)
         return reservation
 
-    def settle(self, reservation: Reservation | str, usage: Usage, *, n_answers: int = 1) -> float | None:
-        """Put what was really used in the place of what was set aside; returns the cost in US dollars.
+    def settle(self, reservation: Reservation | str, usages: Sequence[Usage]) -> float | None:
+        """Put what the answers really used in the place of what was set aside; returns the cost in US dollars.
 
-        None where the usage cannot be priced: then what was set aside counts, as for `unknown`. The line need not
-        reach the disk at once: without it the reservation counts in full.
+        None where one of them cannot be priced: then what was set aside counts, as for `unknown`. The line of a single
+        request need not reach the disk at once: without it the reservation counts in full.
         """
         held = self._held(reservation)
-        cost = cost_of(self.price_of(held.model), usage, batch=held.batch) if _says_something(usage) else None
-        if cost is None:
-            self.unknown(held, "its usage is not known", n_answers=n_answers)
+        costs = [cost for cost in (self.cost_of(held.model, one, batch=held.batch) for one in usages) if cost]
+        if len(costs) < len(usages):
+            self.unknown(held, "its usage is not known", n_answers=len(usages))
             return None
-        self._write("settle", held, {"n_answers": n_answers, "usage": asdict(usage), "cost": asdict(cost)})
-        self._settled(self._now, held, usage, cost, n_answers)
+        usage, cost = reduce(Usage.plus, usages, Usage()), reduce(Cost.plus, costs, Cost())
+        self._write("settle", held, {"n_answers": len(usages), "usage": asdict(usage), "cost": asdict(cost)})
+        self._settled(self._now, held, usage, cost, len(usages))
         return cost.usd
+
+    def cost_of(self, model: str, usage: Usage, *, batch: bool = False) -> Cost | None:
+        """What an answer cost; None where its provider did not say what it used, or no price is good for it."""
+        return cost_of(self.price_of(model), usage, batch=batch) if usage != Usage() else None
 
     def unknown(self, reservation: Reservation | str, why: str, *, n_answers: int = 0) -> None:
         """Count what was set aside as spent: it may have been."""
@@ -214,7 +220,7 @@ class Ledger:
         return self._open[reservation if isinstance(reservation, str) else reservation.id]
 
     def _write(self, what: str, held: Reservation, more: Mapping[str, Any]) -> None:
-        self._journal.append({"do": what, "id": held.id, **more, "at": _now()}, durable=False)
+        self._journal.append({"do": what, "id": held.id, **more, "at": _now()}, durable=held.batch)
 
     def _add(self, reservation: Reservation) -> None:
         self._open[reservation.id] = reservation
@@ -243,11 +249,6 @@ class Ledger:
                 raise ValueError(f"it does not know {data['do']!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(self.path, where, error) from error
-
-
-def _says_something(usage: Usage) -> bool:
-    """Whether a provider said what was used; a gateway may leave it out."""
-    return usage != Usage()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

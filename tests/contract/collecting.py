@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.events import Caution, Event
+from mlx_distill.events import Caution, Event, Note
 from mlx_distill.teachers.bill import Bill
 from mlx_distill.teachers.spending import Ledger
 from tests.contract.messages_server import Call, Reply
@@ -34,3 +34,7 @@ def scripted(*replies: Reply) -> Callable[[Call], Reply]:
 
 def cautions(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Caution)]
+
+
+def notes(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]

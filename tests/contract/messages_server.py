@@ -135,6 +135,14 @@ class MessagesServer:
             thread.join()
             self._http.server_close()
 
+    def got(self, path: str) -> Reply:
+        """The answer to a GET."""
+        return self.pages.get(path, error(404, "not_found_error", path))
+
+    def posted(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+        """The answer to a POST."""
+        return self.reply(body, headers) if path == self.path else error(404, "not_found_error", path)
+
     def reply(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
         prompt = body["messages"][-1]["content"]
         with self._lock:
@@ -165,14 +173,12 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(server.pages.get(self.path, error(404, "not_found_error", self.path)))
+            self._send(server.got(self.path))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.path != server.path:
-                self._send(error(404, "not_found_error", self.path))
-                return
-            self._send(server.reply(body, {name.lower(): value for name, value in self.headers.items()}))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._send(server.posted(self.path, body, headers))
 
         def _send(self, reply: Reply) -> None:
             if reply.events:

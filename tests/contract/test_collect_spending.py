@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mlx_distill.cli import main
 from mlx_distill.collect import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.records import conversation
+from mlx_distill.teachers import openai
 from mlx_distill.teachers.prices import PRICES, Price, worst_usd
 from tests.contract.collecting import REAL_USD, bill_of, cautions, scripted
 from tests.contract.messages_server import DROPPED, Reply, answer, error, message, streamed, text, thinking
@@ -64,6 +66,26 @@ def test_dropped_connections_count_in_full_until_the_cap_and_refusals_count_noth
     assert (total.n_answers, total.n_unknown) == (0, 2)
     assert total.unknown_usd == pytest.approx(2 * worst())
     assert len(server.calls) == 3
+
+
+def closed_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("teacher", ["anthropic:claude-sonnet-4-6", "openai:claude-sonnet-4-6"])
+def test_what_never_reached_a_server_costs_nothing(collect, tmp_path, monkeypatch, teacher) -> None:
+    """Away from the network a thousand attempts would else use up the cap."""
+    monkeypatch.setattr(openai, "is_here", lambda _url: False)  # else a server on this machine is not counted at all
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
+    for name in ("ANTHROPIC_BASE_URL", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(TeacherError, match="no connection"):
+        collect(n=2, teacher=teacher, wait_minutes=0.005, max_cost=3 * worst())
+    assert bill_of(tmp_path / "out").total_usd == 0.0
+    assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) > 4
 
 
 def test_a_rerun_remembers_what_was_spent(server, collect) -> None:
@@ -135,11 +157,12 @@ def test_a_dry_run_says_what_is_missing_and_what_it_costs_and_sends_and_writes_n
 ) -> None:
     before = sorted(project.rglob("*"))
     out = printed_by(capsys, command, "--dry-run")
-    for words in ("10 of 10 prompts are to be asked", "as a batch", "of at most 5.00 USD", "which is assumed"):
+    for words in ("10 of 10 prompts are to be asked", "of at most 5.00 USD", "which is assumed"):
         assert words in out
+    assert ("in batches" in out) == (command != "expand")  # which makes none
     expected = json.loads(printed_by(capsys, command, "--dry-run", "--json"))
     assert (expected["n_to_ask"], expected["spent_usd"], expected["max_cost"]) == (10, 0.0, 5.0)
-    assert expected["batch_usd"] == pytest.approx(expected["usd"] / 2)
+    assert expected["batch_usd"] == (None if command == "expand" else pytest.approx(expected["usd"] / 2))
     assert 0 < expected["usd"] < expected["most_usd"]
     assert server.calls == []
     assert sorted(project.rglob("*")) == before

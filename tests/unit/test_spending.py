@@ -46,7 +46,7 @@ def test_the_worst_case_is_on_the_disk_before_reserve_returns(path: Path) -> Non
 
 def test_the_real_cost_takes_the_place_of_the_worst(path: Path) -> None:
     with Ledger(path) as ledger:
-        cost = ledger.settle(ledger.reserve(MODEL, [request()]), Usage(100, 50, thinking_tokens=20))
+        cost = ledger.settle(ledger.reserve(MODEL, [request()]), [Usage(100, 50, thinking_tokens=20)])
         assert cost == pytest.approx(100 * 3e-6 + 50 * 15e-6)
         assert ledger.spent_usd == pytest.approx(cost)
         [line] = ledger.bill().lines
@@ -69,14 +69,14 @@ def test_what_was_refused_costs_nothing_and_what_is_unknown_costs_the_worst(path
 
 def test_an_answer_without_usage_counts_in_full(path: Path) -> None:
     with Ledger(path) as ledger:
-        assert ledger.settle(ledger.reserve(MODEL, [request()]), Usage()) is None
+        assert ledger.settle(ledger.reserve(MODEL, [request()]), [Usage()]) is None
         assert ledger.spent_usd == pytest.approx(WORST)
         assert (ledger.bill().total.n_answers, ledger.bill().total.n_unknown) == (1, 1)
 
 
 def test_what_was_spent_is_known_after_a_restart(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger.settle(ledger.reserve(MODEL, [request()]), Usage(100, 50))
+        ledger.settle(ledger.reserve(MODEL, [request()]), [Usage(100, 50)])
         ledger.unknown(ledger.reserve("claude-haiku-4-5", [request()]), "no connection")
         ledger.release(ledger.reserve(MODEL, [request()]), "overloaded")
         bill, spent = ledger.bill(), ledger.spent_usd
@@ -107,7 +107,7 @@ def test_a_batch_is_reserved_at_its_price_stays_open_over_restarts_and_is_settle
         assert list(ledger.under_way) == [reservation.id]
         assert (ledger.bill().total.n_under_way, ledger.bill().total.n_unknown) == (3, 0)
         assert ledger.bill().total_usd == pytest.approx(reservation.usd)
-        cost = ledger.settle(reservation.id, Usage(200, 100), n_answers=2)
+        cost = ledger.settle(reservation.id, [Usage(150, 40), Usage(50, 60)])
         assert cost == pytest.approx((200 * 3e-6 + 100 * 15e-6) / 2)
     with Ledger(path) as ledger:
         assert not ledger.under_way
@@ -116,13 +116,27 @@ def test_a_batch_is_reserved_at_its_price_stays_open_over_restarts_and_is_settle
         assert line.usd == line.batch_saved_usd == pytest.approx(cost)
 
 
+def test_a_batch_of_an_answer_that_says_nothing_of_its_use_counts_in_full(path: Path) -> None:
+    with Ledger(path) as ledger:
+        reservation = ledger.reserve(MODEL, [request("a"), request("b")], batch=True)
+        assert ledger.settle(reservation, [Usage(100, 50), Usage()]) is None
+        assert ledger.spent_usd == pytest.approx(reservation.usd)
+        assert (ledger.bill().total.n_answers, ledger.bill().total.n_unknown) == (2, 2)
+
+
+def test_each_prompt_of_a_batch_has_the_price_of_its_own_length(path: Path) -> None:
+    with Ledger(path) as ledger:
+        reservation = ledger.reserve("claude-haiku-5-5", [request("a"), request("b")], batch=True)
+        assert ledger.settle(reservation, [Usage(60_000, 1), Usage(60_000, 1)]) is not None
+
+
 def test_what_does_not_fit_under_the_cap_is_not_reserved_and_does_once_others_are_settled(path: Path) -> None:
     with Ledger(path, Budget(max_cost=1.5 * WORST)) as ledger:
         first = ledger.reserve(MODEL, [request()])
         with pytest.raises(BudgetError, match="are needed at most"):
             ledger.reserve(MODEL, [request()])
         assert len(path.read_text().splitlines()) == 1
-        ledger.settle(first, Usage(10, 10))
+        ledger.settle(first, [Usage(10, 10)])
         ledger.reserve(MODEL, [request()])
 
 
@@ -152,7 +166,7 @@ def test_no_order_of_events_spends_more_than_the_cap(
             except BudgetError:
                 assert ledger.spent_usd + WORST > cap * 0.999
         elif step == "s":
-            ledger.settle(under_way.pop(0), Usage(min(tokens + 1, FRAME_TOKENS), tokens))
+            ledger.settle(under_way.pop(0), [Usage(min(tokens + 1, FRAME_TOKENS), tokens)])
         else:
             ledger.unknown(under_way.pop(), "no connection")
         assert ledger.spent_usd <= cap + 1e-12
@@ -178,7 +192,7 @@ def test_a_ledger_that_was_never_written_leaves_no_file(path: Path) -> None:
 def test_a_torn_last_line_is_cut_off(path: Path) -> None:
     with Ledger(path) as ledger:
         reservation = ledger.reserve(MODEL, [request()])
-        ledger.settle(reservation, Usage(100, 50))
+        ledger.settle(reservation, [Usage(100, 50)])
     path.write_bytes(path.read_bytes()[:-9])
     with Ledger(path) as ledger:
         assert ledger.spent_usd == pytest.approx(WORST)
@@ -223,7 +237,7 @@ def test_a_kill_at_any_moment_leaves_a_ledger_that_counts_all_that_was_reserved(
         "    for number in range(100000):\n"
         "        held = ledger.reserve('claude-sonnet-4-6', [Request('t', conversation('Why?'), 1000)])\n"
         "        print('sent', flush=True)\n"
-        "        if number % 2: ledger.settle(held, Usage(100, 50))\n"
+        "        if number % 2: ledger.settle(held, [Usage(100, 50)])\n"
     )
     n_sent = 0
     for seed in range(4):

@@ -1,0 +1,157 @@
+"""Makes batches of what is missing, within the provider's sizes and the cap, so that no batch is lost or paid twice.
+
+The worst case is reserved in the ledger and the requests are in the log before the provider is asked to make a batch;
+its name is in the log before anything else happens. A batch whose making was cut off is looked for in the provider's
+list by its size and time; what is found there is known for ours when its results name our requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime, timedelta
+
+from mlx_distill.errors import TeacherError
+from mlx_distill.events import Caution, Note, Report
+from mlx_distill.teachers.batch_log import BatchLog, OpenBatch, custom_ids
+from mlx_distill.teachers.batching import Batches, BatchGoneError
+from mlx_distill.teachers.patient import Patient
+from mlx_distill.teachers.plan import Ask
+from mlx_distill.teachers.protocol import Teacher, TryLaterError, UnreadableError
+from mlx_distill.teachers.spending import Ledger
+from mlx_distill.teachers.telling import clock
+
+SLACK = timedelta(hours=1)
+"""How far the provider's clock may be from ours."""
+LISTED_AFTER_SECONDS = 120.0
+"""A batch that is not in the provider's list so long after it was announced was never made."""
+LOOK_AGAIN_SECONDS = 10.0
+ROUNDING_USD = 1e-9
+"""More than what the sum of many prices may be off by."""
+
+
+class BatchMaker:
+    """Makes the batches of one teacher; without a ledger costs are not counted."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        batches: Batches,
+        log: BatchLog,
+        ledger: Ledger | None,
+        patient: Patient,
+        report: Report,
+    ) -> None:
+        self._teacher, self._batches, self._log, self._ledger = teacher, batches, log, ledger
+        self._patient, self._report = patient, report
+        self.too_long: list[Ask] = []
+        """What no batch can hold, or has no known price."""
+        self.is_making = False
+        """Whether the provider is being asked to make one at this moment."""
+
+    async def make(self, asks: deque[Ask], *, again: bool) -> int:
+        """Make as many batches as it takes, or as the cap allows; what is in one is taken from `asks`.
+
+        `again` says that all of it was asked before. Returns how many were made.
+        """
+        n_made = 0
+        while asks:
+            chunk = self._next_chunk(asks)
+            if not chunk:
+                break
+            await self._make_one(chunk, again=again)
+            n_made += 1
+        return n_made
+
+    def _next_chunk(self, asks: deque[Ask]) -> list[Ask]:
+        """As many of the first requests as one batch may hold and the cap allows."""
+        chunk: list[Ask] = []
+        left_usd = self._ledger.left_usd - ROUNDING_USD if self._ledger else float("inf")
+        left_bytes = self._batches.most_bytes
+        while asks and len(chunk) < self._batches.most_requests:
+            size, worst = self._batches.size_of(asks[0].request), self._worst_usd(asks[0])
+            if worst is None or size > self._batches.most_bytes:
+                self.too_long.append(asks.popleft())
+                continue
+            left_usd, left_bytes = left_usd - worst, left_bytes - size
+            if left_usd < 0.0 or left_bytes < 0:
+                break
+            chunk.append(asks.popleft())
+        return chunk
+
+    def _worst_usd(self, ask: Ask) -> float | None:
+        if self._ledger is None:
+            return 0.0
+        return self._ledger.worst_usd(self._teacher.billed_model, [ask.request], batch=True)
+
+    async def _make_one(self, asks: list[Ask], *, again: bool) -> None:
+        named = custom_ids(asks)
+        requests = {name: ask.request for name, ask in named.items()}
+        held = None
+        if self._ledger:
+            model = self._teacher.billed_model
+            held = self._ledger.reserve(model, list(requests.values()), batch=True, again=again)
+        batch = self._log.announce(self._teacher.name, named, held.id if held else "")
+        self.is_making = True
+        try:
+            state = await self._patient.call(lambda: self._batches.create(requests), once_charged=True)
+        except (TryLaterError, UnreadableError) as error:
+            self.is_making = False
+            self._report(Caution(f"It is not known whether a batch was made: {error} It is looked for."))
+            await self.find(batch)
+        except TeacherError as error:  # it was refused: there is none
+            self.drop(batch, f"refused: {error.message}")
+            raise
+        else:
+            self._log.created(batch, state.id)
+            cost = f", at most {held.usd:.2f} USD" if held else ""
+            self._report(
+                Note(
+                    f"Batch {state.id}: {len(named):,} requests{cost}. It goes on without this machine and ends by "
+                    f"{state.expires_at.astimezone():%a %H:%M} at the latest."
+                )
+            )
+        finally:
+            self.is_making = False
+
+    async def find(self, batch: OpenBatch) -> None:
+        """Look for a batch whose making was cut off; where it was never made, its requests are missing again."""
+        n_looks = 0
+        while True:
+            try:
+                listed = await self._patient.call(lambda: self._batches.since(batch.announced_at - SLACK))
+            except BatchGoneError as error:
+                self.lose(batch, str(error))
+                return
+            fitting = [
+                state
+                for state in sorted(listed, key=lambda state: abs(state.created_at - batch.announced_at))
+                if state.id not in self._log.known_ids and state.n_requests == batch.n_requests
+            ]
+            if fitting:
+                self._log.created(batch, fitting[0].id)
+                self._report(Note(f"Batch {batch.id} was found: its making had been cut off."))
+                return
+            left = LISTED_AFTER_SECONDS - (datetime.now(UTC) - batch.announced_at).total_seconds()
+            if left <= 0.0:
+                self.drop(batch, "it was never made")
+                self._report(Note(f"A batch of {batch.n_requests:,} requests was never made: they are missing again."))
+                return
+            if n_looks == 0:
+                until = clock(left)
+                self._report(Note(f"A batch may have been made: the provider's list is looked at until {until}."))
+            n_looks += 1
+            await asyncio.sleep(min(left, LOOK_AGAIN_SECONDS))
+
+    def drop(self, batch: OpenBatch, why: str) -> None:
+        """There is no such batch: nothing is charged, and its requests are missing again."""
+        if self._ledger and batch.reservation in self._ledger.under_way:
+            self._ledger.release(batch.reservation, why)
+        self._log.close(batch, why)
+
+    def lose(self, batch: OpenBatch, why: str) -> None:
+        """Nobody can say any more what it cost: it counts in full, and its requests are missing again."""
+        if self._ledger and batch.reservation in self._ledger.under_way:
+            self._ledger.unknown(batch.reservation, why)
+        self._report(Caution(f"A batch of {batch.n_requests:,} requests is lost: {why}. It counts in full as spent."))
+        self._log.close(batch, f"lost: {why}")

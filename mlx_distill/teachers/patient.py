@@ -1,0 +1,49 @@
+"""Calls to a provider that are made again while it is out of reach, for as long as patience lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from mlx_distill.errors import TeacherError
+from mlx_distill.teachers.pacing import Patience
+from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError
+from mlx_distill.teachers.telling import Teller, span
+
+Result = TypeVar("Result")
+
+
+class Patient:
+    """Makes such calls to one teacher; `step` is what to do when patience has ended."""
+
+    def __init__(self, name: str, patience: Patience, teller: Teller, step: str) -> None:
+        self._name, self._patience, self._teller, self._step = name, patience, teller, step
+
+    async def call(self, make: Callable[[], Awaitable[Result]], *, once_charged: bool = False) -> Result:
+        """What `make` brings.
+
+        Raises TeacherError where the teacher refuses or stays out of reach. With `once_charged` a TryLaterError is
+        raised where the call may have done its work.
+        """
+        n_failures, since = 0, time.monotonic()
+        while True:
+            try:
+                return await make()
+            except NoAnswerError as error:
+                raise TeacherError(f"{self._name}: {error.reason}.") from error
+            except TryLaterError as trouble:
+                if once_charged and trouble.may_be_charged:
+                    raise
+                left = since + self._patience.limit_seconds - time.monotonic()
+                if left <= 0.0 or (trouble.after_seconds or 0.0) > left:
+                    raise TeacherError(
+                        f"{self._name} cannot be waited for longer than {span(self._patience.limit_seconds)}: "
+                        f"{trouble.reason}.",
+                        self._step,
+                    ) from trouble
+                n_failures += 1
+                wait = self._patience.wait_seconds(n_failures, trouble.after_seconds)
+                self._teller.trouble(trouble, wait)
+                await asyncio.sleep(wait)
