@@ -102,12 +102,14 @@ class Prompt:
             raise ValueError('"prompt" is missing or not text')
         if not text.strip():
             raise ValueError('"prompt" is empty')
+        _refuse_half_characters(text)
         prompt_id = data.get("id", name_of(text))
         family = data.get("family", prompt_id)
         category = data.get("category", "general")
         for name, value in (("id", prompt_id), ("family", family), ("category", category)):
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f'"{name}" must be non-empty text')
+            _refuse_half_characters(value)
         return cls(prompt_id, text, family, category, split_from_json(data.get("split")))
 
     def to_json(self) -> dict[str, Any]:
@@ -117,11 +119,20 @@ class Prompt:
         return data
 
 
+def _refuse_half_characters(text: str) -> None:
+    """Raise ValueError for a lone surrogate, which JSON can write and UTF-8 cannot: no teacher can be sent it."""
+    found = re.search(r"[\ud800-\udfff]", text)
+    if found:
+        raise ValueError(f"it holds \\u{ord(found.group()):04x}, half of a character")
+
+
 def name_of(prompt: str) -> str:
     """An id for a prompt that has none: its first words, to be known by, and its content's hash, to be told apart."""
-    words = re.findall(r"\w+", prompt.casefold())
-    while len("-".join(words)) > NAME_LENGTH:
-        words.pop()
+    words: list[str] = []
+    for word in re.finditer(r"\w+", prompt.casefold()):
+        if len("-".join([*words, word.group()])) > NAME_LENGTH:
+            break
+        words.append(word.group())
     return "-".join([*words, content_hash(prompt)[:12]])
 
 

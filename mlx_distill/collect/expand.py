@@ -184,10 +184,15 @@ def parse_variations(answer: Answer) -> list[str]:
         items = json.loads(answer.text[start : end + 1])
     except ValueError as error:
         raise ValueError("its answer holds no JSON list") from error
-    texts = [item.strip() for item in items if isinstance(item, str) and item.strip()]
+    texts = [item.strip() for item in items if isinstance(item, str) and item.strip() and _is_whole(item)]
     if not texts:
         raise ValueError("its answer holds no list of texts")
     return texts
+
+
+def _is_whole(text: str) -> bool:
+    """Whether UTF-8 can write it: JSON may hold half a character."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> tuple[list[Prompt], int]:

@@ -36,6 +36,9 @@ class Journal:
             ) from error
         try:
             self._lock()
+            if os.fstat(self._descriptor).st_nlink == 0:  # its last holder removed it, empty, in this very moment
+                self.close()
+                return self.__enter__()
             if is_new:
                 sync_folder(self.path.parent)
             self._repair()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from mlx_distill.records import Answer, Request
 from mlx_distill.teachers.anthropic_batches import AnthropicBatches
 from mlx_distill.teachers.anthropic_connection import AnthropicConnection
-from mlx_distill.teachers.anthropic_messages import answer_of, parameters
+from mlx_distill.teachers.anthropic_messages import parameters
 from mlx_distill.teachers.headers import ANTHROPIC_LIMITS, limits_of
 from mlx_distill.teachers.protocol import Limit, TryLaterError, UnreadableError
 
@@ -63,12 +63,10 @@ class AnthropicTeacher:
             except TimeoutError as error:
                 raise TryLaterError(f"no whole answer within {deadline:g} s") from error
         self.limits = limits_of(headers, ANTHROPIC_LIMITS)
-        return answer_of(message, time.monotonic() - started)
+        return self._connection.answer_of(message, time.monotonic() - started)
 
     async def _message(self, request: Request) -> tuple[Message, Mapping[str, str]]:
         """The whole message, streamed where it may be long, and the headers it came with."""
-        import anthropic
-
         messages = self._connection.client.messages
         asked = parameters(self.billed_model, request)
         if request.max_tokens <= STREAM_ABOVE_TOKENS:
@@ -84,9 +82,6 @@ class AnthropicTeacher:
                 if not ended:
                     raise TryLaterError("the stream broke off")
                 message = await stream.get_final_message()
-        # The SDK does not check shapes: a proxy's login page arrives as text, any JSON as a Message of nothing.
-        if not isinstance(message, anthropic.types.Message) or not isinstance(message.content, list):
-            raise self._connection.unreadable("message")
         return message, headers
 
     def _refuse_no_stream(self, headers: Mapping[str, str]) -> None:

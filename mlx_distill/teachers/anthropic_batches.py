@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Request
 from mlx_distill.teachers.anthropic_connection import AnthropicConnection
-from mlx_distill.teachers.anthropic_messages import answer_of, parameters
+from mlx_distill.teachers.anthropic_messages import parameters
 from mlx_distill.teachers.batching import BatchGoneError, BatchResult, BatchState
-from mlx_distill.teachers.protocol import NoAnswerError
+from mlx_distill.teachers.protocol import NoAnswerError, UnreadableError
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatchIndividualResponse
@@ -105,11 +105,12 @@ class AnthropicBatches:
         return BatchState(batch.id, batch.created_at, batch.expires_at, n_done + counts.processing, n_done, ended)
 
     def _result(self, line: MessageBatchIndividualResponse) -> BatchResult:
-        from anthropic.types import Message
-
         result = line.result
-        if result.type == "succeeded" and isinstance(result.message, Message):
-            return BatchResult(line.custom_id, answer_of(result.message))
+        if result.type == "succeeded":
+            try:
+                return BatchResult(line.custom_id, self._connection.answer_of(result.message))
+            except UnreadableError as damage:
+                return BatchResult(line.custom_id, None, damage.message, may_be_charged=True)
         if result.type == "errored":
             error = result.error.error
             said = self._connection.clean(error.message)

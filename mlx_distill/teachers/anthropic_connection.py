@@ -9,10 +9,13 @@ import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mlx_distill.errors import TeacherError
+from mlx_distill.records import Answer
+from mlx_distill.teachers.anthropic_messages import answer_of
 from mlx_distill.teachers.client import address_of, can_be_sent, one_line, was_sent
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.prices import PRICES
@@ -20,6 +23,7 @@ from mlx_distill.teachers.protocol import LimitError, NoAnswerError, TryLaterErr
 
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
+    from anthropic.types import Message
 
 CONSOLE = "platform.claude.com"
 AGAIN = "then run the same command again: everything answered so far is saved."
@@ -86,7 +90,12 @@ class AnthropicConnection:
             raise TryLaterError(
                 f"no connection to {self.address} ({reason})", may_be_charged=was_sent(error)
             ) from error
-        except (anthropic.APIResponseValidationError, json.JSONDecodeError) as error:
+        except (
+            anthropic.APIResponseValidationError,
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:
             raise TryLaterError("the answer arrived damaged") from error
 
     def unreadable(self, what: str) -> UnreadableError:
@@ -95,6 +104,19 @@ class AnthropicConnection:
             f"{self.address} does not speak the Messages API: what it sent is no {what}.",
             "Check ANTHROPIC_BASE_URL and any proxy in between.",
         )
+
+    def answer_of(self, message: Message, seconds: float = 0.0) -> Answer:
+        """The answer that a message is; UnreadableError where it is none: the SDK does not check shapes."""
+        import anthropic
+
+        # A proxy's login page arrives as text, any JSON as a Message of nothing.
+        if not isinstance(message, anthropic.types.Message):
+            raise self.unreadable("message")
+        try:
+            answer = answer_of(message, seconds)
+            return replace(answer, detail=self.clean(answer.detail))
+        except (AttributeError, TypeError) as error:
+            raise self.unreadable("message") from error
 
     def clean(self, said: object) -> str:
         """The server's words as one short printable line without the key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_distill.records import Answer, Request, Usage
+from mlx_distill.teachers.client import count, word
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -22,11 +23,11 @@ def parameters(model: str, request: Request) -> dict[str, Any]:
 
 
 def answer_of(message: Message, seconds: float = 0.0) -> Answer:
-    """The answer that a message is."""
+    """The answer that a message is; AttributeError or TypeError where its parts are not what they should be."""
     return Answer(
         text="".join(block.text for block in message.content if block.type == "text"),
-        stop_reason=message.stop_reason or "unknown",
-        model=message.model,
+        stop_reason=word(message.stop_reason) or "unknown",
+        model=word(message.model),
         usage=_usage(message),
         seconds=seconds,
         detail=_why(message),
@@ -39,11 +40,11 @@ def _usage(message: Message) -> Usage:
         return Usage()
     details = used.output_tokens_details
     return Usage(
-        input_tokens=used.input_tokens or 0,
-        output_tokens=used.output_tokens or 0,
-        cache_creation_tokens=used.cache_creation_input_tokens or 0,
-        cache_read_tokens=used.cache_read_input_tokens or 0,
-        thinking_tokens=(details.thinking_tokens or 0) if details else 0,
+        input_tokens=count(used.input_tokens),
+        output_tokens=count(used.output_tokens),
+        cache_creation_tokens=count(used.cache_creation_input_tokens),
+        cache_read_tokens=count(used.cache_read_input_tokens),
+        thinking_tokens=count(details.thinking_tokens) if details else 0,
     )
 
 

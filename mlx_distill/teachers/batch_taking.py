@@ -58,6 +58,8 @@ async def take(batches: Batches, batch: OpenBatch, log: BatchLog, journal: Journ
             if ask is None:
                 raise NotOursError
             if result.answer is None:
+                if result.may_be_charged:
+                    usages.append(Usage())  # which has no price: the whole batch counts in full
                 where = taken.to_ask_again if result.again else taken.never_answered
                 where.append((ask, result.reason))
                 continue

@@ -33,6 +33,8 @@ class BatchResult:
     """Why there is no answer."""
     again: bool = False
     """Whether the same request may be answered another time: it expired, or the provider failed."""
+    may_be_charged: bool = False
+    """Whether it may have cost something although there is no answer."""
 
 
 class BatchGoneError(Exception):

@@ -28,7 +28,24 @@ def was_sent(error: BaseException) -> bool:
     """Whether a request that ended in this error of an SDK may have reached the server: not where none was reached."""
     import httpx2
 
-    return not isinstance(error.__cause__ or error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    never = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+    return not isinstance(error.__cause__ or error, never)
+
+
+def count(value: object) -> int:
+    """A number of tokens as a provider says it, 0 where it is left out; TypeError for what none can mean (-1, NaN)."""
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 53:
+        raise TypeError(f"{value!r} is no number of tokens")
+    return value
+
+
+def word(value: object) -> str:
+    """A word as a provider says it, empty where it is left out; TypeError for anything else."""
+    if not isinstance(value, str | None):
+        raise TypeError(f"{value!r} is no word")
+    return value or ""
 
 
 def can_be_sent(key: str) -> bool:

@@ -44,7 +44,7 @@ class Estimate:
     usd: float | None
     batch_usd: float | None
     most_usd: float | None
-    """If every answer took all of max_tokens."""
+    """If every answer were cut off at max_tokens, and again when it is asked once more with a larger limit."""
     most_batch_usd: float | None
     spent_usd: float
     """By the project so far."""
@@ -69,7 +69,7 @@ def make_estimate(
         return total_usd(price, means, batch=batch) if price else free
 
     def most(*, batch: bool) -> float | None:
-        return sum(_worst(price, ask, batch=batch) for ask in plan.missing) if price else free
+        return sum(_worst(price, ask, teacher, batch=batch) for ask in plan.missing) if price else free
 
     return Estimate(
         teacher=teacher.name,
@@ -90,25 +90,18 @@ def make_estimate(
     )
 
 
-def left_usd(
-    price: Price, asks: Iterable[Ask], answers: Iterable[Known], *, batch: bool = False
-) -> tuple[float, float]:
-    """What the requests will cost by the answers so far, and at most."""
-    asks = list(asks)
-    each, _ = output_tokens_each(answers)
-    usages = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in asks]
-    return total_usd(price, usages, batch=batch), sum(_worst(price, ask, batch=batch) for ask in asks)
-
-
 def over_budget(
     teacher: Teacher, plan: Plan, left: Sequence[Ask], ledger: Ledger, budget: Budget, *, batch: bool = False
 ) -> BudgetError:
     """The error where a cap is reached: what was spent, what is left and would cost, and the cap that would do."""
     price = budget.price_of(teacher.billed_model)
-    likely, most = left_usd(price, left, plan.known.values(), batch=batch)
+    each, _ = output_tokens_each(plan.known.values())
+    usages = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in left]
+    likely, most = total_usd(price, usages, batch=batch), sum(_worst(price, ask, teacher, batch=batch) for ask in left)
+    dearest = max(_worst_once(price, ask, ask.request.max_tokens, batch=batch) for ask in left)
     spent, unknown = ledger.spent_usd, ledger.bill().total
     lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
-    enough = math.ceil(100.0 * (spent + likely + most / len(left))) / 100.0
+    enough = math.ceil(100.0 * (spent + likely + dearest)) / 100.0
     return BudgetError(
         f"The cap of {budget.max_cost:.2f} USD is reached: {spent:.2f} USD are spent{lost}, and the next request might "
         f"exceed it. {len(left)} of {len(plan.wanted)} prompts are left: about {likely:.2f} USD, at most {most:.2f} "
@@ -131,9 +124,16 @@ def total_usd(price: Price, usages: Iterable[Usage], *, batch: bool = False) -> 
     return sum(cost.usd for cost in costs if cost)
 
 
-def _worst(price: Price, ask: Ask, *, batch: bool = False) -> float:
+def _worst(price: Price, ask: Ask, teacher: Teacher, *, batch: bool) -> float:
+    """With the second asking of an answer that is cut off."""
+    first = ask.request.max_tokens
+    second = 0 if ask.again else min(2 * first, teacher.longest_retry)
+    return sum(_worst_once(price, ask, limit, batch=batch) for limit in {first, max(first, second)})
+
+
+def _worst_once(price: Price, ask: Ask, max_tokens: int, *, batch: bool) -> float:
     """A request that is too long to be priced is not sent, and costs nothing."""
-    return worst_usd(price, ask.request.messages, ask.request.max_tokens, batch=batch) or 0.0
+    return worst_usd(price, ask.request.messages, max_tokens, batch=batch) or 0.0
 
 
 def _input_tokens(ask: Ask) -> int:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
-from mlx_distill.teachers.client import address_of, can_be_sent, one_line, was_sent
+from mlx_distill.teachers.client import address_of, can_be_sent, count, one_line, was_sent, word
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, TryLaterError, UnreadableError
 
@@ -113,18 +113,24 @@ class OpenAITeacher:
             raise TryLaterError(
                 f"no connection to {self._address} ({reason})", may_be_charged=was_sent(error)
             ) from error
-        except (openai.APIResponseValidationError, json.JSONDecodeError) as error:
+        except (openai.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise TryLaterError("the answer arrived damaged") from error
+        try:
+            return self._read(completion, time.monotonic() - started)
+        except (AttributeError, TypeError, IndexError) as error:  # the SDK does not check what is inside either
+            raise self._no_completion() from error
+
+    def _read(self, completion: ChatCompletion, seconds: float) -> Answer:
         choice: Any = completion.choices[0]  # servers leave out what the SDK's types promise
-        refusal = choice.message.refusal or ""
-        reason = choice.finish_reason or "unknown"
+        refusal = word(choice.message.refusal)
+        reason = word(choice.finish_reason) or "unknown"
         return Answer(
-            text=without_thinking(choice.message.content or ""),
+            text=without_thinking(word(choice.message.content)),
             stop_reason="refusal" if refusal else STOP_REASONS.get(reason, reason),
-            model=completion.model or self._model,
+            model=word(completion.model) or self._model,
             usage=_usage(completion),
             cost_usd=None if self.billed_model else 0.0,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
             detail=self._clean(refusal),
         )
 
@@ -138,11 +144,14 @@ class OpenAITeacher:
         asked: dict[str, Any] = {limit: request.max_tokens}
         completion: object = await client.chat.completions.create(model=self._model, messages=messages, **asked)
         # The SDK does not check shapes: a login page arrives as text, any JSON as a completion of nothing.
-        if not isinstance(completion, ChatCompletion) or not completion.choices or not completion.choices[0].message:
-            raise UnreadableError(
-                f"{self._address} does not speak the Chat Completions API: what it sent is no answer.", HOW_TO_ADDRESS
-            )
+        if not isinstance(completion, ChatCompletion):
+            raise self._no_completion()
         return completion
+
+    def _no_completion(self) -> UnreadableError:
+        return UnreadableError(
+            f"{self._address} does not speak the Chat Completions API: what it sent is no answer.", HOW_TO_ADDRESS
+        )
 
     async def _unknown_model(self, error: APIStatusError) -> TeacherError:
         """A 404, with the names that the server would know."""
@@ -274,11 +283,11 @@ def _usage(completion: ChatCompletion) -> Usage:
     if used is None:  # some servers count nothing
         return Usage()
     details = used.prompt_tokens_details
-    cached = (details.cached_tokens or 0) if details else 0
+    cached = count(details.cached_tokens) if details else 0
     thought = used.completion_tokens_details
     return Usage(
-        input_tokens=max(0, (used.prompt_tokens or 0) - cached),
-        output_tokens=used.completion_tokens or 0,
+        input_tokens=max(0, count(used.prompt_tokens) - cached),
+        output_tokens=count(used.completion_tokens),
         cache_read_tokens=cached,
-        thinking_tokens=(thought.reasoning_tokens or 0) if thought else 0,
+        thinking_tokens=count(thought.reasoning_tokens) if thought else 0,
     )

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -112,9 +113,9 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._journal.close()
         if self.path.stat().st_size == 0:  # nothing was ever asked: leave no file that looks like data
-            self.path.unlink()
+            self.path.unlink()  # while it is locked: from then on another process may write to it
+        self._journal.close()
 
     def read(self) -> Ledger:
         """Add up what was spent before, where there is a ledger; alone, without entering, it only looks."""
@@ -191,7 +192,8 @@ class Ledger:
 
     def cost_of(self, model: str, usage: Usage, *, batch: bool = False) -> Cost | None:
         """What an answer cost; None where its provider did not say what it used, or no price is good for it."""
-        return cost_of(self.price_of(model), usage, batch=batch) if usage != Usage() else None
+        cost = cost_of(self.price_of(model), usage, batch=batch) if usage != Usage() else None
+        return cost if cost and _makes_sense(cost.usd) else None
 
     def unknown(self, reservation: Reservation | str, why: str, *, n_answers: int = 0) -> None:
         """Count what was set aside as spent: it may have been."""
@@ -235,11 +237,16 @@ class Ledger:
         """Do again what a line says was done."""
         try:
             if data["do"] == "reserve":
-                self._add(Reservation(**{name: data[name] for name in Reservation.__dataclass_fields__}))
+                reservation = Reservation(**{name: data[name] for name in Reservation.__dataclass_fields__})
+                if not _makes_sense(reservation.usd):
+                    raise ValueError(f"{reservation.usd} USD are set aside")
+                self._add(reservation)
                 return
             held = self._held(data["id"])
             if data["do"] == "settle":
                 usage, cost = Usage(**data["usage"]), Cost(**data["cost"])
+                if not _makes_sense(cost.usd):
+                    raise ValueError(f"{cost.usd} USD are spent")
                 self._settled(self._before, held, usage, cost, data["n_answers"])
             elif data["do"] == "unknown":
                 self._before.unknown(self._open.pop(held.id), data["n_answers"])
@@ -249,6 +256,11 @@ class Ledger:
                 raise ValueError(f"it does not know {data['do']!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(self.path, where, error) from error
+
+
+def _makes_sense(usd: float) -> bool:
+    """A sum with NaN or less than nothing in it would unmake every cap."""
+    return 0.0 <= usd < math.inf
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
