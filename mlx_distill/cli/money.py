@@ -11,6 +11,8 @@ from mlx_distill.teachers.bill import Bill, BillLine
 from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.prices import PRICES_AS_OF
 
+CUT = "were every answer cut off, and its retry too"
+
 
 def usd(amount: float) -> str:
     """`12.34 USD`; small amounts with the digits that say something."""
@@ -80,7 +82,7 @@ def _facts(estimate: Estimate) -> list[tuple[str, str]]:
     return [
         *facts,
         ("cost, about", _either(estimate, estimate.usd, estimate.batch_usd)),
-        ("cost, at most", f"{_either(estimate, estimate.most_usd, estimate.most_batch_usd)}, were every answer cut"),
+        ("cost, at most", f"{_either(estimate, estimate.most_usd, estimate.most_batch_usd)}, {CUT}"),
         ("spent so far", usd(estimate.spent_usd) + _cap(estimate)),
         ("prices", f"of {PRICES_AS_OF}, unless [prices] in distill.toml says otherwise"),
     ]

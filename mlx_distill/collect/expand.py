@@ -110,7 +110,7 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
         raise TeacherError(
             f"{teacher.name} gave no variations.", "Choose another teacher.", unanswered_lines(unanswered)
         )
-    expanded, n_near_copies = _grown(prompts, texts)
+    expanded, n_near_copies = _grown(prompts, texts, config.variations)
     n_taken = len(expanded) - len(prompts)
     n_wanted = config.variations * len(asks)
     if n_taken < n_wanted:
@@ -195,8 +195,8 @@ def _is_whole(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> tuple[list[Prompt], int]:
-    """The prompts with the variations behind the last of their family, and how many were near copies."""
+def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]], most: int) -> tuple[list[Prompt], int]:
+    """The prompts with at most so many variations of each behind its family, and how many were near copies."""
     from rapidfuzz import fuzz, process, utils
 
     seen = [utils.default_process(prompt.text) for prompt in prompts]
@@ -207,7 +207,10 @@ def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> tup
     n_near_copies = 0
     for base_id, variations in texts.items():
         base = next(prompt for prompt in families[base_id] if prompt.id == base_id)
+        n_taken = 0
         for text in variations:
+            if n_taken == most:
+                break
             plain = utils.default_process(text)
             if process.extractOne(plain, seen, scorer=fuzz.token_sort_ratio, score_cutoff=NEAR_COPY):
                 n_near_copies += 1
@@ -216,5 +219,6 @@ def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> tup
             number = next(n for n in range(1, len(ids) + 2) if f"{base_id}-v{n}" not in ids)
             variation = replace(base, id=f"{base_id}-v{number}", text=text)
             ids.add(variation.id)
+            n_taken += 1
             families[base_id].append(variation)
     return [prompt for family in families.values() for prompt in family], n_near_copies

@@ -19,7 +19,7 @@ from mlx_distill.teachers.anthropic_messages import answer_of
 from mlx_distill.teachers.client import address_of, can_be_sent, one_line, was_sent
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.prices import PRICES
-from mlx_distill.teachers.protocol import LimitError, NoAnswerError, TryLaterError, UnreadableError
+from mlx_distill.teachers.protocol import LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
 
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
@@ -36,6 +36,9 @@ SPEND_LIMITS = frozenset(
     }
 )
 """Error codes of a 429 that no waiting mends."""
+
+SPENT = ("credit balance", "usage limit")
+"""How the API words a 400 that is about the account."""
 
 TOO_LONG = ("prompt is too long", "exceed context limit", "context window")
 """How the API words a 400 that is about this prompt's length; it has no code of its own."""
@@ -129,7 +132,7 @@ class AnthropicConnection:
         said = self.clean(error.api_message or error.message)
         lower = said.lower()
         # An error inside a stream comes with the status of the stream, 200: its type says what it is.
-        if code in SPEND_LIMITS or status == 402 or kind == "billing_error" or "credit balance" in lower:
+        if code in SPEND_LIMITS or status == 402 or kind == "billing_error" or any(words in lower for words in SPENT):
             return TeacherError(
                 f"The Anthropic account has no balance or has reached its spend limit ({status}): {said}",
                 f"Add credit or raise the limit at {CONSOLE}, {AGAIN}",
@@ -147,12 +150,14 @@ class AnthropicConnection:
             return NoAnswerError(f"too long for {self._model} ({status}): {said}")
         if "content filtering" in lower:
             return NoAnswerError(f"the answer was blocked ({status}): {said}")
-        if status == 404 or kind == "not_found_error":
-            near = difflib.get_close_matches(self._model, PRICES, n=1)
+        if kind == "not_found_error":
+            near = difflib.get_close_matches(self._model, [name for name in PRICES if name != self._model], n=1)
             return TeacherError(
                 f"{self.address} knows no model {self._model!r} ({status}): {said}",
                 f"Did you mean anthropic:{near[0]}?" if near else f"Model names: {', '.join(PRICES)}.",
             )
+        if status == 404:
+            return TeacherError(f"{self.address} has no Messages API (404): {said}", "Check ANTHROPIC_BASE_URL.")
         wait = retry_after(error.response.headers)
         # Refused before any work was done; inside a stream (200) or behind a gateway (502) some may have been.
         free = status in (429, 503, 529)
@@ -164,7 +169,7 @@ class AnthropicConnection:
             return TryLaterError(reason, after_seconds=wait, overloaded=True, may_be_charged=not free)
         if status in (408, 409) or status >= 500 or kind in ("api_error", "timeout_error"):
             return TryLaterError(f"server error ({status}): {said}", after_seconds=wait)
-        refused = LimitError if "max_tokens" in lower else TeacherError
+        refused = LimitError if "max_tokens" in lower else RefusedError
         return refused(
             f"Anthropic refused the request ({status}): {said}", "Check the model, max_tokens and the system prompt."
         )

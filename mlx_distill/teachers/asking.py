@@ -128,8 +128,8 @@ def ask_until_stopped(
     with ExitStack() as stack:
         stack.callback(remove_empty, made)  # last, when journal and ledger are closed
         opened = stack.enter_context(Journal(journal))
-        if opened.torn:
-            report(Caution(f"{journal}: a half-written last line ({len(opened.torn)} bytes) was removed."))
+        stack.callback(_remove_if_empty, journal)  # nothing was answered: leave no file that looks like data
+        _tell_of_torn(opened, report)
 
         def plan_of(under_way: Collection[str], retry: Collection[str]) -> Plan:
             return make_plan(asks, journal, longest_retry=teacher.longest_retry, retry=retry, under_way=under_way)
@@ -141,6 +141,7 @@ def ask_until_stopped(
         if paid:
             budget.price_of(teacher.billed_model)
             stack.enter_context(ledger)
+            _tell_of_torn(ledger.journal, report)
         else:
             ledger.read()
         rounds: list[BatchRound | Round] = []
@@ -177,8 +178,6 @@ def ask_until_stopped(
             )
             rounds.append(live)
             stopping.run(live.run(), live.interrupt)
-        if journal.stat().st_size == 0:  # nothing was answered: leave no file that looks like data
-            journal.unlink()
         return Asked(
             journal=journal,
             keys=plan.keys,
@@ -193,6 +192,16 @@ def ask_until_stopped(
             total_bill=ledger.bill(),
             stopped_by=next((each.stopped_by for each in rounds if each.stopped_by), None),
         )
+
+
+def _remove_if_empty(file: Path) -> None:
+    if file.stat().st_size == 0:
+        file.unlink()
+
+
+def _tell_of_torn(journal: Journal, report: Report) -> None:
+    if journal.torn:
+        report(Caution(f"{journal.path}: a half-written last line ({len(journal.torn)} bytes) was removed."))
 
 
 def is_paid(teacher: Teacher, budget: Budget) -> bool:

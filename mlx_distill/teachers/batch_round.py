@@ -164,7 +164,7 @@ class BatchRound:
             if not wait or not self._open:
                 return
             n_looks += 1
-            await asyncio.sleep(self._patience.wait_seconds(n_looks, None))
+            await asyncio.sleep(self._patience.wait_seconds(n_looks))
 
     async def _look_at(self, batch: OpenBatch) -> None:
         if not batch.id:  # its making was cut off, or what was found in its place was another one

@@ -34,7 +34,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def limits_of(
     headers: Mapping[str, str], names: Mapping[str, Literal["requests", "input tokens", "output tokens"]]
 ) -> tuple[Limit, ...]:
-    """The limits that `NAME-remaining` and `NAME-reset` (RFC 3339) give; what makes no sense is passed over."""
+    """The limits that `NAME-limit`, `NAME-remaining` and `NAME-reset` (RFC 3339) give; nonsense is passed over."""
     found = []
     for name, of in names.items():
         remaining = _number(headers.get(f"{name}-remaining", ""))
@@ -44,7 +44,8 @@ def limits_of(
             resets_at = datetime.fromisoformat(headers.get(f"{name}-reset", "")).timestamp()
         except ValueError:
             continue
-        found.append(Limit(of, int(remaining), resets_at - time.time()))
+        full = _number(headers.get(f"{name}-limit", "")) or 0.0
+        found.append(Limit(of, max(0, int(full)), int(remaining), resets_at - time.time()))
     return tuple(found)
 
 

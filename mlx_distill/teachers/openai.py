@@ -20,7 +20,7 @@ from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
 from mlx_distill.teachers.client import address_of, can_be_sent, count, one_line, was_sent, word
 from mlx_distill.teachers.headers import retry_after
-from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, TryLaterError, UnreadableError
+from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -195,7 +195,7 @@ class OpenAITeacher:
             return TryLaterError(reason, after_seconds=wait, overloaded=True, may_be_charged=False)
         if status in (408, 409) or status >= 500:
             return TryLaterError(f"server error ({status}): {said}", after_seconds=wait)
-        refused = LimitError if "max_tokens" in lower or "max_completion_tokens" in lower else TeacherError
+        refused = LimitError if "max_tokens" in lower or "max_completion_tokens" in lower else RefusedError
         return refused(
             f"{self._address} refused the request ({status}): {said}", "Check the model, max_tokens and the address."
         )
@@ -228,6 +228,8 @@ class OpenAITeacher:
 def _model_and_url(source: str) -> tuple[str, str]:
     """`MODEL@URL` in its parts; a model's name may hold an @ of its own."""
     found = re.fullmatch(r"(?P<model>.*?)@(?P<url>https?://.*)", source)
+    if found is None and re.search(r"@(localhost|[\w.-]+:\d+)(/|$)", source):
+        raise InputError(f"teacher 'openai:{source}': its address does not begin with http://.", HOW_TO_ADDRESS)
     if found is None:
         return source, ""
     model, url = found["model"].strip(), found["url"].strip()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from mlx_distill.errors import TeacherError
-from mlx_distill.teachers.pacing import Patience
+from mlx_distill.teachers.pacing import Patience, Trouble
 from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError
 from mlx_distill.teachers.telling import Teller, span
 
@@ -27,23 +26,20 @@ class Patient:
         Raises TeacherError where the teacher refuses or stays out of reach. With `once_charged` a TryLaterError is
         raised where the call may have done its work.
         """
-        n_failures, since = 0, time.monotonic()
+        trouble = Trouble(self._patience)
         while True:
             try:
                 return await make()
             except NoAnswerError as error:
                 raise TeacherError(f"{self._name}: {error.reason}.") from error
-            except TryLaterError as trouble:
-                if once_charged and trouble.may_be_charged:
+            except TryLaterError as error:
+                if once_charged and error.may_be_charged:
                     raise
-                left = since + self._patience.limit_seconds - time.monotonic()
-                if left <= 0.0 or (trouble.after_seconds or 0.0) > left:
+                wait = trouble.wait_seconds(error)
+                if wait is None:
+                    limit = span(self._patience.limit_seconds)
                     raise TeacherError(
-                        f"{self._name} cannot be waited for longer than {span(self._patience.limit_seconds)}: "
-                        f"{trouble.reason}.",
-                        self._step,
-                    ) from trouble
-                n_failures += 1
-                wait = self._patience.wait_seconds(n_failures, trouble.after_seconds)
-                self._teller.trouble(trouble, wait)
+                        f"{self._name} cannot be waited for longer than {limit}: {error.reason}.", self._step
+                    ) from error
+                self._teller.trouble(error, wait)
                 await asyncio.sleep(wait)

@@ -45,6 +45,13 @@ class NoAnswerError(Exception):
         self.reason = reason
 
 
+class RefusedError(TeacherError):
+    """The teacher does not take this request as it is, and does not say whether it would take others.
+
+    Nothing is charged for it.
+    """
+
+
 class LimitError(TeacherError):
     """The model does not write answers as long as this request allows. Nothing is charged for it."""
 
@@ -58,6 +65,8 @@ class Limit:
     """How much more may be asked for now, as the provider says it with an answer."""
 
     of: Literal["requests", "input tokens", "output tokens"]
+    full: int
+    """What there is again after a reset; 0 where the provider does not say."""
     remaining: int
     resets_in_seconds: float
     """Until all of it is there again; 0 or less where that is already so."""

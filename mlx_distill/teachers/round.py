@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from asyncio import FIRST_COMPLETED
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,15 +17,23 @@ from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers import stopping
 from mlx_distill.teachers.estimate import over_budget
-from mlx_distill.teachers.pacing import Pace, Patience, Turn
+from mlx_distill.teachers.pacing import Pace, Patience, Trouble, Turn
 from mlx_distill.teachers.plan import Ask, Known, Plan, ask_again
-from mlx_distill.teachers.protocol import LimitError, NoAnswerError, Teacher, TryLaterError
+from mlx_distill.teachers.protocol import LimitError, NoAnswerError, RefusedError, Teacher, TryLaterError
 from mlx_distill.teachers.purse import Purse
 from mlx_distill.teachers.spending import Budget, Ledger
 from mlx_distill.teachers.telling import Teller, span
 
 DRAIN_SECONDS = 20.0
 """How long answers that are under way, and will be charged, are waited for when the run has to stop."""
+LOOK_SECONDS = 5.0
+"""So often it is looked whether there is something to say."""
+SILENCE_SECONDS = 20.0
+"""Without an answer for so long, it is said what is waited for."""
+FEW_REFUSED = 2
+"""More requests refused, and none answered: it is not the prompts, and the run stops."""
+MOST_REFUSED = 50
+"""More requests refused in a row stop it also where others were answered before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +78,14 @@ class Round:
         self._began = time.monotonic()
         self._last_answer_at = 0.0
         self._longest_retry = teacher.longest_retry
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None], float] = {}
+        """Who waits for an answer, and since when (monotonic seconds)."""
+        self._put_aside: list[tuple[Ask, RefusedError]] = []
+        """Refused while nothing is answered yet, so that it may not be their fault."""
+        self._n_refused = 0
+        """In a row, with nothing answered since."""
         self._closing = False
-        self._stop = asyncio.Event()
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._signal: signal.Signals | None = None
 
     @property
@@ -98,21 +112,23 @@ class Round:
                 self.stopped_by = error
 
     def interrupt(self, which: signal.Signals) -> None:
-        """Stop the round."""
+        """Stop the round: answers that are paid for are waited for a moment, unless this is called again."""
+        if self._closing or self._signal or not self._ledger:
+            self._stop_now.set()
         self._signal = which
         self._stop.set()
 
     async def _ask_everything(self) -> None:
         n_workers = min(self._concurrency, len(self._plan.missing))
         workers = [asyncio.create_task(self._work()) for _ in range(n_workers)]
-        stop = asyncio.create_task(self._stop.wait())
+        stop, stop_now = asyncio.create_task(self._stop.wait()), asyncio.create_task(self._stop_now.wait())
         ended = asyncio.create_task(asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION))
         try:
-            await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.done():
-                await self._drain(workers, stop)
+            while not (await asyncio.wait({ended, stop}, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED))[0]:
+                self._tell_of_silence()
+            await self._drain(workers, stop_now)
         finally:
-            for task in (*workers, stop, ended):
+            for task in (*workers, stop, stop_now, ended):
                 task.cancel()
             outcomes = await asyncio.gather(*workers, return_exceptions=True)
         if self._signal:
@@ -125,18 +141,21 @@ class Round:
         errors = [error for error in outcomes if isinstance(error, Exception)]
         for error in sorted(errors, key=lambda error: isinstance(error, DistillError)):  # a bug before all else
             raise error
+        if self._put_aside:
+            raise _of_prompt(*self._put_aside[0])
 
-    async def _drain(self, workers: Sequence[asyncio.Task[None]], stop: asyncio.Task[bool]) -> None:
-        """After an error that stops the run: keep what is under way, which is paid for, but start nothing."""
+    async def _drain(self, workers: Sequence[asyncio.Task[None]], stop_now: asyncio.Task[bool]) -> None:
+        """When the run has to stop: keep what is under way, which is paid for, but start nothing."""
         self._closing = True
-        for task in set(workers) - self._in_flight:
+        for task in set(workers) - self._in_flight.keys():
             task.cancel()
         began = time.monotonic()
-        while self._in_flight and not stop.done() and time.monotonic() < began + DRAIN_SECONDS:
-            await asyncio.wait({stop, *self._in_flight}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-            if self._in_flight and time.monotonic() > began + 1.0:
+        while self._in_flight and not stop_now.done() and time.monotonic() < began + DRAIN_SECONDS:
+            if self._signal or time.monotonic() > began + 1.0:
                 text = f"Stopping; {len(self._in_flight)} answers are under way and waited for ({DRAIN_SECONDS:g} s)."
-                self._teller.say_once_in(DRAIN_SECONDS, text, about="stopping")
+                again = " Ctrl-C once more stops at once." if self._signal else ""
+                self._teller.say_once_in(DRAIN_SECONDS, text + again, about="stopping")
+            await asyncio.wait({stop_now, *self._in_flight}, timeout=1.0, return_when=FIRST_COMPLETED)
 
     async def _work(self) -> None:
         while self._plan.missing and not self._closing:
@@ -151,6 +170,8 @@ class Round:
                     raise
                 self._longest_retry = 0
                 self._skip(ask, error.message)
+            except RefusedError as error:
+                self._refuse(ask, error)
             except BudgetError:
                 if not self._has_an_answer(ask):
                     raise
@@ -161,6 +182,16 @@ class Round:
     def _has_an_answer(self, ask: Ask) -> bool:
         """Whether only a better answer than the known one was asked for."""
         return ask.key in self._plan.known
+
+    def _refuse(self, ask: Ask, error: RefusedError) -> None:
+        """Skip what is refused once another was answered: then it is not the model or the system prompt."""
+        self._n_refused += 1
+        if self._n_refused > (MOST_REFUSED if self._plan.known else FEW_REFUSED):
+            raise _of_prompt(ask, error)
+        if self._plan.known:
+            self._skip(ask, error.message)
+        else:
+            self._put_aside.append((ask, error))
 
     def _skip(self, ask: Ask, reason: str) -> None:
         name = ask.prompt.id
@@ -174,29 +205,31 @@ class Round:
 
     async def _ask(self, ask: Ask) -> None:
         """Ask one request until it is answered and written down."""
-        n_failures, troubled_since = 0, 0.0
+        trouble = Trouble(self._patience)
         while not self._closing:
+            queued = time.monotonic()
             turn = await self._pace.turn()
+            if self._last_answer_at > queued:
+                trouble.excuse(time.monotonic() - queued)  # the queue moved on
             try:
-                trouble = await self._attempt(ask, turn, again=ask.again or n_failures > 0)
+                error = await self._attempt(ask, turn, again=ask.again or trouble.n_failures > 0)
             finally:
                 self._pace.done()
-            if trouble is None or self._closing:
+            if error is None or self._closing:
                 return
-            n_failures += 1
-            troubled_since = troubled_since or time.monotonic()
-            left = troubled_since + self._patience.limit_seconds - time.monotonic()
-            if left <= 0.0 or (trouble.after_seconds or 0.0) > left:
-                self._give_up(trouble, troubled_since)
-            if trouble.overloaded:
+            began = trouble.since or time.monotonic()
+            stalled = self._last_answer_at < turn.started  # what may be charged is not tried by all at once
+            if error.overloaded:
                 self._pace.slow_down(turn)
-                n_failures = max(n_failures, self._pace.n_overloads)
-            wait = self._patience.wait_seconds(n_failures, trouble.after_seconds)
-            if not trouble.after_seconds:
-                wait = min(wait, left)
-            if trouble.overloaded:
+            elif stalled:
+                self._pace.stall(turn)
+            concerns_all = error.overloaded or stalled
+            wait = trouble.wait_seconds(error, self._pace.n_overloads if concerns_all else 0)
+            if wait is None:
+                self._give_up(error, began)
+            if concerns_all:
                 self._pace.hold(wait)
-            self._teller.trouble(trouble, wait)
+            self._teller.trouble(error, wait)
             await asyncio.sleep(wait)
 
     async def _attempt(self, ask: Ask, turn: Turn, *, again: bool) -> TryLaterError | None:
@@ -205,7 +238,7 @@ class Round:
         held = await self._purse.reserve(request, again=again)
         task = asyncio.current_task()
         assert task is not None
-        self._in_flight.add(task)
+        self._in_flight[task] = time.monotonic()
         try:
             answer = await self._teacher.answer(request)
         except BaseException as error:
@@ -214,7 +247,7 @@ class Round:
                 return error
             raise
         finally:
-            self._in_flight.discard(task)
+            del self._in_flight[task]
         asked_at = datetime.now(UTC).isoformat(timespec="seconds")
         record = TeacherRecord(ask.key, ask.prompt, request, self._purse.priced(answer), asked_at)
         at = self._journal.append(record.to_json())
@@ -233,6 +266,10 @@ class Round:
             self.n_new += 1
         known = self._plan.known[ask.key] = Known.of(record, at)
         self._last_answer_at = time.monotonic()
+        self._n_refused = 0
+        while self._put_aside:
+            refused, error = self._put_aside.pop()
+            self._skip(refused, error.message)
         self._teller.cost_usd += answer.cost_usd or 0.0
         if answer.cost_usd is None and answer.usage.output_tokens and self._ledger:
             self._teller.say_once(f"No price is known for {answer.model}: its worst case is counted.")
@@ -242,14 +279,14 @@ class Round:
             self._plan.missing.appendleft(better)
         self._tell_progress()
 
-    def _give_up(self, trouble: TryLaterError, troubled_since: float) -> NoReturn:
+    def _give_up(self, error: TryLaterError, troubled_since: float) -> NoReturn:
         """Waiting has not helped: skip the request where others were answered meanwhile, else end the run."""
         limit = span(self._patience.limit_seconds)
         if self._last_answer_at > troubled_since:
-            raise NoAnswerError(f"it failed for {limit}, while others were answered: {trouble.reason}")
-        asks_for = f" It asks to wait {trouble.after_seconds:.0f} s." if trouble.after_seconds else ""
+            raise NoAnswerError(f"it failed for {limit}, while others were answered: {error.reason}")
+        asks_for = f" It asks to wait {span(error.after_seconds)}." if error.after_seconds else ""
         raise TeacherError(
-            f"{self._teacher.name} cannot be waited for longer than {limit}: {trouble.reason}.{asks_for}",
+            f"{self._teacher.name} cannot be waited for longer than {limit}: {error.reason}.{asks_for}",
             f"{len(self._plan.known)} of {len(self._plan.wanted)} answers are saved. Run the same command again "
             "later, or wait longer with --wait-minutes.",
         )
@@ -261,5 +298,17 @@ class Round:
         left = [ask for ask in asks if ask.key not in self._plan.known and ask.key not in skipped]
         return over_budget(self._teacher, self._plan, left, self._ledger, self._budget)
 
+    def _tell_of_silence(self) -> None:
+        """Say what is waited for where nothing has been answered for a while."""
+        if self._in_flight:
+            longest = time.monotonic() - max(self._last_answer_at, min(self._in_flight.values()))
+            if longest > SILENCE_SECONDS:
+                self._teller.progress(note=f"{len(self._in_flight)} under way, no answer for {span(round(longest))}")
+
     def _tell_progress(self) -> None:
         self._teller.progress(len(self._plan.known) + len(self.unanswered))
+
+
+def _of_prompt(ask: Ask, error: RefusedError) -> RefusedError:
+    """The error with the prompt that met it."""
+    return RefusedError(f"{ask.prompt.id}: {error.message}", error.next_step)

@@ -95,18 +95,18 @@ class Ledger:
     def __init__(self, path: Path, budget: Budget = Budget()) -> None:
         self.path = path
         self._budget = budget
-        self._journal = Journal(path)
+        self.journal = Journal(path)
         self._open: dict[str, Reservation] = {}
         self._spent = 0.0
         self._n_reserved = 0
         self._before, self._now = Tally(), Tally()
 
     def __enter__(self) -> Ledger:
-        self._journal.__enter__()
+        self.journal.__enter__()
         try:
             self.read()
         except BaseException:
-            self._journal.close()
+            self.journal.close()
             raise
         return self
 
@@ -115,7 +115,7 @@ class Ledger:
     ) -> None:
         if self.path.stat().st_size == 0:  # nothing was ever asked: leave no file that looks like data
             self.path.unlink()  # while it is locked: from then on another process may write to it
-        self._journal.close()
+        self.journal.close()
 
     def read(self) -> Ledger:
         """Add up what was spent before, where there is a ledger; alone, without entering, it only looks."""
@@ -170,7 +170,7 @@ class Ledger:
             raise BudgetError(f"{usd:.4f} USD are needed at most and {max(self.left_usd, 0.0):.4f} USD are left.")
         reservation = Reservation(str(self._n_reserved + 1), model, usd, len(requests), batch, again)
         key = requests[0].key if len(requests) == 1 else ""
-        self._journal.append({"do": "reserve", **asdict(reservation), "key": key, "at": _now()})
+        self.journal.append({"do": "reserve", **asdict(reservation), "key": key, "at": _now()})
         self._add(reservation)
         return reservation
 
@@ -222,7 +222,7 @@ class Ledger:
         return self._open[reservation if isinstance(reservation, str) else reservation.id]
 
     def _write(self, what: str, held: Reservation, more: Mapping[str, Any]) -> None:
-        self._journal.append({"do": what, "id": held.id, **more, "at": _now()}, durable=held.batch)
+        self.journal.append({"do": what, "id": held.id, **more, "at": _now()}, durable=held.batch)
 
     def _add(self, reservation: Reservation) -> None:
         self._open[reservation.id] = reservation

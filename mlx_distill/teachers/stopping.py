@@ -16,7 +16,8 @@ Caught = Callable[[signal.Signals], None]
 def run(main: Coroutine[Any, Any, None], caught: Caught) -> None:
     """Run `main` on an event loop of its own, in a thread where this thread's loop is busy (as in a notebook).
 
-    `main` is expected to use `signals_call(caught)` and to end soon after `caught` was called.
+    `main` is expected to use `signals_call(caught)`, to end soon after `caught` was called, and at once when it is
+    called again.
     """
     try:
         asyncio.get_running_loop()
@@ -26,11 +27,12 @@ def run(main: Coroutine[Any, Any, None], caught: Caught) -> None:
     with ThreadPoolExecutor(max_workers=1) as pool:
         loop = asyncio.new_event_loop()
         ended = pool.submit(_run_on, loop, main)
-        try:
-            ended.result()
-        except KeyboardInterrupt:
-            loop.call_soon_threadsafe(caught, signal.SIGINT)
-            ended.result()
+        while not ended.done():
+            try:
+                ended.result()
+            except KeyboardInterrupt:
+                loop.call_soon_threadsafe(caught, signal.SIGINT)
+        ended.result()
 
 
 def _run_on(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:

@@ -65,7 +65,9 @@ class Teller:
 
 
 def span(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `90 min`."""
+    """`0.4 s`, `12 s`, `90 min`, `25 h`."""
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.3g} h"
     if seconds >= 60:
         return f"{seconds / 60:.3g} min"
     return f"{seconds:.1f} s" if seconds < 10 and seconds != int(seconds) else f"{seconds:.0f} s"

@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to send back. Without a body the connection is dropped."""
+    """What to send back: JSON data, a page's text, or bytes as JSON. Without a body the connection is dropped."""
 
     status: int = 200
     body: Any = None
@@ -187,7 +187,8 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
                 self._hang_up()
             else:
                 is_json = not isinstance(reply.body, str)
-                data = (json.dumps(reply.body) if is_json else reply.body).encode()
+                text = json.dumps(reply.body) if is_json and not isinstance(reply.body, bytes) else reply.body
+                data = text if isinstance(text, bytes) else text.encode()
                 self._send_head(reply, "application/json" if is_json else "text/html", str(len(data)))
                 self._write(data[: len(data) // 2] if reply.cut else data, reply.drip_seconds)
                 if reply.cut:

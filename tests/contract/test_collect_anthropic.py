@@ -35,6 +35,14 @@ def test_an_answer_is_journalled_with_what_was_asked_and_what_it_cost(server, co
     assert KEY in f"{call.headers.get('authorization')} {call.headers.get('x-api-key')}"
 
 
+def test_a_key_in_a_refusals_words_is_not_kept(server, collect, tmp_path) -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": f"Seen: {KEY}"}
+    server.script = scripted(Reply(body=message(stop_reason="refusal", stop_details=details)))
+    collect()
+    assert KEY not in "".join(file.read_text() for file in (tmp_path / "out").iterdir())
+    assert "Seen: [key]" in journal_of(tmp_path / "out")[0]["detail"]
+
+
 def test_several_text_blocks_are_joined(server, collect, records) -> None:
     server.script = scripted(Reply(body=message(text("One, "), text("two."))))
     collect()

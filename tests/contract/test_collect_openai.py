@@ -287,3 +287,9 @@ def test_an_address_without_a_model_or_with_a_password_is_refused(spec: str) -> 
 def test_a_models_own_at_sign_is_kept() -> None:
     assert open_teacher("openai:org/model@v1").name == "openai:org/model@v1"
     assert open_teacher("openai:org/model@v1@http://localhost:1/v1").name == "openai:org/model@v1"
+
+
+def test_an_address_without_http_is_refused() -> None:
+    with pytest.raises(InputError, match="does not begin with http://"):
+        open_teacher("openai:qwen2.5:7b@127.0.0.1:8080/v1")
+    assert open_teacher("openai:model@v2").name == "openai:model@v2"

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from mlx_distill.errors import Interrupted
 from tests.conftest import Finished
-from tests.contract.collecting import KEY, journal_of
+from tests.contract.collecting import KEY, bill_of, cautions, journal_of
 from tests.contract.messages_server import Call, Reply, answer, error, message, text
 
 
@@ -32,39 +33,70 @@ def own_handlers() -> Iterator[Callable[[], bool]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def ctrl_c_after_eight_answers(call: Call) -> Reply:
-    """Answers eight prompts, keeps the next four waiting, and presses Ctrl-C when the last of them is under way."""
-    number = int(call.prompt.split()[1])
-    if number == 11:
-        os.kill(os.getpid(), signal.SIGINT)
-    return Reply(body=message(text("Fine.")), after_seconds=0.05 if number < 8 else 20.0)
+def ctrl_c_after_eight_answers(seconds: float) -> Callable[[Call], Reply]:
+    """Answers eight prompts, the next four in so many seconds, and presses Ctrl-C when the last is under way."""
+
+    def script(call: Call) -> Reply:
+        number = int(call.prompt.split()[1])
+        if number == 11:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Reply(body=message(text("Fine.")), after_seconds=0.05 if number < 8 else seconds)
+
+    return script
 
 
-def test_ctrl_c_saves_what_arrived_and_the_index(server, collect, records, tmp_path, own_handlers) -> None:
-    server.script = ctrl_c_after_eight_answers
-    began = time.monotonic()
+def test_ctrl_c_saves_what_arrived_what_is_under_way_and_paid_for_and_the_index(
+    server, collect, records, events, tmp_path, own_handlers
+) -> None:
+    server.script = ctrl_c_after_eight_answers(1.0)
     with pytest.raises(Interrupted) as raised:
         collect(n=40, concurrency=4)
-    assert time.monotonic() - began < 15
     assert own_handlers()
     assert raised.value.exit_code == 130
-    assert len(records()) == 8
-    assert "8 of 40 answers are saved" in raised.value.message
-    assert "only for the 32 missing" in raised.value.next_step
+    assert len(records()) == len(server.calls) == 12
+    assert "12 of 40 answers are saved" in raised.value.message
+    assert "only for the 28 missing" in raised.value.next_step
     assert len(json.loads((tmp_path / "out" / "collect.json").read_text())["answers"]) == 40
+    assert bill_of(tmp_path / "out").total.n_unknown == 0
+    assert any("4 answers are under way" in line and "Ctrl-C once more" in line for line in cautions(events))
+
+
+def test_ctrl_c_again_stops_at_once_and_what_was_under_way_counts_in_full(server, collect, records, tmp_path) -> None:
+    server.script = ctrl_c_after_eight_answers(20.0)
+    began = time.monotonic()
+    again = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+    again.start()
+    with pytest.raises(Interrupted):
+        collect(n=40, concurrency=4)
+    again.join()
+    assert time.monotonic() - began < 15
+    assert len(records()) == 8
+    assert bill_of(tmp_path / "out").total.n_unknown == 4
+
+
+def test_ctrl_c_stops_a_teacher_that_costs_nothing_at_once(server, collect, records) -> None:
+    server.script = ctrl_c_after_eight_answers(20.0)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        collect(n=40, concurrency=4, cost=False)
+    assert time.monotonic() - began < 15
+    assert len(records()) == 8
 
 
 def test_ctrl_c_reaches_a_round_beside_a_running_event_loop(server, collect, records) -> None:
     async def notebook() -> None:
         collect(n=40, concurrency=4)
 
-    server.script = ctrl_c_after_eight_answers
+    server.script = ctrl_c_after_eight_answers(20.0)
     loop = asyncio.new_event_loop()  # asyncio.run would turn Ctrl-C into a cancellation of its own
     began = time.monotonic()
+    again = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+    again.start()
     try:
         with pytest.raises(Interrupted):
             loop.run_until_complete(notebook())
     finally:
+        again.join()
         loop.close()
     assert time.monotonic() - began < 15
     assert len(records()) == 8

@@ -28,9 +28,10 @@ from tests.contract.messages_server import DROPPED, Call, MessagesServer, Reply,
 # The pace
 
 
-def limits(remaining: int, reset_seconds: float = 60.0, of: str = "requests") -> dict[str, str]:
+def limits(remaining: int, reset_seconds: float = 60.0, of: str = "requests", full: int = 0) -> dict[str, str]:
     at = (datetime.now(UTC) + timedelta(seconds=reset_seconds)).isoformat()
-    return {f"anthropic-ratelimit-{of}-remaining": str(remaining), f"anthropic-ratelimit-{of}-reset": at}
+    said = {"limit": str(full or ""), "remaining": str(remaining), "reset": at}
+    return {f"anthropic-ratelimit-{of}-{name}": value for name, value in said.items()}
 
 
 def test_the_first_answer_opens_the_full_width_that_the_limits_allow(server, collect) -> None:
@@ -60,8 +61,26 @@ def test_no_more_is_asked_than_what_remains_and_the_wait_is_said(server, collect
     assert any(f"rate limit of {of.replace('-', ' ')} is used up" in line for line in cautions(events))
 
 
+def test_after_a_reset_no_more_is_asked_than_the_limit_allows_anew(server, collect) -> None:
+    """Twenty a second, of sixty: without the figure in the headers all forty would be sent at the reset."""
+    windows: Counter[int] = Counter()
+
+    def script(call: Call) -> Reply:
+        window = int(call.at - server.calls[0].at)
+        windows[window] += 1
+        reset = server.calls[0].at + window + 1.0 - call.at
+        if windows[window] > 20:
+            return error(429, "rate_limit_error", "Slow down", retry_after=str(reset))
+        headers = limits(20 - windows[window], reset, full=20)
+        return Reply(body=message(text("Fine.")), after_seconds=0.05, headers=headers)
+
+    server.script = script
+    assert collect(n=60, concurrency=60).n_answered == 60
+    assert len(server.calls) <= 66
+
+
 def test_without_limits_each_answer_opens_one_more(server, collect) -> None:
-    server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.05)
+    server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.2)
     collect(n=150, concurrency=100)
     assert 32 <= server.most_at_once <= 100
 

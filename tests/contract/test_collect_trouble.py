@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from mlx_distill.cli import main
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Progress
-from tests.contract.collecting import KEY, cautions, scripted
+from mlx_distill.teachers import round
+from tests.contract.collecting import KEY, bill_of, cautions, scripted
 from tests.contract.messages_server import DROPPED, Call, Reply, answer, error, message, streamed, text
 
 # What is waited out
@@ -79,9 +81,19 @@ def test_a_rate_limit_holds_everybody_back_and_halves_what_is_in_flight(server, 
     assert len([at for at in after if at < after[0] + 0.08]) <= 4
 
 
-def test_a_wait_longer_than_the_limit_ends_the_run_at_once(server, collect) -> None:
-    server.script = scripted(error(429, "rate_limit_error", "Daily limit", retry_after="3600"))
-    with pytest.raises(TeacherError, match=r"longer than 12 s.*Daily limit.*asks to wait 3600 s"):
+def test_a_wait_that_is_asked_for_is_waited_though_longer_than_the_limit_and_patience_begins_anew(
+    server, collect
+) -> None:
+    slow = error(429, "rate_limit_error", "Daily limit", retry_after="1.2")
+    server.script = scripted(slow, error(500, "api_error", "Cannot"), answer())
+    assert collect(wait_minutes=0.01).n_answered == 1
+    first, second, _ = server.calls
+    assert second.at - first.at >= 1.2
+
+
+def test_a_wait_longer_than_a_day_ends_the_run_at_once(server, collect) -> None:
+    server.script = scripted(error(429, "rate_limit_error", "Monthly limit", retry_after="90000"))
+    with pytest.raises(TeacherError, match=r"longer than 12 s.*Monthly limit.*asks to wait 25 h"):
         collect()
     assert len(server.calls) == 1
 
@@ -108,6 +120,33 @@ def test_a_prompt_that_keeps_failing_while_others_are_answered_is_skipped(server
     assert "while others were answered" in skipped.reason
 
 
+def test_while_a_gateway_is_down_one_request_at_a_time_tries_it(server, collect, tmp_path) -> None:
+    """Each may be charged: what 64 at once would cost in a long outage is the whole cap."""
+    down_until = time.monotonic() + 3.0
+    server.script = lambda call: Reply(502, "<html>Bad gateway</html>") if call.at < down_until else answer()
+    assert collect(n=200, concurrency=64, first_wait_seconds=0.05, wait_minutes=0.5).n_answered == 200
+    unknown = bill_of(tmp_path / "out").total.n_unknown
+    assert 16 <= unknown <= 16 + 12
+
+
+def test_a_request_that_met_trouble_is_not_given_up_for_the_time_it_waits_its_turn(server, collect) -> None:
+    busy = error(429, "rate_limit_error", "Slow down", retry_after_ms="100")
+    server.script = lambda call: (
+        busy
+        if call.prompt in ("Prompt 0", "Prompt 1") and call.nth < 4
+        else Reply(body=message(text("Fine.")), after_seconds=0.3)
+    )
+    assert collect(n=40, concurrency=4, wait_minutes=0.02).n_answered == 40
+
+
+def test_silence_is_said_with_what_is_waited_for(server, collect, events, monkeypatch) -> None:
+    monkeypatch.setattr(round, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(round, "SILENCE_SECONDS", 0.5)
+    server.script = lambda call: Reply(body=message(text("Slow.")), after_seconds=1.5)
+    collect(n=3)
+    assert any(isinstance(event, Progress) and "3 under way, no answer for 1 s" in event.note for event in events)
+
+
 # What stops the run
 
 STOPS = [
@@ -120,6 +159,11 @@ STOPS = [
     (error(429, "rate_limit_error", "Spend limit", code="enforced_spend_limit_reached"), "spend limit (429)"),
     (error(403, "permission_error", "Not allowed"), "may not use claude-sonnet-4-6 (403)"),
     (error(404, "not_found_error", "model: claude-sonnet-4-6"), "knows no model 'claude-sonnet-4-6' (404)"),
+    (
+        error(400, "invalid_request_error", "You have reached your specified API usage limits."),
+        "no balance or has reached its spend limit (400): You have",
+    ),
+    (Reply(404, "<html>Not found</html>"), "has no Messages API (404)"),
     (error(400, "invalid_request_error", "max_tokens: 99 > 64"), "refused the request (400): max_tokens: 99 > 64"),
     (Reply(body="<html>Log in to the hotel network</html>"), "does not speak the Messages API"),
     (Reply(body={"ok": True}), "does not speak the Messages API"),
@@ -140,6 +184,32 @@ def test_what_cannot_be_waited_out_stops_the_run_at_once_in_one_line(server, col
     assert raised.value.next_step
     assert len(server.calls) <= 5
     assert len(records()) == 1
+
+
+ODD_SHAPES = {
+    "null": "null",
+    "text of null": message({"type": "text", "text": None}),
+    "text of a number": message({"type": "text", "text": 5}),
+    "block of null": {**message(), "content": [None]},
+    "stop_reason of a list": message(text("Fine."), stop_reason=["a"]),
+    "model of a number": message(text("Fine."), model=5),
+    "usage of text": message(text("Fine."), usage={"input_tokens": "100", "output_tokens": "50"}),
+    "negative usage": message(text("Fine."), usage={"input_tokens": -2_000_000, "output_tokens": 1}),
+    "usage of NaN": message(text("Fine."), usage={"input_tokens": float("nan"), "output_tokens": 5}),
+    "not UTF-8": json.dumps(message(text("caf\u00e9")), ensure_ascii=False).encode("latin-1"),
+    "too deep": b"[" * 5000 + b"]" * 5000,
+}
+
+
+@pytest.mark.parametrize("name", ODD_SHAPES)
+def test_an_answer_of_an_odd_shape_ends_in_one_line_and_counts_in_full(server, collect, tmp_path, name) -> None:
+    server.script = scripted(Reply(body=ODD_SHAPES[name]))
+    with pytest.raises(TeacherError) as raised:
+        collect(wait_minutes=0.001, max_cost=0.5)
+    assert re.search("is no message|arrived damaged", raised.value.message)
+    total = bill_of(tmp_path / "out").total
+    assert total.n_unknown == len(server.calls) > 0
+    assert 0.0 < total.usd == total.unknown_usd <= 0.5
 
 
 def test_a_near_model_name_is_proposed(server, collect) -> None:
@@ -191,6 +261,15 @@ def test_a_teacher_that_cannot_be_asked_leaves_an_earlier_index_alone(server, co
     assert (tmp_path / "out" / "collect.json").read_text() == index
 
 
+def test_a_request_shape_that_no_prompt_gets_through_stops_the_run_and_names_a_prompt(server, collect) -> None:
+    server.script = lambda call: error(400, "invalid_request_error", "system: must not be empty")
+    with pytest.raises(TeacherError, match=r"^prompt-\d+-\w+: Anthropic refused the request \(400\): system"):
+        collect(n=50, concurrency=2)
+    assert len(server.calls) <= 4
+    with pytest.raises(TeacherError, match=r"^only-one"):
+        collect("Only one")
+
+
 # What skips one prompt
 
 
@@ -200,6 +279,7 @@ def test_a_teacher_that_cannot_be_asked_leaves_an_earlier_index_alone(server, co
         (error(400, "invalid_request_error", "prompt is too long: 209000 tokens > 200000 maximum"), "too long"),
         (error(413, "request_too_large", "Request exceeds the maximum size"), "too long"),
         (error(400, "invalid_request_error", "Output blocked by content filtering policy"), "blocked"),
+        (error(400, "invalid_request_error", "text content blocks must contain non-whitespace text"), "refused"),
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(

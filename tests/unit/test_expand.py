@@ -158,3 +158,14 @@ def test_an_answer_without_a_list_of_texts_is_refused(text: str) -> None:
 def test_the_number_of_variations_has_bounds(tmp_path: Path, n: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 50"):
         ExpandConfig(data=tmp_path, teacher="recorded:sample", variations=n)
+
+
+def test_half_a_character_is_no_variation() -> None:
+    said = Answer('["Whole", "half \\ud83d"]', "end_turn", "m")
+    assert parse_variations(said) == ["Whole"]
+
+
+def test_no_more_variations_are_taken_than_were_asked_for(project: Path) -> None:
+    many = ["A heap of jobs?", "Sort a list in place.", "Write a queue in Python.", "Read a file line by line."]
+    teach(project, {str(QUEUE["prompt"]): json.dumps(many), str(JOIN["prompt"]): '["Group rows by month."]'}, n=2)
+    assert expand(project, variations=2).n_variations == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,19 @@ def test_json_lines_under_a_plain_files_name_are_no_prompts(tmp_path: Path) -> N
     assert raised.value.next_step == "If it holds JSON lines, name it mine.jsonl."
     file.write_text('Explain {"a": 1}.\n{not json}\n')
     assert [prompt.text for prompt in read_prompts(file)] == ['Explain {"a": 1}.', "{not json}"]
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "Fine"}\n{"prompt": "What is \\ud83d?"}\n{"prompt": "Why?", "id": "\\udc00"}\n')
+    problems = faults(path)
+    assert [problem.split(":")[1] for problem in problems] == ["2", "3"]
+    assert all("half of a character" in problem for problem in problems)
+
+
+def test_a_very_long_prompt_is_named_in_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a word and another " * 50_000)
+    began = time.process_time()
+    assert read_prompts(path)[0].id.startswith("a-word-and-another-a-word-and-")
+    assert time.process_time() - began < 2.0

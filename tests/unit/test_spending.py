@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -198,6 +199,24 @@ def test_a_torn_last_line_is_cut_off(path: Path) -> None:
         assert ledger.spent_usd == pytest.approx(WORST)
         ledger.reserve(MODEL, [request()])
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"do": "reserve", "id": "2", "usd": float("nan")},
+        {"do": "reserve", "id": "2", "usd": -5.0},
+        {"do": "settle", "id": "1", "n_answers": 1, "usage": {}, "cost": {"output_usd": -9.0}},
+    ],
+)
+def test_a_ledger_that_says_what_cannot_be_is_damaged(path: Path, more: dict[str, Any]) -> None:
+    with Ledger(path) as ledger:
+        ledger.reserve(MODEL, [request()])
+    first = json.loads(path.read_text())
+    with path.open("a") as file:
+        file.write(json.dumps({**first, **more}) + "\n")
+    with pytest.raises(InputError, match="line 2"):
+        Ledger(path).read()
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"do": "settle", "id": "7"}', '{"do": "spend", "id": "1"}'])

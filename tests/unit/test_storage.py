@@ -382,3 +382,22 @@ def test_large_files_are_not_read_again_while_size_and_time_are_the_same(tmp_pat
 
     os.utime(weights, ns=(1, 1))
     assert states_of([weights], known)[str(weights)].sha256 == before[str(weights)].sha256
+
+
+def test_a_journal_that_its_last_holder_removes_while_it_is_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock, n_locked = tmp_path / "journal.jsonl", Journal._lock, 0
+
+    def removed_first(journal: Journal) -> None:
+        nonlocal n_locked
+        n_locked += 1
+        if n_locked == 1:
+            path.unlink()
+        lock(journal)
+
+    monkeypatch.setattr(Journal, "_lock", removed_first)
+    with Journal(path) as journal:
+        journal.append({"kept": True})
+    assert json.loads(path.read_text()) == {"kept": True}
+    assert n_locked == 2
