@@ -20,7 +20,7 @@ from mlx_distill.settings import build, parts_of, setting, to_plain
 from mlx_distill.stages import CONTROLS, STAGES
 from mlx_distill.storage.durable import new_folder
 from mlx_distill.storage.shipped import shipped
-from mlx_distill.teachers.prices import PRICES, PRICES_AS_OF, Price
+from mlx_distill.teachers.money.prices import PRICES, PRICES_AS_OF, Price
 
 PROMPT_FILES = ("prompts.jsonl", "test_prompts.jsonl")
 SAMPLE = {"teacher": "recorded:sample", "student": "sample"}

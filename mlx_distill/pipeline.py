@@ -27,7 +27,7 @@ from mlx_distill.settings import build, setting, to_plain
 from mlx_distill.stages import RUN_ORDER, STAGES, settings_of
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.manifest import FileState, Manifest, states_of
-from mlx_distill.teachers.estimate import Estimate
+from mlx_distill.teachers.asking.estimate import Estimate
 from mlx_distill.training_process import train_in_child
 
 AGAIN = "asked for again"

@@ -13,8 +13,8 @@ from mlx_distill.errors import InputError
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.settings import build, setting, table
 from mlx_distill.storage.jsonl import read_text
-from mlx_distill.teachers.prices import Price, Prices
-from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.prices import Price, Prices
 
 PROJECT_FILE = "distill.toml"
 PRICES_SECTION = "prices"

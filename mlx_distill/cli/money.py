@@ -7,9 +7,9 @@ import sys
 import click
 
 from mlx_distill.cli.output import print_facts
-from mlx_distill.teachers.bill import Bill, BillLine
-from mlx_distill.teachers.estimate import Estimate
-from mlx_distill.teachers.prices import PRICES_AS_OF
+from mlx_distill.teachers.asking.estimate import Estimate
+from mlx_distill.teachers.money.bill import Bill, BillLine
+from mlx_distill.teachers.money.prices import PRICES_AS_OF
 
 CUT = "were every answer cut off, and its retry too"
 

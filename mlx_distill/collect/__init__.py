@@ -20,13 +20,13 @@ from mlx_distill.settings import setting, table
 from mlx_distill.storage.durable import write_json_lists
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Asked, Unanswered, ask_until_stopped
-from mlx_distill.teachers.batch_round import Makes
-from mlx_distill.teachers.bill import Bill
-from mlx_distill.teachers.estimate import Estimate
-from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.plan import RETRIES, Wording
-from mlx_distill.teachers.prices import Price
-from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.asking.batch_round import Makes
+from mlx_distill.teachers.asking.estimate import Estimate
+from mlx_distill.teachers.asking.pacing import Patience
+from mlx_distill.teachers.asking.plan import RETRIES, Wording
+from mlx_distill.teachers.money.bill import Bill
+from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.prices import Price
 
 TEACHER_SYSTEM = (
     "You are an expert programmer who answers briefly and completely. Write 80 to 200 tokens: one direct sentence "

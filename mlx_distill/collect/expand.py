@@ -17,11 +17,11 @@ from mlx_distill.settings import setting, table
 from mlx_distill.storage.durable import write_jsonl
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Unanswered, ask_all
-from mlx_distill.teachers.bill import Bill
-from mlx_distill.teachers.estimate import Estimate
-from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.prices import Price
-from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.asking.estimate import Estimate
+from mlx_distill.teachers.asking.pacing import Patience
+from mlx_distill.teachers.money.bill import Bill
+from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.prices import Price
 
 EXPAND_SYSTEM = (
     "You write prompts for a data set. Given a prompt that a developer typed, write other prompts of the same field, "

@@ -10,7 +10,7 @@ from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request
 from mlx_distill.teachers import open_teacher
 from mlx_distill.teachers.asking import Asked, ask_until_stopped
-from mlx_distill.teachers.pacing import Patience
+from mlx_distill.teachers.asking.pacing import Patience
 
 CONCURRENCY = 8
 """Requests that are asked at once."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.settings import setting, table
 from mlx_distill.storage.shipped import shipped
-from mlx_distill.teachers.prices import Price
-from mlx_distill.teachers.spending import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.prices import Price
 
 REPORTS = Path("reports")
 

@@ -1,4 +1,4 @@
-"""Who answers: one protocol, one file a provider, and the journalled, paced way to ask."""
+"""Who answers: one protocol, one file or folder a provider; how they are asked (asking) and what it costs (money)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 
     python scripts/bench/collect.py [--seconds 5] [--prompts 104] [--counts 1000 10000 100000] [--json]
 
-Speed: a server that takes --seconds for each request and allows all at once. One after another is no run of its own:
+Speed: a server that takes --seconds for each request and says, as Anthropic does, that it allows 4,000 a minute, so
+that the first answer opens the full width; --silent leaves that out. One after another is no run of its own:
 it is the number of prompts times --seconds, the least that it can take. Memory: a server that answers at once, a
 collecting process for each count, its largest resident size; bytes a prompt are what it has more than for one prompt.
 Exits with 1 where collecting is less than 30 times as fast as one after another.
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,13 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=104, help="prompts of the speed run  [default: 104]")
     parser.add_argument("--concurrency", type=int, default=104, help="most requests at once  [default: 104]")
     parser.add_argument("--counts", type=int, nargs="*", default=[1000, 10_000, 100_000], help="prompts, for memory")
+    parser.add_argument("--silent", action="store_true", help="the server says nothing of its limits")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--collect", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
-        asyncio.run(serve(options.serve))
+        asyncio.run(serve(**options.serve))
         return 0
     if options.collect is not None:
         print(json.dumps(collect(**options.collect)))
@@ -52,12 +55,13 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    with Server(options.seconds) as server:
+    with Server(options.seconds, silent=options.silent) as server:
         together = server.collect(options.prompts, concurrency=options.concurrency)
     one_after_another = options.prompts * options.seconds
     speed = {
         "n_prompts": options.prompts,
         "server_seconds": options.seconds,
+        "server_says_its_limits": not options.silent,
         "serial_seconds": round(one_after_another, 2),
         "seconds": round(together["seconds"], 2),
         "requests_per_second": round(options.prompts / together["seconds"], 2),
@@ -65,7 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "target": TARGET,
     }
     memory: list[dict[str, Any]] = []
-    with Server(0.0) as server:
+    with Server(0.0, silent=options.silent) as server:
         base = server.collect(1, concurrency=64)["peak_bytes"]
         for count in options.counts:
             row = server.collect(count, concurrency=64)
@@ -98,11 +102,11 @@ def print_result(result: dict[str, Any]) -> None:
 class Server:
     """A server in a process of its own, so that its memory and time are not the collecting process's."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, *, silent: bool) -> None:
+        self._settings = json.dumps({"seconds": seconds, "silent": silent})
 
     def __enter__(self) -> Server:
-        command = [sys.executable, __file__, "--serve", str(self._seconds)]
+        command = [sys.executable, __file__, "--serve", self._settings]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._url = self._process.stdout.readline().strip()
@@ -143,8 +147,8 @@ def collect(n_prompts: int, concurrency: int) -> dict[str, float]:
     return {"seconds": seconds, "peak_bytes": peak if sys.platform == "darwin" else peak * 1024}
 
 
-async def serve(seconds: float) -> None:
-    """Answer every POST after `seconds`, however many there are at once."""
+async def serve(seconds: float, silent: bool) -> None:
+    """Answer every POST after `seconds`, however many there are at once; unless `silent`, say that all is allowed."""
     message = {
         "id": "msg_1",
         "type": "message",
@@ -156,7 +160,13 @@ async def serve(seconds: float) -> None:
         "usage": {"input_tokens": 100, "output_tokens": 80},
     }
     body = json.dumps(message).encode()
-    reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+
+    def reply() -> bytes:
+        reset = (datetime.now(UTC) + timedelta(seconds=60)).isoformat(timespec="seconds")
+        limit = {"limit": "4000", "remaining": "4000", "reset": reset}
+        said = {} if silent else {f"anthropic-ratelimit-requests-{name}": value for name, value in limit.items()}
+        return "".join([head, *(f"{name}: {value}\r\n" for name, value in said.items()), "\r\n"]).encode() + body
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -165,7 +175,7 @@ async def serve(seconds: float) -> None:
                 lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 await reader.readexactly(int(lengths[0].split(b":")[1]))
                 await asyncio.sleep(seconds)
-                writer.write(reply)
+                writer.write(reply())
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()

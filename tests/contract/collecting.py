@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.events import Caution, Event, Note
-from mlx_distill.teachers.bill import Bill
-from mlx_distill.teachers.spending import Ledger
+from mlx_distill.teachers.money.bill import Bill
+from mlx_distill.teachers.money.ledger import Ledger
 from tests.contract.messages_server import Call, Reply
 
 KEY = "sk-ant-test-0123456789-secret"

@@ -23,9 +23,9 @@ from mlx_distill.cli import main
 from mlx_distill.collect import CollectConfig, estimate, run
 from mlx_distill.errors import BudgetError, DistillError, InputError, Interrupted, TeacherError
 from mlx_distill.records import Request, conversation
-from mlx_distill.teachers import batch_making
 from mlx_distill.teachers.anthropic import AnthropicTeacher
-from mlx_distill.teachers.anthropic_batches import AnthropicBatches
+from mlx_distill.teachers.anthropic.batches import AnthropicBatches
+from mlx_distill.teachers.asking import batch_making
 from tests.contract.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
 from tests.contract.collecting import KEY, REAL_USD, bill_of, cautions, journal_of, notes
 from tests.contract.messages_server import DROPPED, Reply, error

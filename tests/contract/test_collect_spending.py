@@ -14,7 +14,7 @@ from mlx_distill.collect import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.records import conversation
 from mlx_distill.teachers import openai
-from mlx_distill.teachers.prices import PRICES, Price, worst_usd
+from mlx_distill.teachers.money.prices import PRICES, Price, worst_usd
 from tests.contract.collecting import REAL_USD, bill_of, cautions, scripted
 from tests.contract.messages_server import DROPPED, Reply, answer, error, message, streamed, text, thinking
 from tests.e2e.test_chat_terminal import Terminal

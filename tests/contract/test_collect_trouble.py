@@ -11,7 +11,7 @@ import pytest
 from mlx_distill.cli import main
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Progress
-from mlx_distill.teachers import round
+from mlx_distill.teachers.asking import round
 from tests.contract.collecting import KEY, bill_of, cautions, scripted
 from tests.contract.messages_server import DROPPED, Call, Reply, answer, error, message, streamed, text
 

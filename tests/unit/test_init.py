@@ -17,7 +17,7 @@ from mlx_distill.new_project import InitConfig, project_file, run
 from mlx_distill.project import Project, ProjectConfig
 from mlx_distill.settings import build, parts_of, to_plain
 from mlx_distill.stages import CONTROLS, STAGES
-from mlx_distill.teachers.prices import PRICES
+from mlx_distill.teachers.money.prices import PRICES
 from tests.conftest import Finished
 
 PATHS = {"data", "model", "adapter", "out", "prompts", "test_prompts"}

@@ -10,7 +10,7 @@ import pytest
 from mlx_distill.errors import InputError
 from mlx_distill.project import Project
 from mlx_distill.settings import build, setting, to_plain
-from mlx_distill.teachers.prices import Price
+from mlx_distill.teachers.money.prices import Price
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from mlx_distill.errors import BudgetError, InputError
 from mlx_distill.records import Request, Usage, conversation
 from mlx_distill.storage.journal import Journal
-from mlx_distill.teachers.prices import FRAME_TOKENS, PRICES, Price, cost_of, most_input_tokens, worst_usd
-from mlx_distill.teachers.spending import Budget, Ledger
+from mlx_distill.teachers.money.ledger import Budget, Ledger
+from mlx_distill.teachers.money.prices import FRAME_TOKENS, PRICES, Price, cost_of, most_input_tokens, worst_usd
 
 MODEL = "claude-sonnet-4-6"
 WORST = (FRAME_TOKENS + 4) * 3e-6 + 1000 * 15e-6
@@ -251,7 +251,7 @@ def test_a_kill_at_any_moment_leaves_a_ledger_that_counts_all_that_was_reserved(
         "import sys\n"
         "from pathlib import Path\n"
         "from mlx_distill.records import Request, Usage, conversation\n"
-        "from mlx_distill.teachers.spending import Ledger\n"
+        "from mlx_distill.teachers.money.ledger import Ledger\n"
         "with Ledger(Path(sys.argv[1])) as ledger:\n"
         "    for number in range(100000):\n"
         "        held = ledger.reserve('claude-sonnet-4-6', [Request('t', conversation('Why?'), 1000)])\n"

@@ -20,8 +20,8 @@ from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.shipped import shipped
 from mlx_distill.teachers import NoAnswerError, TryLaterError, open_teacher
 from mlx_distill.teachers.asking import Asked, ask_all
-from mlx_distill.teachers.pacing import Pace, Patience
-from mlx_distill.teachers.prices import PRICES, Price, Prices, cost_of, price_of
+from mlx_distill.teachers.asking.pacing import Pace, Patience
+from mlx_distill.teachers.money.prices import PRICES, Price, Prices, cost_of, price_of
 
 PATIENCE = Patience(limit_seconds=5.0, first_wait_seconds=0.01)
 

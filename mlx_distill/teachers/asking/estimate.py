@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from mlx_distill.errors import BudgetError
 from mlx_distill.records import Usage
-from mlx_distill.teachers.plan import Ask, Known, Plan
-from mlx_distill.teachers.prices import Price, cost_of, most_input_tokens, worst_usd
+from mlx_distill.teachers.asking.plan import Ask, Known, Plan
+from mlx_distill.teachers.money.ledger import Budget, Ledger
+from mlx_distill.teachers.money.prices import Price, cost_of, most_input_tokens, worst_usd
 from mlx_distill.teachers.protocol import Teacher
-from mlx_distill.teachers.spending import Budget, Ledger
 
 BYTES_PER_TOKEN = 3.0
 """Of prompts, on the low side: English has about four, code and other languages fewer."""

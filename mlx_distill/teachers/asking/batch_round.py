@@ -13,19 +13,19 @@ from typing import Literal
 from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.events import Caution, Note, Report
 from mlx_distill.storage.journal import Journal
-from mlx_distill.teachers import stopping
-from mlx_distill.teachers.batch_log import BatchLog, OpenBatch
-from mlx_distill.teachers.batch_making import BatchMaker
-from mlx_distill.teachers.batch_taking import NotOursError, Taken, take
+from mlx_distill.teachers.asking import stopping
+from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch
+from mlx_distill.teachers.asking.batch_making import BatchMaker
+from mlx_distill.teachers.asking.batch_taking import NotOursError, Taken, take
+from mlx_distill.teachers.asking.estimate import over_budget
+from mlx_distill.teachers.asking.pacing import Patience
+from mlx_distill.teachers.asking.patient import Patient
+from mlx_distill.teachers.asking.plan import Ask, Plan
+from mlx_distill.teachers.asking.round import Unanswered
+from mlx_distill.teachers.asking.telling import Teller, span
 from mlx_distill.teachers.batching import Batches, BatchGoneError, BatchState
-from mlx_distill.teachers.estimate import over_budget
-from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.patient import Patient
-from mlx_distill.teachers.plan import Ask, Plan
+from mlx_distill.teachers.money.ledger import Budget, Ledger
 from mlx_distill.teachers.protocol import Teacher
-from mlx_distill.teachers.round import Unanswered
-from mlx_distill.teachers.spending import Budget, Ledger
-from mlx_distill.teachers.telling import Teller, span
 
 MOST_TRIES = 3
 """How often one run puts a request into a batch that errors or expires."""

@@ -13,13 +13,13 @@ from datetime import UTC, datetime, timedelta
 
 from mlx_distill.errors import TeacherError
 from mlx_distill.events import Caution, Note, Report
-from mlx_distill.teachers.batch_log import BatchLog, OpenBatch, custom_ids
+from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch, custom_ids
+from mlx_distill.teachers.asking.patient import Patient
+from mlx_distill.teachers.asking.plan import Ask
+from mlx_distill.teachers.asking.telling import clock
 from mlx_distill.teachers.batching import Batches, BatchGoneError
-from mlx_distill.teachers.patient import Patient
-from mlx_distill.teachers.plan import Ask
+from mlx_distill.teachers.money.ledger import Ledger
 from mlx_distill.teachers.protocol import Teacher, TryLaterError, UnreadableError
-from mlx_distill.teachers.spending import Ledger
-from mlx_distill.teachers.telling import clock
 
 SLACK = timedelta(hours=1)
 """How far the provider's clock may be from ours."""

@@ -17,17 +17,17 @@ from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.durable import missing_parents, remove_empty
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_at
-from mlx_distill.teachers import stopping
-from mlx_distill.teachers.batch_log import FOLDER, LOG, BatchLog
-from mlx_distill.teachers.batch_round import BatchRound, Makes
+from mlx_distill.teachers.asking import stopping
+from mlx_distill.teachers.asking.batch_log import FOLDER, LOG, BatchLog
+from mlx_distill.teachers.asking.batch_round import BatchRound, Makes
+from mlx_distill.teachers.asking.estimate import Estimate, make_estimate
+from mlx_distill.teachers.asking.pacing import Patience
+from mlx_distill.teachers.asking.plan import Asks, Known, Plan, make_plan
+from mlx_distill.teachers.asking.round import Round, Unanswered
 from mlx_distill.teachers.batching import HasBatches
-from mlx_distill.teachers.bill import Bill
-from mlx_distill.teachers.estimate import Estimate, make_estimate
-from mlx_distill.teachers.pacing import Patience
-from mlx_distill.teachers.plan import Asks, Known, Plan, make_plan
+from mlx_distill.teachers.money.bill import Bill
+from mlx_distill.teachers.money.ledger import LEDGER, Budget, Ledger
 from mlx_distill.teachers.protocol import Teacher
-from mlx_distill.teachers.round import Round, Unanswered
-from mlx_distill.teachers.spending import LEDGER, Budget, Ledger
 
 __all__ = ["Asked", "Unanswered", "ask_all", "ask_until_stopped", "estimate", "is_paid"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
 from mlx_distill.records import Usage
-from mlx_distill.teachers.prices import Cost
+from mlx_distill.teachers.money.prices import Cost
 
 
 @dataclass(frozen=True)

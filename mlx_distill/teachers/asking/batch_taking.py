@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from mlx_distill.records import Answer, TeacherRecord, Usage
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl
-from mlx_distill.teachers.batch_log import BatchLog, OpenBatch
+from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch
+from mlx_distill.teachers.asking.plan import Ask
 from mlx_distill.teachers.batching import Batches
-from mlx_distill.teachers.plan import Ask
+from mlx_distill.teachers.money.ledger import Ledger
 from mlx_distill.teachers.protocol import TryLaterError
-from mlx_distill.teachers.spending import Ledger
 
 
 class NotOursError(Exception):

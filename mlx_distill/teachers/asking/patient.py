@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from mlx_distill.errors import TeacherError
-from mlx_distill.teachers.pacing import Patience, Trouble
+from mlx_distill.teachers.asking.pacing import Patience, Trouble
+from mlx_distill.teachers.asking.telling import Teller, span
 from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError
-from mlx_distill.teachers.telling import Teller, span
 
 Result = TypeVar("Result")
 

@@ -42,8 +42,8 @@ from typing import Any
 from mlx_distill.errors import BudgetError, InputError
 from mlx_distill.records import Request, Usage
 from mlx_distill.storage.journal import Journal
-from mlx_distill.teachers.bill import Bill, Reservation, Tally
-from mlx_distill.teachers.prices import PRICES, Cost, Price, Prices, cost_of, price_of, worst_usd
+from mlx_distill.teachers.money.bill import Bill, Reservation, Tally
+from mlx_distill.teachers.money.prices import PRICES, Cost, Price, Prices, cost_of, price_of, worst_usd
 
 MAX_COST = "US dollars that the project may spend in all, over every run, at the worst"
 COUNT_COST = "count what answers cost; without it a model needs no price"

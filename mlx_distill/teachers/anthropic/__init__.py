@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mlx_distill.records import Answer, Request
-from mlx_distill.teachers.anthropic_batches import AnthropicBatches
-from mlx_distill.teachers.anthropic_connection import AnthropicConnection
-from mlx_distill.teachers.anthropic_messages import parameters
+from mlx_distill.teachers.anthropic.batches import AnthropicBatches
+from mlx_distill.teachers.anthropic.connection import AnthropicConnection
+from mlx_distill.teachers.anthropic.messages import parameters
 from mlx_distill.teachers.headers import ANTHROPIC_LIMITS, limits_of
 from mlx_distill.teachers.protocol import Limit, TryLaterError, UnreadableError
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
-from mlx_distill.teachers.bill import Reservation
-from mlx_distill.teachers.prices import Prices, price_of
+from mlx_distill.teachers.money.bill import Reservation
+from mlx_distill.teachers.money.ledger import Ledger
+from mlx_distill.teachers.money.prices import Prices, price_of
 from mlx_distill.teachers.protocol import NoAnswerError, TryLaterError, UnreadableError
-from mlx_distill.teachers.spending import Ledger
 
 
 class Purse:

@@ -19,7 +19,7 @@ from mlx_distill.records import Prompt, Request, messages_from_json
 from mlx_distill.storage.durable import write_jsonl
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
-from mlx_distill.teachers.plan import Ask
+from mlx_distill.teachers.asking.plan import Ask
 
 FOLDER = "batches"
 LOG = "log.jsonl"

@@ -15,14 +15,14 @@ from mlx_distill.errors import BudgetError, DistillError, Interrupted, TeacherEr
 from mlx_distill.events import Note, Report
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.journal import Journal
-from mlx_distill.teachers import stopping
-from mlx_distill.teachers.estimate import over_budget
-from mlx_distill.teachers.pacing import Pace, Patience, Trouble, Turn
-from mlx_distill.teachers.plan import Ask, Known, Plan, ask_again
+from mlx_distill.teachers.asking import stopping
+from mlx_distill.teachers.asking.estimate import over_budget
+from mlx_distill.teachers.asking.pacing import Pace, Patience, Trouble, Turn
+from mlx_distill.teachers.asking.plan import Ask, Known, Plan, ask_again
+from mlx_distill.teachers.asking.purse import Purse
+from mlx_distill.teachers.asking.telling import Teller, span
+from mlx_distill.teachers.money.ledger import Budget, Ledger
 from mlx_distill.teachers.protocol import LimitError, NoAnswerError, RefusedError, Teacher, TryLaterError
-from mlx_distill.teachers.purse import Purse
-from mlx_distill.teachers.spending import Budget, Ledger
-from mlx_distill.teachers.telling import Teller, span
 
 DRAIN_SECONDS = 20.0
 """How long answers that are under way, and will be charged, are waited for when the run has to stop."""

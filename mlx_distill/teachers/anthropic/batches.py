@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Request
-from mlx_distill.teachers.anthropic_connection import AnthropicConnection
-from mlx_distill.teachers.anthropic_messages import parameters
+from mlx_distill.teachers.anthropic.connection import AnthropicConnection
+from mlx_distill.teachers.anthropic.messages import parameters
 from mlx_distill.teachers.batching import BatchGoneError, BatchResult, BatchState
 from mlx_distill.teachers.protocol import NoAnswerError, UnreadableError
 

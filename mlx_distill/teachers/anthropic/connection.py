@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Self
 
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer
-from mlx_distill.teachers.anthropic_messages import answer_of
+from mlx_distill.teachers.anthropic.messages import answer_of
 from mlx_distill.teachers.client import address_of, can_be_sent, one_line, was_sent
 from mlx_distill.teachers.headers import retry_after
-from mlx_distill.teachers.prices import PRICES
+from mlx_distill.teachers.money.prices import PRICES
 from mlx_distill.teachers.protocol import LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What asking costs: prices, the ledger that holds the cap, and the bill."""
