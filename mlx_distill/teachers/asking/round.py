@@ -67,6 +67,8 @@ class Round:
         self._teller = Teller(report, job, len(plan.wanted), patience.limit_seconds)
         self._pace = Pace(concurrency, self._teller.used_up)
         self._purse = Purse(ledger, teacher.billed_model, budget.prices)
+        self._n_left = len(plan.missing)
+        """Requests that are not settled, answers that are to be asked for again among them."""
         self._begun: dict[str, Ask] = {}
         """What was taken from the queue and is not settled, by key."""
         self._asked_for_more: set[str] = set()
@@ -198,9 +200,10 @@ class Round:
         if self._has_an_answer(ask):
             how = self._plan.known[ask.key].outcome
             self._teller.say_once(f"{name} stays as it is ({how}): {reason.rstrip('.')}.", about=reason)
-            return
-        self.unanswered.append(Unanswered(name, ask.key, reason))
-        self._teller.say_once(f"{name} is skipped: {reason}.", about=reason)
+        else:
+            self.unanswered.append(Unanswered(name, ask.key, reason))
+            self._teller.say_once(f"{name} is skipped: {reason}.", about=reason)
+        self._n_left -= 1
         self._tell_progress()
 
     async def _ask(self, ask: Ask) -> None:
@@ -277,6 +280,7 @@ class Round:
         if better:
             self._asked_for_more.add(ask.key)
             self._plan.missing.appendleft(better)
+        self._n_left -= better is None
         self._tell_progress()
 
     def _give_up(self, error: TryLaterError, troubled_since: float) -> NoReturn:
@@ -306,7 +310,7 @@ class Round:
                 self._teller.progress(note=f"{len(self._in_flight)} under way, no answer for {span(round(longest))}")
 
     def _tell_progress(self) -> None:
-        self._teller.progress(len(self._plan.known) + len(self.unanswered))
+        self._teller.progress(len(self._plan.wanted) - len(self._plan.under_way) - self._n_left)
 
 
 def _of_prompt(ask: Ask, error: RefusedError) -> RefusedError:
