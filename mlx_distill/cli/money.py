@@ -76,14 +76,15 @@ def _facts(estimate: Estimate) -> list[tuple[str, str]]:
         facts += [("tokens, about", tokens)]
     if estimate.usd is None:
         return [*facts, ("cost", "not counted")]
+    spent = ("spent so far", usd(estimate.spent_usd) + _cap(estimate))
     if not estimate.usd:
-        return [*facts, ("cost", "nothing")]
+        return [*facts, ("cost", "nothing"), *([spent] if estimate.spent_usd else [])]
     assert estimate.most_usd is not None
     return [
         *facts,
         ("cost, about", _either(estimate, estimate.usd, estimate.batch_usd)),
         ("cost, at most", f"{_either(estimate, estimate.most_usd, estimate.most_batch_usd)}, {CUT}"),
-        ("spent so far", usd(estimate.spent_usd) + _cap(estimate)),
+        spent,
         ("prices", f"of {PRICES_AS_OF}, unless [prices] in distill.toml says otherwise"),
     ]
 
