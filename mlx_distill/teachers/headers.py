@@ -21,13 +21,16 @@ ANTHROPIC_LIMITS: Mapping[str, Literal["requests", "input tokens", "output token
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait by `retry-after-ms`, or by `retry-after` in seconds or as a date (RFC 9110, 10.2.3).
 
-    None where nothing is asked for, a date in the past included.
+    None where nothing is asked for: no header, a date in the past, nonsense.
     """
     in_ms = _number(headers.get("retry-after-ms", ""))
     seconds = in_ms / 1000.0 if in_ms is not None else _number(headers.get("retry-after", ""))
     if seconds is None:
-        date = email.utils.parsedate_tz(headers.get("retry-after", ""))
-        seconds = email.utils.mktime_tz(date) - time.time() if date else 0.0
+        try:
+            date = email.utils.parsedate_tz(headers.get("retry-after", ""))
+            seconds = email.utils.mktime_tz(date) - time.time() if date else 0.0
+        except (ValueError, OverflowError):  # a year that no calendar has
+            return None
     return seconds if seconds > 0.0 else None
 
 
