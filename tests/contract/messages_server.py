@@ -171,6 +171,7 @@ class _Server(ThreadingHTTPServer):
 def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes, and the second would wait for an ACK
 
         def do_GET(self) -> None:
             self._send(server.got(self.path))
