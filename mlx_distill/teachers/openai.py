@@ -158,10 +158,9 @@ class OpenAITeacher:
         import openai
 
         try:
-            known = [model.id for model in (await self._open_client.models.list()).data or []]
+            names = self._clean(", ".join(model.id for model in (await self._open_client.models.list()).data or []))
         except (openai.OpenAIError, ValueError, AttributeError, TypeError):  # not every server has this list
-            known = []
-        names = self._clean(", ".join(known))
+            names = ""
         return TeacherError(
             f"{self._address} does not serve {self._model!r} ({error.status_code}): {self._said(error)}",
             f"It serves {names}: write openai:MODEL with one of them." if names else HOW_TO_ADDRESS,

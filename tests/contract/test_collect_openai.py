@@ -263,6 +263,15 @@ def test_an_unknown_model_is_answered_with_the_names_that_are_served(server, col
     assert raised.value.next_step.startswith("It serves qwen2.5:7b, llama3.2:")
 
 
+@pytest.mark.parametrize("data", [[{"id": 5}], [None], "names"])
+def test_an_unknown_model_is_told_though_the_list_of_names_has_an_odd_shape(server, collect, data) -> None:
+    server.pages["/v1/models"] = Reply(body={"object": "list", "data": data})
+    server.script = scripted(Reply(404, {"error": "model 'tiny' not found"}))
+    with pytest.raises(TeacherError, match="does not serve 'tiny'") as raised:
+        collect()
+    assert "OPENAI_BASE_URL" in raised.value.next_step
+
+
 def test_without_a_server_and_a_key_it_says_how_to_name_one(collect, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(TeacherError, match="neither OPENAI_API_KEY nor OPENAI_BASE_URL is set") as raised:
