@@ -260,10 +260,24 @@ def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(server, collect, 
     assert any("Once more stops at once" in line for line in cautions(events))
 
 
-@pytest.mark.parametrize("loss", [DROPPED, error(500, "api_error", "Internal"), Reply(body="<html>Hello</html>")])
-def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(server, collect, tmp_path, loss) -> None:
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (DROPPED, "(no connection to http"),
+        (error(500, "api_error", "Internal"), "(server error (500): Internal): it is looked for."),
+        (Reply(body="<html>Hello</html>"), "what it sent is no batch): it is looked for."),
+        (Reply(body={"id": "msgbatch_9", "created_at": "2026-01-01T00:00:00Z"}), "what it sent is no batch)"),
+    ],
+    ids=["dropped", "500", "page", "odd shape"],
+)
+def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
+    server, collect, tmp_path, events, loss, said
+) -> None:
     server.lost_replies = [loss]
     result = collect(n=3, batch=True)
+    [line] = cautions(events)
+    assert said in line
+    assert "\n" not in line
     assert (result.n_answered, len(server.batches)) == (3, 1)
     assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
     assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created", "close"]
@@ -311,6 +325,16 @@ def test_results_that_break_off_are_read_again_and_none_is_kept_twice(server, co
     assert collect(n=40, batch=True).n_answered == 40
     assert Counter(record["key"] for record in records()).most_common(1)[0][1] == 1
     assert bill_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
+
+
+def test_a_result_of_an_odd_shape_ends_in_one_line_and_the_batch_stays_open(server, collect, tmp_path) -> None:
+    server.outcome = lambda prompt, nth: {"type": "errored"}
+    with pytest.raises(TeacherError, match="what it sent is no result of a batch"):
+        collect(n=2, batch=True)
+    assert bill_of(tmp_path / "out").total.n_under_way == 2
+    server.outcome = lambda prompt, nth: succeeded("Fine.")
+    assert collect(n=2, batch=True).n_answered == 2
+    assert len(server.batches) == 1
 
 
 @pytest.mark.parametrize("busy", [error(429, "rate_limit_error", "Slow down"), error(529, "overloaded_error", "Busy")])

@@ -21,6 +21,8 @@ FRAME_BYTES = 128
 """More than what stands around the parameters of one request: its custom_id and the braces."""
 FINAL_ERRORS = frozenset({"invalid_request_error", "request_too_large", "not_found_error", "permission_error"})
 """Errors of a request that would come again."""
+ENDS = {"expired": "it expired", "canceled": "it was cancelled"}
+"""Results without an answer that are no errors, as reasons."""
 LEAVE_OUT = "Leave out --batch, to ask one by one."
 
 
@@ -97,14 +99,26 @@ class AnthropicBatches:
         from anthropic.types.messages import MessageBatch
 
         # The SDK does not check shapes: any JSON arrives as a batch of nothing.
-        if not isinstance(batch, MessageBatch) or not batch.id or not isinstance(batch.created_at, datetime):
+        if not isinstance(batch, MessageBatch) or not batch.id:
             raise self._connection.unreadable("batch")
-        counts = batch.request_counts
-        n_done = counts.succeeded + counts.errored + counts.canceled + counts.expired
+        if not isinstance(batch.created_at, datetime) or not isinstance(batch.expires_at, datetime):
+            raise self._connection.unreadable("batch")
+        try:
+            counts = batch.request_counts
+            n_done = counts.succeeded + counts.errored + counts.canceled + counts.expired
+            n_requests = n_done + counts.processing
+        except (AttributeError, TypeError) as error:
+            raise self._connection.unreadable("batch") from error
         ended = batch.processing_status == "ended"
-        return BatchState(batch.id, batch.created_at, batch.expires_at, n_done + counts.processing, n_done, ended)
+        return BatchState(batch.id, batch.created_at, batch.expires_at, n_requests, n_done, ended)
 
     def _result(self, line: MessageBatchIndividualResponse) -> BatchResult:
+        try:
+            return self._read(line)
+        except (AttributeError, KeyError, TypeError) as error:  # of an odd shape, which the SDK does not check either
+            raise self._connection.unreadable("result of a batch") from error
+
+    def _read(self, line: MessageBatchIndividualResponse) -> BatchResult:
         result = line.result
         if result.type == "succeeded":
             try:
@@ -115,7 +129,4 @@ class AnthropicBatches:
             error = result.error.error
             said = self._connection.clean(error.message)
             return BatchResult(line.custom_id, None, f"{error.type}: {said}", again=error.type not in FINAL_ERRORS)
-        return BatchResult(line.custom_id, None, f"it {WORDS[result.type]}", again=result.type == "expired")
-
-
-WORDS = {"expired": "expired", "canceled": "was cancelled"}
+        return BatchResult(line.custom_id, None, ENDS[result.type], again=result.type == "expired")

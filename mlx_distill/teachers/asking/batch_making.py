@@ -97,7 +97,8 @@ class BatchMaker:
             state = await self._patient.call(lambda: self._batches.create(requests), once_charged=True)
         except (TryLaterError, UnreadableError) as error:
             self.is_making = False
-            self._report(Caution(f"It is not known whether a batch was made: {error} It is looked for."))
+            reason = error.reason if isinstance(error, TryLaterError) else error.message.rstrip(".")
+            self._report(Caution(f"It is not known whether a batch was made ({reason}): it is looked for."))
             await self.find(batch)
         except TeacherError as error:  # it was refused: there is none
             self.drop(batch, f"refused: {error.message}")
