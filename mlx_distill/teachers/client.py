@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_distill.teachers.protocol import TryLaterError
+
 if TYPE_CHECKING:
     import httpx2
 
@@ -24,12 +26,16 @@ def one_line(said: object, *secrets: str | None) -> str:
     return line if len(line) <= LONGEST_WORDS else line[: LONGEST_WORDS - 1] + "…"
 
 
-def was_sent(error: BaseException) -> bool:
-    """Whether a request that ended in this error of an SDK may have reached the server: not where none was reached."""
+def no_connection(error: BaseException, address: str, *secrets: str | None) -> TryLaterError:
+    """What it means when an SDK's connection to that address failed: what never reached a server costs nothing."""
     import httpx2
 
-    never = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-    return not isinstance(error.__cause__ or error, never)
+    cause = error.__cause__ or error
+    never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+    return TryLaterError(
+        f"no connection to {address} ({one_line(cause, *secrets) or type(cause).__name__})",
+        may_be_charged=not isinstance(cause, never_sent),
+    )
 
 
 def count(value: object) -> int:

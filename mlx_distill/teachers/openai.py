@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
-from mlx_distill.teachers.client import address_of, can_be_sent, count, one_line, was_sent, word
+from mlx_distill.teachers.client import address_of, can_be_sent, count, no_connection, one_line, word
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
 
@@ -109,10 +109,7 @@ class OpenAITeacher:
         except openai.APIStatusError as error:
             raise self._failure(error) from error
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
-            reason = self._clean(error.__cause__ or error) or type(error.__cause__ or error).__name__
-            raise TryLaterError(
-                f"no connection to {self._address} ({reason})", may_be_charged=was_sent(error)
-            ) from error
+            raise no_connection(error, self._address, os.environ.get("OPENAI_API_KEY")) from error
         except (openai.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise TryLaterError("the answer arrived damaged") from error
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer
 from mlx_distill.teachers.anthropic.messages import answer_of
-from mlx_distill.teachers.client import address_of, can_be_sent, one_line, was_sent
+from mlx_distill.teachers.client import address_of, can_be_sent, no_connection, one_line
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.money.prices import PRICES
 from mlx_distill.teachers.protocol import LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
@@ -89,10 +89,7 @@ class AnthropicConnection:
                 f"The Anthropic credentials cannot be used: {self.clean(error)}", "Set ANTHROPIC_API_KEY."
             ) from error
         except (anthropic.APIConnectionError, httpx2.HTTPError) as error:
-            reason = self.clean(error.__cause__ or error) or type(error.__cause__ or error).__name__
-            raise TryLaterError(
-                f"no connection to {self.address} ({reason})", may_be_charged=was_sent(error)
-            ) from error
+            raise no_connection(error, self.address, *self._secrets) from error
         except (
             anthropic.APIResponseValidationError,
             json.JSONDecodeError,
@@ -123,7 +120,11 @@ class AnthropicConnection:
 
     def clean(self, said: object) -> str:
         """The server's words as one short printable line without the key."""
-        return one_line(said, self.client.api_key, self.client.auth_token)
+        return one_line(said, *self._secrets)
+
+    @property
+    def _secrets(self) -> tuple[str | None, str | None]:
+        return self.client.api_key, self.client.auth_token
 
     def _failure(self, error: APIStatusError) -> Exception:
         """What a refused request means: try later, this prompt never, or the whole run not at all."""
