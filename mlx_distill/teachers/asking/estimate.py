@@ -59,14 +59,14 @@ def make_estimate(
     teacher: Teacher, plan: Plan, ledger: Ledger, budget: Budget, *, may_batch: bool, in_batches: bool
 ) -> Estimate:
     """Estimate what is missing of a plan; InputError where the teacher charges and no price is known."""
-    each, n_known = output_tokens_each(plan.known.values())
-    means = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in plan.missing]
+    each, n_known = _output_tokens_each(plan.known.values())
+    expected = _expected(plan.missing, each)
     outputs = f"{each} an answer, the mean of {n_known} answers" if n_known else f"{each} an answer, which is assumed"
     price = budget.price_of(teacher.billed_model) if teacher.billed_model and budget.counted else None
     free = 0.0 if not teacher.billed_model else None
 
     def likely(*, batch: bool) -> float | None:
-        return total_usd(price, means, batch=batch) if price else free
+        return _total_usd(price, expected, batch=batch) if price else free
 
     def most(*, batch: bool) -> float | None:
         return sum(_worst(price, ask, teacher, batch=batch) for ask in plan.missing) if price else free
@@ -78,8 +78,8 @@ def make_estimate(
         n_to_ask=len(plan.missing),
         n_under_way=len(plan.under_way),
         in_batches=in_batches,
-        input_tokens=sum(usage.input_tokens for usage in means),
-        output_tokens=sum(usage.output_tokens for usage in means),
+        input_tokens=sum(usage.input_tokens for usage in expected),
+        output_tokens=sum(usage.output_tokens for usage in expected),
         basis=f"input at {BYTES_PER_TOKEN:g} bytes a token, output {outputs}",
         usd=likely(batch=False),
         batch_usd=likely(batch=True) if may_batch else None,
@@ -95,9 +95,9 @@ def over_budget(
 ) -> BudgetError:
     """The error where a cap is reached: what was spent, what is left and would cost, and the cap that would do."""
     price = budget.price_of(teacher.billed_model)
-    each, _ = output_tokens_each(plan.known.values())
-    usages = [Usage(_input_tokens(ask), min(each, ask.request.max_tokens)) for ask in left]
-    likely, most = total_usd(price, usages, batch=batch), sum(_worst(price, ask, teacher, batch=batch) for ask in left)
+    each, _ = _output_tokens_each(plan.known.values())
+    likely = _total_usd(price, _expected(left, each), batch=batch)
+    most = sum(_worst(price, ask, teacher, batch=batch) for ask in left)
     dearest = max(_worst_once(price, ask, ask.request.max_tokens, batch=batch) for ask in left)
     spent, unknown = ledger.spent_usd, ledger.bill().total
     lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
@@ -111,7 +111,7 @@ def over_budget(
     )
 
 
-def output_tokens_each(answers: Iterable[Known]) -> tuple[int, int]:
+def _output_tokens_each(answers: Iterable[Known]) -> tuple[int, int]:
     """The output to expect of an answer, and the number of answers that say so; 0 where it is assumed."""
     counts = [answer.output_tokens for answer in answers if answer.output_tokens]
     if len(counts) < ENOUGH_ANSWERS:
@@ -119,7 +119,12 @@ def output_tokens_each(answers: Iterable[Known]) -> tuple[int, int]:
     return -(-sum(counts) // len(counts)), len(counts)
 
 
-def total_usd(price: Price, usages: Iterable[Usage], *, batch: bool = False) -> float:
+def _expected(asks: Iterable[Ask], output_tokens: int) -> list[Usage]:
+    """What each will use, where its answer has so many tokens."""
+    return [Usage(_input_tokens(ask), min(output_tokens, ask.request.max_tokens)) for ask in asks]
+
+
+def _total_usd(price: Price, usages: Iterable[Usage], *, batch: bool) -> float:
     costs = [cost_of(price, usage, batch=batch) for usage in usages]
     return sum(cost.usd for cost in costs if cost)
 

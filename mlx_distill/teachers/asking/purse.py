@@ -62,7 +62,7 @@ class Purse:
         """Close the reservation of an attempt that brought no answer."""
         if self._ledger is None or held is None:
             return
-        if may_be_charged(error):
+        if _may_be_charged(error):
             self._ledger.unknown(held, str(error) or type(error).__name__)
         else:
             self._ledger.release(held, str(error))
@@ -79,7 +79,7 @@ class Purse:
         return known and answer.usage != Usage()
 
 
-def may_be_charged(error: BaseException) -> bool:
+def _may_be_charged(error: BaseException) -> bool:
     """Whether an attempt that ended so may have cost something."""
     if isinstance(error, TryLaterError):
         return error.may_be_charged
