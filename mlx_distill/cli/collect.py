@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
-from mlx_distill.cli.options import config_options, field_help, json_option, resolve
+from mlx_distill.cli.options import config_options, field_help, given, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
 from mlx_distill.collect import CollectConfig, CollectResult, estimate, is_paid, unanswered_lines
 from mlx_distill.errors import TeacherError
@@ -53,39 +53,39 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
         print_json(result)
     else:
         _print(result)
-    _tell_what_is_missing(result)
+    _tell_what_is_missing(result, f"mlx-distill prepare{given(data=flags['out'])}")
 
 
-def _tell_what_is_missing(result: CollectResult) -> None:
-    """Raise TeacherError where prompts have no answer; the others are saved."""
+def _tell_what_is_missing(result: CollectResult, prepare: str) -> None:
+    """Raise TeacherError where prompts have no answer; the others are saved, and `prepare` goes on with them."""
     if result.unanswered:
         raise TeacherError(
-            f"{len(result.unanswered)} of {result.n_prompts} prompts have no answer; the others are saved.",
-            "Change these prompts or the teacher and run it again, or go on without them: mlx-distill prepare",
+            f"{len(result.unanswered):,} of {result.n_prompts:,} prompts have no answer; the others are saved.",
+            f"Change these prompts or the teacher and run it again, or go on without them: {prepare}",
             unanswered_lines(result.unanswered),
         )
     if result.n_under_way:
         verb = "prompt is" if result.n_under_way == 1 else "prompts are"
         raise TeacherError(
             f"{result.n_under_way:,} {verb} in a batch that is under way.",
-            "To wait for their answers and bring them in: mlx-distill collect --wait",
+            "To wait for their answers and bring them in, run the same command with --wait.",
         )
     if result.n_answered < result.n_prompts:
         n_left = result.n_prompts - result.n_answered
         verb = "prompt has" if n_left == 1 else "prompts have"
         raise TeacherError(
             f"No batch is under way, and {n_left:,} {verb} not been asked.",
-            "To ask them: mlx-distill collect, or, at half price, mlx-distill collect --batch",
+            "To ask them, run the same command without --wait, or, at half price, with --batch in its place.",
         )
 
 
 def _print(result: CollectResult) -> None:
-    new = "" if result.n_new == result.n_answered else f", {result.n_new} of them new"
+    new = "" if result.n_new == result.n_answered else f", {result.n_new:,} of them new"
     n_incomplete = sum(n for reason, n in result.stop_reasons.items() if reason not in COMPLETE_STOP_REASONS)
-    left_out = f" ({n_incomplete} without an end: kept, but never learnt)" if n_incomplete else ""
-    endings = ", ".join(f"{reason} {n}" for reason, n in result.stop_reasons.items())
+    left_out = f" ({n_incomplete:,} without an end: kept, but never learnt)" if n_incomplete else ""
+    endings = ", ".join(f"{reason} {n:,}" for reason, n in result.stop_reasons.items())
     print_facts(
-        f"{result.n_answered} of {result.n_prompts} answered{new}",
+        f"{result.n_answered:,} of {result.n_prompts:,} answered{new}",
         [
             *([("endings", endings + left_out)] if endings else []),
             ("time", duration(result.seconds)),

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
-from mlx_distill.cli.options import config_options, json_option, resolve
+from mlx_distill.cli.options import config_options, given, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
 from mlx_distill.collect import unanswered_lines
 from mlx_distill.collect.expand import ExpandConfig, estimate, is_paid, run
@@ -48,7 +48,10 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
                 ("cost", cost_line(result.bill, result.total_bill)),
                 *bill_lines(result.bill),
                 ("output", str(result.path)),
-                ("next", f"mlx-distill collect --prompts {result.path}"),
+                (
+                    "next",
+                    f"mlx-distill collect{given(prompts=result.path, teacher=flags['teacher'], out=flags['data'])}",
+                ),
             ],
         )
     if result.unanswered:

@@ -21,14 +21,14 @@ def usd(amount: float) -> str:
 
 def print_estimate(estimate: Estimate) -> None:
     """The estimate as a table, for --dry-run."""
-    print_facts(f"{estimate.n_to_ask} of {estimate.n_prompts} prompts are to be asked", _facts(estimate))
+    print_facts(f"{estimate.n_to_ask:,} of {estimate.n_prompts:,} prompts are to be asked", _facts(estimate))
 
 
 def show_estimate(estimate: Estimate) -> None:
     """The estimate in a few lines of standard error, where asking may cost something."""
     if estimate.costs_money:
         click.echo(
-            f"{estimate.n_to_ask} of {estimate.n_prompts} prompts are to be asked of {estimate.teacher}.", err=True
+            f"{estimate.n_to_ask:,} of {estimate.n_prompts:,} prompts are to be asked of {estimate.teacher}.", err=True
         )
         for name, text in _facts(estimate)[1:]:
             click.echo(f"  {name}: {text}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,23 +48,28 @@ def resolve(config: type[Config], stage: str, flags: Mapping[str, Any], *, leave
 
     What `leave_out` names is not taken from distill.toml.
     """
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    options = {name: value for name, value in flags.items() if value is not None and value != ()}
     project = Project.find(Path())
     if project:
         own = {name: value for name, value in project.values(stage).items() if name not in leave_out}
-        values = _grouped(config, own, given)
+        values = _grouped(config, own, options)
         return build(config, values, f"{project.file} [{stage}] and the options")
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if field.default is field.default_factory is dataclasses.MISSING and field.name not in given
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in options
     ]
     if missing:
         raise click.UsageError(
             f"This folder has no distill.toml, so {', '.join(missing)} must be given. "
             "(`mlx-distill init NAME` makes a project folder.)"
         )
-    return build(config, _grouped(config, {}, given), "options")
+    return build(config, _grouped(config, {}, options), "options")
+
+
+def given(**flags: object) -> str:
+    """The flags that were given, for another command that has to be told the same: ` --data 'my data'`."""
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
 
 
 def _grouped(config: type[Any], values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

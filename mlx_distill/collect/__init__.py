@@ -222,7 +222,7 @@ def _tell_no_answers(asked: Asked, report: Report) -> None:
             why = f" ({'; '.join(sorted(reasons)[:3])})" if reasons else ""
             names = ", ".join(known.prompt_id for known in found[:5])
             more = ", ..." if len(found) > 5 else ""
-            report(Caution(f"{len(found)} {words}{why}: {names}{more}. To ask again: --retry {outcome}"))
+            report(Caution(f"{len(found):,} {words}{why}: {names}{more}. To ask again: collect with --retry {outcome}"))
 
 
 def _result(config: CollectConfig, asked: Asked) -> CollectResult:

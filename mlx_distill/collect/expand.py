@@ -114,7 +114,8 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
     n_taken = len(expanded) - len(prompts)
     n_wanted = config.variations * len(asks)
     if n_taken < n_wanted:
-        report(Caution(f"{n_taken} of {n_wanted} variations: {n_near_copies} near copies were left out."))
+        left_out = f"; {n_near_copies} near copies were left out" if n_near_copies else ""
+        report(Caution(f"{n_taken} of {n_wanted} variations were taken{left_out}."))
     out = config.out or config.prompts.with_name(f"{config.prompts.stem}.expanded.jsonl")
     write_jsonl(out, [prompt.to_json() for prompt in expanded])
     return ExpandResult(
@@ -148,7 +149,8 @@ def _asks(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list
     bases = [prompt for prompt in prompts if prompt.id == prompt.family]
     if not bases:
         raise InputError(
-            f"{config.prompts}: no base prompt in it (one whose family is its own id).", "Name the base's id as family."
+            f"{config.prompts}: no base prompt in it (one whose family is its own id).",
+            "Give a prompt its own id as family, or none.",
         )
     asks = []
     for base in bases:

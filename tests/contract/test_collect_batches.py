@@ -245,7 +245,7 @@ def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collec
     error = interrupted(collect, n=3, batch=True)
     assert error.exit_code == 130
     assert "3 are in batches" in error.message
-    assert "mlx-distill collect --wait" in error.next_step
+    assert "run the same command again" in error.next_step
     server.looks_until_ended = server.batches["msgbatch_01"].n_looks + 3
     assert collect(n=3, batch=True).n_answered == 3
     assert len(server.batches) == 1
@@ -368,7 +368,7 @@ def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, co
     server.unreachable = True
     with pytest.raises(TeacherError, match="cannot be waited for longer") as raised:
         collect(n=3, wait=True, wait_minutes=0.01)
-    assert "collect --wait" in raised.value.next_step
+    assert "run the same command again" in raised.value.next_step
     server.unreachable, server.looks_until_ended = False, 1
     assert collect(n=3, wait=True).n_answered == 3
 
@@ -512,7 +512,7 @@ def test_the_command_ends_with_an_error_while_a_batch_is_under_way(server, colle
     printed = capsys.readouterr()
     assert "1 of 3 answered" in printed.out
     assert "2 prompts are in a batch that is under way" in printed.err
-    assert "mlx-distill collect --wait" in printed.err
+    assert "run the same command with --wait" in printed.err
     server.looks_until_ended = 1
     assert command(*project, "--wait") == 0
     assert "batches saved" in capsys.readouterr().out
@@ -535,7 +535,9 @@ def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
 
 def test_wait_without_a_batch_says_so_and_what_is_missing(server, project, capsys) -> None:
     assert command(*project, "--wait") == 1
-    assert "3 prompts have not been asked" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "3 prompts have not been asked" in said
+    assert "run the same command without --wait" in said
     assert server.calls == []
 
 

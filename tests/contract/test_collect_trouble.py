@@ -301,4 +301,5 @@ def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(
     printed = capsys.readouterr()
     assert "2 of 3 answered" in printed.out
     assert "1 of 3 prompts have no answer" in printed.err
+    assert f"go on without them: mlx-distill prepare --data {out}" in printed.err
     assert said in printed.err

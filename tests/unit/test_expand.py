@@ -119,6 +119,9 @@ def test_a_base_without_usable_variations_is_named_and_the_others_are_written(
     printed = capsys.readouterr()
     assert ended.value.code == 1
     assert "3 variations of 2 base prompts" in printed.out
+    new = project / "prompts.expanded.jsonl"
+    assert f"mlx-distill collect --prompts {new} --teacher {teacher} --out {project / 'data'}" in printed.out
+    assert "3 of 6 variations were taken." in printed.err
     assert "queue: its answer holds no JSON list" in printed.err
 
 

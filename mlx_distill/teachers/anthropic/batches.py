@@ -23,7 +23,7 @@ FINAL_ERRORS = frozenset({"invalid_request_error", "request_too_large", "not_fou
 """Errors of a request that would come again."""
 ENDS = {"expired": "it expired", "canceled": "it was cancelled"}
 """Results without an answer that are no errors, as reasons."""
-LEAVE_OUT = "Leave out --batch, to ask one by one."
+LEAVE_OUT = "Leave out --batch (in distill.toml: batch), to ask one by one."
 
 
 class AnthropicBatches:

@@ -219,7 +219,10 @@ def _open_log(journal: Path, batching: Makes | None, stack: ExitStack) -> BatchL
 
 def _refuse_batches(teacher: Teacher, batching: Makes | None) -> None:
     if batching in ("again", "all") and not isinstance(teacher, HasBatches):
-        raise InputError(f"{teacher.name} has no batches.", "Leave out --batch and --wait, or choose another teacher.")
+        raise InputError(
+            f"{teacher.name} has no batches.",
+            "Leave out --batch (in distill.toml: batch) and --wait, or choose another teacher.",
+        )
 
 
 def estimate(

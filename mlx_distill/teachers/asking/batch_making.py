@@ -154,5 +154,6 @@ class BatchMaker:
         """Nobody can say any more what it cost: it counts in full, and its requests are missing again."""
         if self._ledger and batch.reservation in self._ledger.under_way:
             self._ledger.unknown(batch.reservation, why)
-        self._report(Caution(f"A batch of {batch.n_requests:,} requests is lost: {why}. It counts in full as spent."))
+        counted = " It counts in full as spent." if self._ledger else ""
+        self._report(Caution(f"A batch of {batch.n_requests:,} requests is lost: {why}.{counted}"))
         self._log.close(batch, f"lost: {why}")

@@ -29,7 +29,7 @@ from mlx_distill.teachers.protocol import Teacher
 
 MOST_TRIES = 3
 """How often one run puts a request into a batch that errors or expires."""
-STEP = "Batches go on without this machine. To bring their answers in, later: mlx-distill collect --wait"
+STEP = "Batches go on without this machine: run the same command again, and it brings in their answers."
 
 Makes = Literal["nothing", "again", "all"]
 """What is put into new batches: nothing, what a batch left unanswered, or all that is missing."""
@@ -223,8 +223,8 @@ class BatchRound:
     def _tell_of_others(self) -> None:
         for name in dict.fromkeys(batch.teacher for batch in self._log.open.values()):
             if name != self._teacher.name:
-                step = f"mlx-distill collect --wait --teacher {name}"
-                self._report(Note(f"A batch of {name} is under way too. To bring it in: {step}"))
+                step = f"run collect with --wait --teacher {name}."
+                self._report(Note(f"A batch of {name} is under way too. To bring it in, {step}"))
 
     def _tell_progress(self) -> None:
         states = [self._states[batch.id] for batch in self._open if batch.id in self._states]

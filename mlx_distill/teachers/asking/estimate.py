@@ -102,10 +102,10 @@ def over_budget(
     spent, unknown = ledger.spent_usd, ledger.bill().total
     lost = f" ({unknown.unknown_usd:.2f} of it for requests of unknown outcome)" if unknown.n_unknown else ""
     enough = math.ceil(100.0 * (spent + likely + dearest)) / 100.0
+    n_left = f"{len(left):,} of {len(plan.wanted):,} prompts are left"
     return BudgetError(
         f"The cap of {budget.max_cost:.2f} USD is reached: {spent:.2f} USD are spent{lost}, and the next request might "
-        f"exceed it. {len(left)} of {len(plan.wanted)} prompts are left: about {likely:.2f} USD, at most {most:.2f} "
-        "USD.",
+        f"exceed it. {n_left}: about {likely:.2f} USD, at most {most:.2f} USD.",
         "Everything answered so far is saved. To go on, run the same command again with a higher cap: "
         f"--max-cost {enough:.2f}",
     )

@@ -135,9 +135,9 @@ class Round:
             outcomes = await asyncio.gather(*workers, return_exceptions=True)
         if self._signal:
             raise Interrupted(
-                f"{len(self._plan.known)} of {len(self._plan.wanted)} answers are saved in {self._journal.path}.",
+                f"{len(self._plan.known):,} of {len(self._plan.wanted):,} answers are saved in {self._journal.path}.",
                 "Run the same command again: it asks only for the "
-                f"{len(self._plan.wanted) - len(self._plan.known)} missing.",
+                f"{len(self._plan.wanted) - len(self._plan.known):,} missing.",
                 exit_code=128 + self._signal,
             )
         errors = [error for error in outcomes if isinstance(error, Exception)]
@@ -291,8 +291,8 @@ class Round:
         asks_for = f" It asks to wait {span(error.after_seconds)}." if error.after_seconds else ""
         raise TeacherError(
             f"{self._teacher.name} cannot be waited for longer than {limit}: {error.reason}.{asks_for}",
-            f"{len(self._plan.known)} of {len(self._plan.wanted)} answers are saved. Run the same command again "
-            "later, or wait longer with --wait-minutes.",
+            f"{len(self._plan.known):,} of {len(self._plan.wanted):,} answers are saved. Run the same command again "
+            "later; collect and expand wait longer with --wait-minutes (in distill.toml: wait_minutes).",
         )
 
     def _over_budget(self) -> BudgetError:
