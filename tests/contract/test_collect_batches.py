@@ -389,11 +389,12 @@ def test_the_cap_lets_a_batch_hold_what_fits_and_the_rest_follows_when_the_real_
     assert any("The cap lets 6 requests wait" in line for line in notes(events))
 
 
-def test_a_cap_too_small_for_one_request_makes_no_batch(server, collect) -> None:
+def test_a_cap_too_small_for_one_request_makes_no_batch_and_leaves_nothing(server, collect, tmp_path) -> None:
     with pytest.raises(BudgetError, match="5 of 5 prompts are left") as raised:
         collect(n=5, batch=True, max_cost=worst() / 2 * 0.99)
     assert "--max-cost" in raised.value.next_step
     assert server.batches == {}
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_costs_there_is_no_ledger_and_a_batch_does_as_well(server, collect, tmp_path) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from mlx_distill.records import Prompt, Request, messages_from_json
-from mlx_distill.storage.durable import write_jsonl
+from mlx_distill.storage.durable import remove_empty, write_jsonl
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
 from mlx_distill.teachers.asking.plan import Ask
@@ -68,6 +68,9 @@ class BatchLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if (self._folder / LOG).stat().st_size == 0:  # no batch was made: leave no folder that looks like some
+            (self._folder / LOG).unlink()  # while it is locked, as the ledger does
+            remove_empty([self._folder])
         self._journal.close()
 
     def read(self) -> BatchLog:
@@ -175,7 +178,8 @@ FIELDS = {"announce": ("teacher", "n", "reservation", "at"), "created": ("id",),
 
 
 def _line(data: object) -> Mapping[str, Any]:
-    known = FIELDS.get(data.get("do")) if isinstance(data, Mapping) else None  # type: ignore[arg-type]
-    if known is None or not all(name in data for name in ("name", *known)):  # type: ignore[operator]
-        raise ValueError("is no line of a log of batches")
-    return data  # type: ignore[return-value]
+    if isinstance(data, Mapping):
+        fields = FIELDS.get(str(data.get("do")))
+        if fields and all(name in data for name in ("name", *fields)):
+            return data
+    raise ValueError("this is no line of a log of batches")
