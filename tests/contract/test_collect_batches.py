@@ -549,7 +549,9 @@ def test_a_teacher_without_batches_is_refused_before_anything_is_written(project
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_or_missing_file_of_requests_is_named_with_a_way_on(server, collect, tmp_path) -> None:
+def test_a_damaged_log_and_a_damaged_or_missing_file_of_requests_are_named_with_a_way_on(
+    server, collect, tmp_path
+) -> None:
     server.looks_until_ended = 0
     interrupted(collect, n=2, batch=True)
     file = tmp_path / "out" / "batches" / "1.jsonl"
@@ -563,6 +565,14 @@ def test_a_damaged_or_missing_file_of_requests_is_named_with_a_way_on(server, co
         collect(n=2)
     assert "batches" in raised.value.next_step
     file.write_text(whole)
+    log = tmp_path / "out" / "batches" / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    for damage in (lines[1], lines[0].replace('"at": "2', '"at": "x'), "5\n"):
+        log.write_text(damage)
+        with pytest.raises(InputError, match=r"log\.jsonl: 1 problem") as damaged:
+            collect(n=2)
+        assert damaged.value.problems[0].startswith("log.jsonl:1: ")
+    log.write_text("".join(lines))
     server.looks_until_ended = 1
     assert collect(n=2).n_answered == 2
     assert server.calls == []

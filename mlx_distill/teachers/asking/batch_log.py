@@ -76,8 +76,8 @@ class BatchLog:
     def read(self) -> BatchLog:
         """Go through what happened, where there is a log; alone, without entering, it only looks."""
         if (self._folder / LOG).exists():
-            for _, line in each_jsonl(self._folder / LOG, _line, torn_end=True):
-                self._fold(line)
+            for _ in each_jsonl(self._folder / LOG, lambda data: self._fold(_line(data)), torn_end=True):
+                """What a line says is done as it is read, so that its faults have its number."""
         return self
 
     def open_of(self, teacher: str) -> list[OpenBatch]:
@@ -126,6 +126,8 @@ class BatchLog:
 
     def _fold(self, line: Mapping[str, Any]) -> None:
         name = line["name"]
+        if line["do"] in ("created", "disowned") and name not in self.open:
+            raise ValueError(f"batch {name} is not announced before this line, or closed")
         if line["do"] == "announce":
             self._n_announced += 1
             at = datetime.fromisoformat(line["at"])
