@@ -261,7 +261,7 @@ def _collect(config: Any, report: Report) -> dict[str, Any]:
     """Collect, and wait for batches that are under way: what comes after needs their answers."""
     result = collect.run(config, report)
     if result.n_under_way:
-        result = collect.run(dataclasses.replace(config, wait=True), report)
+        result = collect.run(dataclasses.replace(config, wait=True), report).after(result)
     return to_plain(result)
 
 

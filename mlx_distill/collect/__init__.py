@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
@@ -107,6 +107,17 @@ class CollectResult:
     """Of this run."""
     total_bill: Bill
     """Of the project, this run included."""
+
+    def after(self, earlier: CollectResult) -> CollectResult:
+        """This run and the one before it as one."""
+        return replace(
+            self,
+            n_new=earlier.n_new + self.n_new,
+            unanswered=(*earlier.unanswered, *self.unanswered),
+            seconds=earlier.seconds + self.seconds,
+            cost_usd=earlier.cost_usd + self.cost_usd,
+            bill=earlier.bill.plus(self.bill),
+        )
 
 
 def check_asking(max_tokens: int, concurrency: int, wait_minutes: float, first_wait_seconds: float) -> None:

@@ -529,7 +529,8 @@ def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
     file.write_text("One\nTwo\nThree\n")
     config = CollectConfig(tmp_path / "out", "anthropic:claude-sonnet-4-6", file, first_wait_seconds=0.01)
     outcome = pipeline.perform("collect", config, tmp_path / "manifests")
-    assert (outcome.result["n_answered"], outcome.result["n_under_way"]) == (3, 0)
+    assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_under_way"]) == (3, 3, 0)
+    assert outcome.result["bill"]["total_usd"] == pytest.approx(REAL_USD + 2 * HALF_USD)
     assert server.prompts == ["Three"]
     assert pipeline.perform("collect", dataclasses.replace(config, batch=True), tmp_path / "manifests").skipped
 

@@ -64,6 +64,13 @@ class Bill:
             whole = whole.plus(line)
         return whole
 
+    def plus(self, other: Bill) -> Bill:
+        """Both together."""
+        tally = Tally()
+        for line in (*self.lines, *other.lines):
+            tally.add(line)
+        return tally.bill()
+
 
 @dataclass(frozen=True)
 class Reservation:

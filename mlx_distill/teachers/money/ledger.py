@@ -210,10 +210,7 @@ class Ledger:
 
     def bill(self) -> Bill:
         """What the project has cost, this process included."""
-        whole = Tally(dict(self._before.lines))
-        for line in self._now.lines.values():
-            whole.add(line)
-        return whole.bill(self.under_way.values())
+        return self._before.bill().plus(self._now.bill(self.under_way.values()))
 
     def bill_now(self) -> Bill:
         """What was settled, or became unknown, by this process."""
