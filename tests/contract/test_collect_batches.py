@@ -116,7 +116,8 @@ def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, r
         "prompt-4": "it was cancelled",
     }
     assert result.bill.total_usd == pytest.approx(4 * HALF_USD)
-    assert any("4 are not (1: api_error" in note or "4 are not" in note for note in notes(events))
+    [first] = [note for note in notes(events) if note.startswith("Batch msgbatch_01: 2 of 6")]
+    assert "are answered; 4 are not (1: it expired; 1: api_error: Internal error; 1: it was cancelled)" in first
 
 
 def test_what_errors_three_times_is_given_up_for_this_run(server, collect) -> None:
@@ -173,7 +174,7 @@ def test_a_batch_is_no_larger_than_it_was_counted_and_its_names_are_safe(server,
 
 def test_live_asks_only_what_no_batch_is_answering(server, collect, tmp_path) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=3, batch=True)
+    interrupted(server, collect, n=3, batch=True)
     result = collect(n=5)
     assert sorted(server.prompts) == ["Prompt 3", "Prompt 4"]
     assert (result.n_answered, result.n_under_way, result.unanswered) == (2, 3, ())
@@ -189,7 +190,7 @@ def test_live_asks_only_what_no_batch_is_answering(server, collect, tmp_path) ->
 
 def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server, collect) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=3, batch=True)
+    interrupted(server, collect, n=3, batch=True)
     server.looks_until_ended = 4
     server.outcome = lambda prompt, nth: EXPIRED if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
     result = collect(n=5, wait=True)
@@ -200,7 +201,7 @@ def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server, collect) 
 
 def test_answers_of_prompts_that_were_taken_out_meanwhile_are_kept_and_hold_later(server, collect, records) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, "One", "Two", batch=True)
+    interrupted(server, collect, "One", "Two", batch=True)
     server.looks_until_ended = 1
     assert collect("Two", "Three", wait=True).n_answered == 1
     assert len(records()) == 2
@@ -210,7 +211,7 @@ def test_answers_of_prompts_that_were_taken_out_meanwhile_are_kept_and_hold_late
 
 def test_a_batch_of_another_teacher_is_left_alone(server, collect, events) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=2, batch=True)
+    interrupted(server, collect, n=2, batch=True)
     result = collect(n=2, teacher="anthropic:claude-haiku-4-5")
     assert (result.n_answered, result.n_under_way) == (2, 0)
     assert any("anthropic:claude-sonnet-4-6" in line and "under way" in line for line in notes(events))
@@ -218,7 +219,7 @@ def test_a_batch_of_another_teacher_is_left_alone(server, collect, events) -> No
 
 def test_what_a_batch_refused_or_lost_is_asked_live_where_live_is_wanted(server, collect) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=4, batch=True)
+    interrupted(server, collect, n=4, batch=True)
     server.looks_until_ended = 1
     fates = {"Prompt 0": EXPIRED, "Prompt 1": CANCELED, "Prompt 2": errored("invalid_request_error", "no")}
     server.outcome = lambda prompt, nth: fates.get(prompt, succeeded("Fine."))
@@ -230,19 +231,34 @@ def test_what_a_batch_refused_or_lost_is_asked_live_where_live_is_wanted(server,
 # Interruptions
 
 
-def interrupted(collect: Any, *prompts: str, **settings: Any) -> Interrupted:
-    """Collect until Ctrl-C is pressed a moment later."""
-    press = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(server: BatchesServer, collect: Any, *prompts: str, **settings: Any) -> Interrupted:
+    """Collect until Ctrl-C is pressed, which is while the first batch is waited for."""
+    ended = threading.Event()
+
+    def press_once_it_was_looked_at() -> None:
+        while not any(batch.n_looks for batch in list(server.batches.values())):
+            if ended.wait(0.01):
+                return
+        press_ctrl_c()
+
+    press = threading.Thread(target=press_once_it_was_looked_at)
     press.start()
-    with pytest.raises(Interrupted) as raised:
-        collect(*prompts, **settings)
-    press.join()
+    try:
+        with pytest.raises(Interrupted) as raised:
+            collect(*prompts, **settings)
+    finally:
+        ended.set()
+        press.join()
     return raised.value
 
 
 def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collect) -> None:
     server.looks_until_ended = 0
-    error = interrupted(collect, n=3, batch=True)
+    error = interrupted(server, collect, n=3, batch=True)
     assert error.exit_code == 130
     assert "3 are in batches" in error.message
     assert "run the same command again" in error.next_step
@@ -253,9 +269,9 @@ def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collec
 
 def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(server, collect, tmp_path, events) -> None:
     server.looks_until_ended = 0
-    server.on_create = lambda: time.sleep(0.8)
-    error = interrupted(collect, n=3, batch=True)
-    assert "3 are in batches" in error.message
+    server.on_create = lambda: (press_ctrl_c(), time.sleep(0.3))
+    with pytest.raises(Interrupted, match="3 are in batches"):
+        collect(n=3, batch=True)
     assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created"]
     assert any("Once more stops at once" in line for line in cautions(events))
 
@@ -311,7 +327,7 @@ def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, c
 
 def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(server, collect, events) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=2, batch=True)
+    interrupted(server, collect, n=2, batch=True)
     server.batches.clear()
     result = collect(n=2)
     assert (result.n_answered, result.n_under_way) == (2, 0)
@@ -364,7 +380,7 @@ def test_a_refused_batch_costs_nothing_and_stops_the_run(server, collect, tmp_pa
 
 def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, collect) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=3, batch=True)
+    interrupted(server, collect, n=3, batch=True)
     server.unreachable = True
     with pytest.raises(TeacherError, match="cannot be waited for longer") as raised:
         collect(n=3, wait=True, wait_minutes=0.01)
@@ -495,7 +511,7 @@ def command(*arguments: str) -> int:
 
 def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(server, collect, project, tmp_path) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, "One", "Two", batch=True)
+    interrupted(server, collect, "One", "Two", batch=True)
     file = tmp_path / "prompts.txt"
     file.write_text("One\nTwo\nThree\n")
     config = CollectConfig(tmp_path / "out", "anthropic:claude-sonnet-4-6", file, batch=True)
@@ -507,7 +523,7 @@ def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(server, collect
 
 def test_the_command_ends_with_an_error_while_a_batch_is_under_way(server, collect, project, capsys) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, "One", "Two", batch=True)
+    interrupted(server, collect, "One", "Two", batch=True)
     (Path(project[2])).write_text("One\nTwo\nThree\n")
     assert command(*project) == 1
     printed = capsys.readouterr()
@@ -523,7 +539,7 @@ def test_the_command_ends_with_an_error_while_a_batch_is_under_way(server, colle
 
 def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, "One", "Two", batch=True)
+    interrupted(server, collect, "One", "Two", batch=True)
     server.looks_until_ended = server.batches["msgbatch_01"].n_looks + 3
     file = tmp_path / "prompts.txt"
     file.write_text("One\nTwo\nThree\n")
@@ -554,7 +570,7 @@ def test_a_damaged_log_and_a_damaged_or_missing_file_of_requests_are_named_with_
     server, collect, tmp_path
 ) -> None:
     server.looks_until_ended = 0
-    interrupted(collect, n=2, batch=True)
+    interrupted(server, collect, n=2, batch=True)
     file = tmp_path / "out" / "batches" / "1.jsonl"
     whole = file.read_text()
     for damage in ("{\n", whole.replace('"prompt"', '"promt"')):
