@@ -143,7 +143,7 @@ class Process:
 
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_after_a_kill_no_answer_that_arrived_is_lost_or_asked_again(server, tmp_path, which) -> None:
-    server.script = lambda call: Reply(body=message(text(f"Answer to {call.prompt}")), after_seconds=0.1)
+    server.script = lambda call: Reply(body=message(text(f"Answer to {call.prompt}")), after_seconds=0.06)
     process = Process(tmp_path / "project")
     stopped = process.stop_midway(which)
     if which == signal.SIGKILL:

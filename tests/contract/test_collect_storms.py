@@ -62,13 +62,14 @@ def test_no_more_is_asked_than_what_remains_and_the_wait_is_said(server, collect
 
 
 def test_after_a_reset_no_more_is_asked_than_the_limit_allows_anew(server, collect) -> None:
-    """Twenty a second, of sixty: without the figure in the headers all forty would be sent at the reset."""
+    """Twenty in each window, of sixty: without the figure in the headers all forty would be sent at the reset."""
     windows: Counter[int] = Counter()
+    length = 0.6
 
     def script(call: Call) -> Reply:
-        window = int(call.at - server.calls[0].at)
+        window = int((call.at - server.calls[0].at) / length)
         windows[window] += 1
-        reset = server.calls[0].at + window + 1.0 - call.at
+        reset = server.calls[0].at + (window + 1) * length - call.at
         if windows[window] > 20:
             return error(429, "rate_limit_error", "Slow down", retry_after=str(reset))
         headers = limits(20 - windows[window], reset, full=20)
