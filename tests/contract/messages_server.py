@@ -111,7 +111,7 @@ class MessagesServer:
         """What a GET of a path gets."""
         self.calls: list[Call] = []
         self.most_at_once = 0
-        self._at_once = 0
+        self.at_once = 0
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", port), _handler(self))
 
@@ -148,14 +148,14 @@ class MessagesServer:
         with self._lock:
             call = Call(prompt, self.prompts.count(prompt) + 1, body, headers, time.monotonic())
             self.calls.append(call)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             reply = self.script(call)
             time.sleep(reply.after_seconds)
         finally:
             with self._lock:
-                self._at_once -= 1
+                self.at_once -= 1
         return reply
 
 

@@ -83,19 +83,26 @@ def test_after_a_reset_no_more_is_asked_than_the_limit_allows_anew(server, colle
 def test_without_limits_each_answer_opens_one_more(server, collect) -> None:
     server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.2)
     collect(n=150, concurrency=100)
-    assert 32 <= server.most_at_once <= 100
+    began = server.calls[0].at
+    assert len([call for call in server.calls if call.at - began < 0.15]) == 16
+    assert 32 <= server.most_at_once <= 85  # sixteen, then twice as many with each round of answers
 
 
 def test_it_slows_down_and_speeds_up_again(server, collect) -> None:
-    overloaded = error(429, "rate_limit_error", "Slow down", retry_after_ms="30")
-    server.script = lambda call: (
-        overloaded
-        if len(server.calls) in range(17, 20)
-        else Reply(body=message(text("Fine.")), after_seconds=0.02, headers=limits(1000))
-    )
-    assert collect(n=200, concurrency=16).n_answered == 200
-    assert server.most_at_once == 16
-    assert len(server.calls) == 203
+    at_once: list[int] = []
+
+    def script(call: Call) -> Reply:
+        at_once.append(server.at_once)
+        if len(at_once) in range(17, 20):
+            return error(429, "rate_limit_error", "Slow down", retry_after_ms="120")
+        return Reply(body=message(text("Fine.")), after_seconds=0.08, headers=limits(1000))
+
+    server.script = script
+    assert collect(n=160, concurrency=16).n_answered == 160
+    assert len(server.calls) == 163
+    assert max(at_once[:17]) == 16
+    assert max(at_once[32:70]) <= 13
+    assert max(at_once[-40:]) >= 14
 
 
 def test_a_wait_in_milliseconds_is_obeyed(server, collect) -> None:
