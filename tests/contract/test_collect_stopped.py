@@ -33,13 +33,22 @@ def own_handlers() -> Iterator[Callable[[], bool]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def ctrl_c_after_eight_answers(seconds: float) -> Callable[[Call], Reply]:
-    """Answers eight prompts, the next four in so many seconds, and presses Ctrl-C when the last is under way."""
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def ctrl_c_after_eight_answers(seconds: float, again: threading.Timer | None = None) -> Callable[[Call], Reply]:
+    """Answers eight prompts, the next four in so many seconds, and presses Ctrl-C when the last is under way.
+
+    `again` is started then.
+    """
 
     def script(call: Call) -> Reply:
         number = int(call.prompt.split()[1])
         if number == 11:
-            os.kill(os.getpid(), signal.SIGINT)
+            press_ctrl_c()
+            if again:
+                again.start()
         return Reply(body=message(text("Fine.")), after_seconds=0.05 if number < 8 else seconds)
 
     return script
@@ -62,10 +71,9 @@ def test_ctrl_c_saves_what_arrived_what_is_under_way_and_paid_for_and_the_index(
 
 
 def test_ctrl_c_again_stops_at_once_and_what_was_under_way_counts_in_full(server, collect, records, tmp_path) -> None:
-    server.script = ctrl_c_after_eight_answers(20.0)
+    again = threading.Timer(0.4, press_ctrl_c)
+    server.script = ctrl_c_after_eight_answers(20.0, again)
     began = time.monotonic()
-    again = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
-    again.start()
     with pytest.raises(Interrupted):
         collect(n=40, concurrency=4)
     again.join()
@@ -87,11 +95,10 @@ def test_ctrl_c_reaches_a_round_beside_a_running_event_loop(server, collect, rec
     async def notebook() -> None:
         collect(n=40, concurrency=4)
 
-    server.script = ctrl_c_after_eight_answers(20.0)
+    again = threading.Timer(0.4, press_ctrl_c)
+    server.script = ctrl_c_after_eight_answers(20.0, again)
     loop = asyncio.new_event_loop()  # asyncio.run would turn Ctrl-C into a cancellation of its own
     began = time.monotonic()
-    again = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
-    again.start()
     try:
         with pytest.raises(Interrupted):
             loop.run_until_complete(notebook())
