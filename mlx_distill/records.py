@@ -205,7 +205,7 @@ class Answer:
     """The model that answered, as the provider names it."""
     usage: Usage = Usage()
     cost_usd: float | None = None
-    """None where the price is not known or nothing is charged."""
+    """None where it is not known or not counted, or where the answer is a replay."""
     seconds: float = 0.0
     detail: str = ""
     """Why it stopped, where the provider says more (a refusal's category)."""

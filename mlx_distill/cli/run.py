@@ -1,4 +1,4 @@
-"""`mlx-distill run`"""
+"""`mlx-distill run`: the whole job of a project, stage after stage."""
 
 from __future__ import annotations
 

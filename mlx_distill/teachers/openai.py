@@ -76,7 +76,7 @@ class OpenAITeacher:
 
     @property
     def terms(self) -> str:
-        """OpenAI's own, where it is them who answer; elsewhere the model's licence decides."""
+        """OpenAI's own, where it is they who answer; elsewhere the model's licence decides."""
         if (urlsplit(self._base_url).hostname or "") != OPENAI_HOST:
             return ""
         return (

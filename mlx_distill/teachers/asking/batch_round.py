@@ -74,11 +74,16 @@ class BatchRound:
         """By question, what is not asked again in this run, and why."""
         self._states: dict[str, BatchState] = {}
         self.n_new = 0
-        self.cost_usd = 0.0
+        """Answers that batches brought."""
         self.stopped_by: DistillError | None = None
         self._main: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
         self._began = time.monotonic()
+
+    @property
+    def cost_usd(self) -> float:
+        """Of these answers, as far as it is known."""
+        return self._teller.cost_usd
 
     @property
     def seconds(self) -> float:
@@ -187,7 +192,6 @@ class BatchRound:
 
     def _count(self, batch: OpenBatch, taken: Taken) -> None:
         self.n_new += taken.n_new
-        self.cost_usd += taken.cost_usd
         self._teller.cost_usd += taken.cost_usd
         for ask, outcome in taken.answered:
             if outcome == "max_tokens":
