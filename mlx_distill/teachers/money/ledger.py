@@ -84,8 +84,8 @@ class Budget:
                 f"No price is known for {model}, so what it costs cannot be counted."
                 + (f" Did you mean {near[0]}?" if near else ""),
                 f'Add it to distill.toml under [prices]: "{model}" = {{ input_usd = 1.0, output_usd = 5.0 }} (dollars '
-                "for a million tokens), or do without: --no-cost, or cost = false in distill.toml. A model on this machine "
-                "needs none: openai:MODEL@http://localhost:11434/v1",
+                "for a million tokens), or do without: --no-cost, or cost = false in distill.toml. A model on this "
+                "machine needs none: openai:MODEL@http://localhost:11434/v1",
             )
         return price
 
