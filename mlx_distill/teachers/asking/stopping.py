@@ -6,10 +6,12 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
+LOOK_SECONDS = 0.2
+"""The system may give a signal to any thread, and Python tells the main one no sooner than it wakes."""
 Caught = Callable[[signal.Signals], None]
 
 
@@ -29,7 +31,7 @@ def run(main: Coroutine[Any, Any, None], caught: Caught) -> None:
         ended = pool.submit(_run_on, loop, main)
         while not ended.done():
             try:
-                ended.result()
+                wait({ended}, timeout=LOOK_SECONDS)
             except KeyboardInterrupt:
                 loop.call_soon_threadsafe(caught, signal.SIGINT)
         ended.result()
