@@ -33,8 +33,6 @@ class BatchResult:
     """Why there is no answer."""
     again: bool = False
     """Whether the same request may be answered another time: it expired, or the provider failed."""
-    may_be_charged: bool = False
-    """Whether it may have cost something although there is no answer."""
 
 
 class BatchGoneError(Exception):
@@ -71,7 +69,7 @@ class Batches(Protocol):
         """The account's batches that were made at that moment or later."""
 
     def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
-        """What became of the requests of a batch that has ended, in any order."""
+        """What became of the requests of a batch that has ended, in any order; what cannot be read is left out."""
 
 
 @runtime_checkable

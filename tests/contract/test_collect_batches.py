@@ -25,7 +25,7 @@ from mlx_distill.errors import BudgetError, DistillError, InputError, Interrupte
 from mlx_distill.records import Request, conversation
 from mlx_distill.teachers.anthropic import AnthropicTeacher
 from mlx_distill.teachers.anthropic.batches import AnthropicBatches
-from mlx_distill.teachers.asking import batch_making
+from mlx_distill.teachers.asking import batch_making, batch_round
 from tests.contract.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
 from tests.contract.collecting import KEY, REAL_USD, bill_of, cautions, journal_of, notes
 from tests.contract.messages_server import DROPPED, Reply, error
@@ -325,14 +325,30 @@ def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, c
     assert any("is not ours" in line for line in cautions(events))
 
 
-def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(server, collect, events) -> None:
+def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(
+    server, collect, events, monkeypatch
+) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     server.batches.clear()
+    monkeypatch.setattr(batch_round, "KEPT", timedelta())
     result = collect(n=2)
     assert (result.n_answered, result.n_under_way) == (2, 0)
     assert result.total_bill.total_usd == pytest.approx(2 * REAL_USD + 2 * worst() / 2)
     assert any("is lost" in line for line in cautions(events))
+
+
+def test_a_key_of_another_account_loses_no_batch(server, collect) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=2, batch=True)
+    ours, server.batches = server.batches, {}
+    for how in ({}, {"wait": True}, {"batch": True}):
+        with pytest.raises(TeacherError, match="the account of this API key") as raised:
+            collect(n=2, **how)
+        assert "msgbatch_01" in raised.value.next_step
+    server.batches, server.looks_until_ended = ours, 1
+    assert collect(n=2, wait=True).n_answered == 2
+    assert server.calls == []
 
 
 @pytest.mark.parametrize("how", ["cut", "short", "garbage"])
@@ -343,14 +359,26 @@ def test_results_that_break_off_are_read_again_and_none_is_kept_twice(server, co
     assert bill_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
 
 
-def test_a_result_of_an_odd_shape_ends_in_one_line_and_the_batch_stays_open(server, collect, tmp_path) -> None:
-    server.outcome = lambda prompt, nth: {"type": "errored"}
-    with pytest.raises(TeacherError, match="what it sent is no result of a batch"):
-        collect(n=2, batch=True)
-    assert bill_of(tmp_path / "out").total.n_under_way == 2
-    server.outcome = lambda prompt, nth: succeeded("Fine.")
-    assert collect(n=2, batch=True).n_answered == 2
-    assert len(server.batches) == 1
+def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> None:
+    looks: Counter[str] = Counter()
+
+    def odd_at_first(prompt: str, nth: int) -> Any:
+        looks[prompt] += 1  # the state counts them too
+        return {"type": "errored"} if looks[prompt] <= 2 else succeeded("Fine.")
+
+    server.outcome = odd_at_first
+    result = collect(n=2, batch=True)
+    assert (result.n_answered, len(server.batches)) == (2, 1)
+    assert result.total_bill.total_usd == pytest.approx(2 * HALF_USD)
+
+
+@pytest.mark.parametrize("odd", [{"type": "errored"}, {"type": "succeeded", "message": {"content": None}}])
+def test_a_result_that_never_comes_leaves_the_others_and_its_batch_counts_in_full(server, collect, odd) -> None:
+    server.outcome = lambda prompt, nth: odd if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
+    result = collect(n=3, batch=True)
+    assert (result.n_answered, result.unanswered) == (3, ())
+    assert [batch.prompts for batch in server.batches.values()] == [["Prompt 0", "Prompt 1", "Prompt 2"], ["Prompt 1"]]
+    assert result.total_bill.total_usd == pytest.approx(3 * worst() / 2 + HALF_USD)
 
 
 @pytest.mark.parametrize("busy", [error(429, "rate_limit_error", "Slow down"), error(529, "overloaded_error", "Busy")])
@@ -387,6 +415,20 @@ def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, co
     assert "run the same command again" in raised.value.next_step
     server.unreachable, server.looks_until_ended = False, 1
     assert collect(n=3, wait=True).n_answered == 3
+
+
+def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, tmp_path, monkeypatch) -> None:
+    results = server._results
+
+    def odd(batch: Any, broken: str) -> Reply:
+        lines = results(batch, broken).body.splitlines(keepends=True)
+        strange = json.dumps({"custom_id": "strange", "result": succeeded("Whose?")}) + "\n"
+        return Reply(body="".join([strange, *lines, lines[0], strange]))
+
+    monkeypatch.setattr(server, "_results", odd)
+    assert collect(n=4, batch=True).n_answered == 4
+    assert bill_of(tmp_path / "out").total_usd == pytest.approx(4 * HALF_USD)
+    assert len(server.batches) == 1
 
 
 # The cap

@@ -134,7 +134,9 @@ def test_a_wait_is_read_in_seconds_milliseconds_or_as_a_date(headers: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "value", ["", "0", "-3", "soon", "nan", "inf", in_seconds(-3600), "Mon, 01 Jan 99999 00:00:00 GMT"]
+    "value",
+    ["", "0", "-3", "soon", "nan", "inf", in_seconds(-3600), "Mon, 01 Jan 99999 00:00:00 GMT"],
+    ids=["empty", "0", "negative", "a word", "nan", "inf", "a date in the past", "a year that no calendar has"],
 )
 def test_a_wait_that_is_over_or_makes_no_sense_is_none(value: str) -> None:
     assert retry_after({"retry-after": value}) is None

@@ -303,3 +303,19 @@ def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(
     assert "1 of 3 prompts have no answer" in printed.err
     assert f"go on without them: mlx-distill prepare --data {out}" in printed.err
     assert said in printed.err
+
+
+@pytest.mark.parametrize("trouble", [Reply(502, "Bad Gateway"), error(529, "overloaded_error", "Busy"), DROPPED])
+def test_patience_is_one_for_all_that_wait_for_their_turn(server, collect, trouble) -> None:
+    server.script = lambda call: trouble
+    began = time.monotonic()
+    with pytest.raises(TeacherError, match="cannot be waited for longer"):
+        collect(n=60, concurrency=60, wait_minutes=1.0 / 60.0)
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_stated_wait_that_comes_again_ends_nobodys_patience(server, collect) -> None:
+    busy = error(429, "rate_limit_error", "Slow down", retry_after="1")
+    began = time.monotonic()
+    server.script = lambda call: busy if time.monotonic() < began + 2.5 else Reply(body=message(text("Fine.")))
+    assert collect(n=20, wait_minutes=0.5 / 60.0).n_answered == 20

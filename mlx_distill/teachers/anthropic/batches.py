@@ -91,7 +91,9 @@ class AnthropicBatches:
                 raise BatchGoneError(f"the results of {batch_id} are not there any more") from error
             try:
                 async for line in lines:
-                    yield self._result(line)
+                    result = self._result(line)
+                    if result:
+                        yield result
             finally:
                 await lines.close()
 
@@ -112,19 +114,17 @@ class AnthropicBatches:
         ended = batch.processing_status == "ended"
         return BatchState(batch.id, batch.created_at, batch.expires_at, n_requests, n_done, ended)
 
-    def _result(self, line: MessageBatchIndividualResponse) -> BatchResult:
+    def _result(self, line: MessageBatchIndividualResponse) -> BatchResult | None:
+        """What became of a request; None for a line of an odd shape, which the SDK does not check either."""
         try:
             return self._read(line)
-        except (AttributeError, KeyError, TypeError) as error:  # of an odd shape, which the SDK does not check either
-            raise self._connection.unreadable("result of a batch") from error
+        except (AttributeError, KeyError, TypeError, UnreadableError):
+            return None
 
     def _read(self, line: MessageBatchIndividualResponse) -> BatchResult:
         result = line.result
         if result.type == "succeeded":
-            try:
-                return BatchResult(line.custom_id, self._connection.answer_of(result.message))
-            except UnreadableError as damage:
-                return BatchResult(line.custom_id, None, damage.message, may_be_charged=True)
+            return BatchResult(line.custom_id, self._connection.answer_of(result.message))
         if result.type == "errored":
             error = result.error.error
             said = self._connection.clean(error.message)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mlx_distill.errors import InputError
 from mlx_distill.records import Prompt, Request, messages_from_json
 from mlx_distill.storage.durable import remove_empty, write_jsonl
 from mlx_distill.storage.journal import Journal
@@ -114,7 +115,15 @@ class BatchLog:
             f"It holds the requests of a batch that is under way: bring it back from a copy. To forget all batches and "
             f"what they answer, remove {self._folder}; the ledger counts them in full."
         )
-        return dict(read_jsonl(self._file(batch.name), _from_json, step))
+        asks = dict(read_jsonl(self._file(batch.name), _from_json, step))
+        if len(asks) != batch.n_requests:
+            raise InputError(f"{self._file(batch.name)} holds {len(asks)} requests of {batch.n_requests}.", step)
+        return asks
+
+    @property
+    def folder(self) -> Path:
+        """Of the log and the requests."""
+        return self._folder
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.jsonl"
@@ -130,6 +139,8 @@ class BatchLog:
             raise ValueError(f"batch {name} is not announced before this line, or closed")
         if line["do"] == "announce":
             self._n_announced += 1
+            if name in self.open:
+                raise ValueError(f"batch {name} is announced twice")
             at = datetime.fromisoformat(line["at"])
             self.open[name] = OpenBatch(name, line["teacher"], line["n"], line["reservation"], at)
         elif line["do"] == "created":

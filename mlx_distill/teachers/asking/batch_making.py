@@ -8,6 +8,8 @@ list by its size and time; what is found there is known for ours when its result
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
@@ -16,15 +18,15 @@ from mlx_distill.events import Caution, Note, Report
 from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch, custom_ids
 from mlx_distill.teachers.asking.patient import Patient
 from mlx_distill.teachers.asking.plan import Ask
-from mlx_distill.teachers.asking.telling import clock
+from mlx_distill.teachers.asking.telling import clock, span
 from mlx_distill.teachers.batching import Batches, BatchGoneError
 from mlx_distill.teachers.money.ledger import Ledger
 from mlx_distill.teachers.protocol import Teacher, TryLaterError, UnreadableError
 
-SLACK = timedelta(hours=1)
-"""How far the provider's clock may be from ours."""
+SLACK = timedelta(days=2)
+"""How far the provider's clock may be from ours, and ours from itself before it was set: more than a time zone."""
 LISTED_AFTER_SECONDS = 120.0
-"""A batch that is not in the provider's list so long after it was announced was never made."""
+"""A batch that is not in the provider's list so long after its making was cut off was never made."""
 LOOK_AGAIN_SECONDS = 10.0
 ROUNDING_USD = 1e-9
 """More than what the sum of many prices may be off by."""
@@ -48,6 +50,8 @@ class BatchMaker:
         """What no batch can hold, or has no known price."""
         self.is_making = False
         """Whether the provider is being asked to make one at this moment."""
+        self._failing_since = 0.0
+        """Monotonic seconds of the first of the failures in a row; 0 while there is none."""
 
     async def make(self, asks: deque[Ask], *, again: bool) -> int:
         """Make as many batches as it takes, or as the cap allows; what is in one is taken from `asks`.
@@ -87,11 +91,13 @@ class BatchMaker:
     async def _make_one(self, asks: list[Ask], *, again: bool) -> None:
         named = custom_ids(asks)
         requests = {name: ask.request for name, ask in named.items()}
+        # In this order: what a kill leaves in the log is closed by the next run, in the ledger it would count for ever.
+        reservation = secrets.token_hex(8) if self._ledger else ""
+        batch = self._log.announce(self._teacher.name, named, reservation)
         held = None
         if self._ledger:
             model = self._teacher.billed_model
-            held = self._ledger.reserve(model, list(requests.values()), batch=True, again=again)
-        batch = self._log.announce(self._teacher.name, named, held.id if held else "")
+            held = self._ledger.reserve(model, list(requests.values()), batch=True, again=again, name=reservation)
         self.is_making = True
         try:
             state = await self._patient.call(lambda: self._batches.create(requests), once_charged=True)
@@ -99,12 +105,21 @@ class BatchMaker:
             self.is_making = False
             reason = error.reason if isinstance(error, TryLaterError) else error.message.rstrip(".")
             self._report(Caution(f"It is not known whether a batch was made ({reason}): it is looked for."))
-            await self.find(batch)
+            self._failing_since = self._failing_since or time.monotonic()
+            await self.find(batch, just_now=True)
+            if batch.name in self._log.open:
+                self._failing_since = 0.0
+            elif time.monotonic() - self._failing_since >= self._patient.limit_seconds:
+                raise TeacherError(
+                    f"{self._teacher.name} has made no batch for {span(self._patient.limit_seconds)}: {reason}.",
+                    "Nothing was charged for it. Run the same command again later.",
+                ) from error
         except TeacherError as error:  # it was refused: there is none
             self.drop(batch, f"refused: {error.message}")
             raise
         else:
             self._log.created(batch, state.id)
+            self._failing_since = 0.0
             cost = f", at most {held.usd:.2f} USD" if held else ""
             self._report(
                 Note(
@@ -115,9 +130,13 @@ class BatchMaker:
         finally:
             self.is_making = False
 
-    async def find(self, batch: OpenBatch) -> None:
-        """Look for a batch whose making was cut off; where it was never made, its requests are missing again."""
+    async def find(self, batch: OpenBatch, *, just_now: bool = False) -> None:
+        """Look for a batch whose making was cut off, perhaps `just_now`; where it was never made, its requests are
+        missing again.
+        """
         n_looks = 0
+        age = 0.0 if just_now else max(0.0, (datetime.now(UTC) - batch.announced_at).total_seconds())
+        until = time.monotonic() + LISTED_AFTER_SECONDS - age
         while True:
             try:
                 listed = await self._patient.call(lambda: self._batches.since(batch.announced_at - SLACK))
@@ -126,21 +145,20 @@ class BatchMaker:
                 return
             fitting = [
                 state
-                for state in sorted(listed, key=lambda state: abs(state.created_at - batch.announced_at))
+                for state in sorted(listed, key=lambda state: _distance(state.created_at - batch.announced_at))
                 if state.id not in self._log.known_ids and state.n_requests == batch.n_requests
             ]
             if fitting:
                 self._log.created(batch, fitting[0].id)
                 self._report(Note(f"Batch {batch.id} was found: its making had been cut off."))
                 return
-            left = LISTED_AFTER_SECONDS - (datetime.now(UTC) - batch.announced_at).total_seconds()
+            left = until - time.monotonic()
             if left <= 0.0:
                 self.drop(batch, "it was never made")
                 self._report(Note(f"A batch of {batch.n_requests:,} requests was never made: they are missing again."))
                 return
             if n_looks == 0:
-                until = clock(left)
-                self._report(Note(f"A batch may have been made: the provider's list is looked at until {until}."))
+                self._report(Note(f"A batch may have been made: the provider's list is looked at until {clock(left)}."))
             n_looks += 1
             await asyncio.sleep(min(left, LOOK_AGAIN_SECONDS))
 
@@ -157,3 +175,8 @@ class BatchMaker:
         counted = " It counts in full as spent." if self._ledger else ""
         self._report(Caution(f"A batch of {batch.n_requests:,} requests is lost: {why}.{counted}"))
         self._log.close(batch, f"lost: {why}")
+
+
+def _distance(after: timedelta) -> tuple[bool, timedelta]:
+    """By which to look first at what was made after the announcement, and soon after: both clocks may be right."""
+    return after < timedelta(), abs(after)

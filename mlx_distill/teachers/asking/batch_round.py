@@ -7,16 +7,16 @@ import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from mlx_distill.errors import DistillError, Interrupted
+from mlx_distill.errors import DistillError, Interrupted, TeacherError
 from mlx_distill.events import Caution, Note, Report
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers.asking import stopping
 from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch
 from mlx_distill.teachers.asking.batch_making import BatchMaker
-from mlx_distill.teachers.asking.batch_taking import NotOursError, Taken, take
+from mlx_distill.teachers.asking.batch_taking import MissingResultsError, NotOursError, Taken, take
 from mlx_distill.teachers.asking.estimate import over_budget
 from mlx_distill.teachers.asking.pacing import Patience
 from mlx_distill.teachers.asking.patient import Patient
@@ -27,6 +27,10 @@ from mlx_distill.teachers.batching import Batches, BatchGoneError, BatchState
 from mlx_distill.teachers.money.ledger import Budget, Ledger
 from mlx_distill.teachers.protocol import Teacher
 
+KEPT = timedelta(days=29)
+"""For so long the provider keeps the results of a batch."""
+MOST_READINGS = 4
+"""Results that are missing so often will not come."""
 MOST_TRIES = 3
 """How often one run puts a request into a batch that errors or expires."""
 STEP = "Batches go on without this machine: run the same command again, and it brings in their answers."
@@ -73,6 +77,8 @@ class BatchRound:
         self._never: dict[str, str] = {}
         """By question, what is not asked again in this run, and why."""
         self._states: dict[str, BatchState] = {}
+        self._n_short: Counter[str] = Counter()
+        """By the name of a batch, how often not all of its results came."""
         self.n_new = 0
         """Answers that batches brought."""
         self.stopped_by: DistillError | None = None
@@ -106,9 +112,10 @@ class BatchRound:
             except asyncio.CancelledError:
                 if self._signal is None:
                     raise
-                self.stopped_by = self._interrupted(self._signal)
             except DistillError as error:
                 self.stopped_by = error
+            if self._signal:
+                self.stopped_by = self._interrupted(self._signal)
 
     def interrupt(self, which: signal.Signals) -> None:
         """Stop; a batch that is being made is waited for, unless this is called again."""
@@ -134,10 +141,10 @@ class BatchRound:
         left = deque(asks)
         n_made = await self._maker.make(left, again=again)
         self._retry = ()  # what the user wants asked again is asked again once
-        self._tries.update(ask.request.question for ask in asks[: len(asks) - len(left)])
         for ask in self._maker.too_long:
             self._give_up(ask, "it is too long for a batch, or for the price that is known")
         self._plan_again()
+        self._tries.update(ask.request.question for ask in asks if ask.key in self.plan.under_way)
         if self._signal:
             raise asyncio.CancelledError
         if left and not self._open:
@@ -174,21 +181,35 @@ class BatchRound:
     async def _look_at(self, batch: OpenBatch) -> None:
         if not batch.id:  # its making was cut off, or what was found in its place was another one
             await self._maker.find(batch)
-        if not batch.id:
+        if not batch.id:  # it was never made, or nobody can say
+            self._plan_again()
             return
         try:
             state = await self._call(lambda: self._batches.state(batch.id))
             self._states[batch.id] = state
             if not state.ended:
                 return
-            taken = await self._call(lambda: take(self._batches, batch, self._log, self._journal, self._ledger))
-            self._count(batch, taken)
+            self._count(batch, await self._call(lambda: self._take(batch)))
         except NotOursError:
             self._report(Caution(f"Batch {batch.id} is not ours: its results name other requests."))
             self._log.disowned(batch)
         except BatchGoneError as error:
+            if datetime.now(UTC) - batch.announced_at < KEPT:  # rather another key than a batch that was deleted
+                raise TeacherError(
+                    f"{self._teacher.name}: {error}, as the account of this API key sees it.",
+                    f"Use the key that {batch.id} was made with. If it was deleted there, remove {self._log.folder}: "
+                    "what no batch answers is missing then, and the ledger counts it in full.",
+                ) from error
             self._maker.lose(batch, str(error))
         self._plan_again()
+
+    async def _take(self, batch: OpenBatch) -> Taken:
+        are_all = self._n_short[batch.name] >= MOST_READINGS
+        try:
+            return await take(self._batches, batch, self._log, self._journal, self._ledger, are_all=are_all)
+        except MissingResultsError:
+            self._n_short[batch.name] += 1
+            raise
 
     def _count(self, batch: OpenBatch, taken: Taken) -> None:
         self.n_new += taken.n_new
@@ -216,10 +237,12 @@ class BatchRound:
         self.plan = self._make_plan(self._log.questions_under_way(), self._retry)
 
     def _interrupted(self, which: signal.Signals) -> Interrupted:
+        self._plan_again()
         under_way = f", {len(self.plan.under_way):,} are in batches" if self.plan.under_way else ""
+        unsure = "" if all(batch.id for batch in self._open) else " (one of which may not have been made)"
         return Interrupted(
             f"{len(self.plan.known):,} of {len(self.plan.wanted):,} answers are saved in {self._journal.path}"
-            f"{under_way}.",
+            f"{under_way}{unsure}.",
             STEP if self._open else "Run the same command again: it asks only for what is missing.",
             exit_code=128 + which,
         )

@@ -25,6 +25,10 @@ class NotOursError(Exception):
     """The results of what was taken for a batch name requests of another one."""
 
 
+class MissingResultsError(TryLaterError):
+    """Not all results of a batch came."""
+
+
 @dataclass
 class Taken:
     """What a batch brought."""
@@ -41,25 +45,29 @@ class Taken:
     """What would end the same way again, and why."""
 
 
-async def take(batches: Batches, batch: OpenBatch, log: BatchLog, journal: Journal, ledger: Ledger | None) -> Taken:
+async def take(
+    batches: Batches, batch: OpenBatch, log: BatchLog, journal: Journal, ledger: Ledger | None, *, are_all: bool
+) -> Taken:
     """Journal the answers of a batch that has ended, settle its cost and close it.
 
-    Raises NotOursError, with nothing written, where it is another's; BatchGoneError where its results are gone;
-    TryLaterError where they break off: then the same call goes on.
+    Raises NotOursError, with nothing written, where none of its results is ours; BatchGoneError where they are gone;
+    TryLaterError where they break off, and MissingResultsError where some are missing: then the same call goes on. With
+    `are_all` what is missing is to be asked again, and the batch counts in full. A result that comes twice counts once.
     """
     asks = log.asks(batch)
     held = ledger.under_way.get(batch.reservation) if ledger else None
     known = _journalled(batch, journal)
-    taken, usages, n_results = Taken(), list[Usage](), 0
+    taken, usages = Taken(), list[Usage]()
+    seen: set[str] = set()
+    n_strange = 0
     async with aclosing(batches.results(batch.id)) as results:
         async for result in results:
-            n_results += 1
             ask = asks.get(result.custom_id)
-            if ask is None:
-                raise NotOursError
+            if ask is None or result.custom_id in seen:
+                n_strange += ask is None
+                continue
+            seen.add(result.custom_id)
             if result.answer is None:
-                if result.may_be_charged:
-                    usages.append(Usage())  # which has no price: the whole batch counts in full
                 where = taken.to_ask_again if result.again else taken.never_answered
                 where.append((ask, result.reason))
                 continue
@@ -72,8 +80,13 @@ async def take(batches: Batches, batch: OpenBatch, log: BatchLog, journal: Journ
                 taken.n_new += 1
                 taken.cost_usd += answer.cost_usd or 0.0
             taken.answered.append((ask, result.answer.outcome))
-    if n_results < len(asks):
-        raise TryLaterError(f"the results of {batch.id} broke off after {n_results} of {len(asks)}")
+    if n_strange and not seen:
+        raise NotOursError
+    if len(seen) < len(asks) and not are_all:
+        raise MissingResultsError(f"the results of {batch.id} hold {len(seen):,} of its {len(asks):,} requests")
+    for name in asks.keys() - seen:
+        usages.append(Usage())  # which has no price
+        taken.to_ask_again.append((asks[name], "no result came"))
     journal.flush()
     if ledger and held:
         if usages:

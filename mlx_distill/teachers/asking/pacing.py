@@ -118,12 +118,14 @@ class Pace:
                 now = time.monotonic()
                 if self._refill and now >= self._room_until:
                     self._room, self._room_until = self._refill, now + LONGEST_REFILL_SECONDS
+                    self._used_up = ""  # when it will be refilled next is not known until an answer says it
                 if now < self._held_until:
                     await asyncio.sleep(self._held_until - now)
                 elif self._in_flight >= (1 if self._probing else int(self._allowed)):
                     await self._until_freed(None)
                 elif now < self._room_until and self._room <= 0:
-                    self._tell(self._used_up, self._room_until - now)
+                    if self._used_up:
+                        self._tell(self._used_up, self._room_until - now)
                     await self._until_freed(self._room_until - now)
                 else:
                     self._in_flight += 1

@@ -20,6 +20,11 @@ class Patient:
     def __init__(self, name: str, patience: Patience, teller: Teller, step: str) -> None:
         self._name, self._patience, self._teller, self._step = name, patience, teller, step
 
+    @property
+    def limit_seconds(self) -> float:
+        """How long a call is made again."""
+        return self._patience.limit_seconds
+
     async def call(self, make: Callable[[], Awaitable[Result]], *, once_charged: bool = False) -> Result:
         """What `make` brings.
 

@@ -79,6 +79,10 @@ class Round:
         self.stopped_by: DistillError | None = None
         self._began = time.monotonic()
         self._last_answer_at = 0.0
+        self._failing_since = 0.0
+        """Monotonic seconds of the first failure since the last answer; 0 where there is none."""
+        self._stated_until = 0.0
+        """Monotonic seconds of the end of the last wait that was longer than patience, as the teacher stated it."""
         self._longest_retry = teacher.longest_retry
         self._in_flight: dict[asyncio.Task[None], float] = {}
         """Who waits for an answer, and since when (monotonic seconds)."""
@@ -220,7 +224,11 @@ class Round:
                 self._pace.done()
             if error is None or self._closing:
                 return
-            began = trouble.since or time.monotonic()
+            # Where nothing is answered, patience is one for all: who waited for a turn does not begin anew, and who was
+            # held back while another's stated wait was obeyed has lost nothing.
+            self._failing_since = self._failing_since or time.monotonic()
+            trouble.since = max(min(trouble.since or self._failing_since, self._failing_since), self._stated_until)
+            began = trouble.since
             stalled = self._last_answer_at < turn.started  # what may be charged is not tried by all at once
             if error.overloaded:
                 self._pace.slow_down(turn)
@@ -230,6 +238,8 @@ class Round:
             wait = trouble.wait_seconds(error, self._pace.n_overloads if concerns_all else 0)
             if wait is None:
                 self._give_up(error, began)
+            if trouble.since > began:  # a stated wait is waited
+                self._stated_until = max(self._stated_until, trouble.since)
             if concerns_all:
                 self._pace.hold(wait)
             self._teller.trouble(error, wait)
@@ -269,6 +279,7 @@ class Round:
             self.n_new += 1
         known = self._plan.known[ask.key] = Known.of(record, at)
         self._last_answer_at = time.monotonic()
+        self._failing_since = 0.0
         self._n_refused = 0
         while self._put_aside:
             refused, error = self._put_aside.pop()

@@ -33,10 +33,11 @@ class Teller:
 
     def trouble(self, trouble: TryLaterError, wait: float) -> None:
         """What went wrong and when it is tried again."""
+        limit = span(self._limit_seconds)
+        gives_up = f"; gives up after {limit} without an answer" if wait <= self._limit_seconds else ""
         self.say_once_in(
             max(wait, SAY_AGAIN_SECONDS),
-            f"{trouble.reason}: asking again in {span(wait)}, at {clock(wait)}; gives up after "
-            f"{span(self._limit_seconds)} without an answer.",
+            f"{trouble.reason}: asking again in {span(wait)}, at {clock(wait)}{gives_up}.",
             about=trouble.reason,
         )
         self.progress(note=f"waiting until {clock(wait)}")

@@ -77,7 +77,7 @@ class Reservation:
     """What was set aside for a request, or for a batch of them, before it was sent."""
 
     id: str
-    """A number that no other reservation of the ledger has."""
+    """A number, or a batch's name, that no other reservation of the ledger has."""
     model: str
     usd: float
     n_requests: int

@@ -13,9 +13,10 @@ goes through it like this, at any concurrency, across restarts:
         cost = ledger.settle(reservation, [answer.usage])  # the real cost takes its place
 
 A reservation that is never closed (a kill) counts in full, as `unknown` does. A batch is reserved as one, with all of
-its requests and the batch's price, before it is created; keep the reservation's id with the batch:
+its requests and the batch's price, before it is created; keep the reservation's id with the batch, and write it there
+first, so that a kill in between leaves no reservation that nobody closes:
 
-    reservation = ledger.reserve(model, requests, batch=True)
+    reservation = ledger.reserve(model, requests, batch=True, name=reservation_id)
     ...                                                    # create it; days and restarts may pass
     ledger.settle(reservation_id, usages_of_all_that_succeeded)
 
@@ -153,9 +154,9 @@ class Ledger:
         return sum(known) if len(known) == len(each) else None
 
     def reserve(
-        self, model: str, requests: Sequence[Request], *, batch: bool = False, again: bool = False
+        self, model: str, requests: Sequence[Request], *, batch: bool = False, again: bool = False, name: str = ""
     ) -> Reservation:
-        """Set the worst case of these requests aside, on the disk when this returns.
+        """Set the worst case of these requests aside, on the disk when this returns, perhaps under a name of its own.
 
         Raises BudgetError, with nothing written, where it does not fit under the cap: perhaps it will when others
         have been settled. Raises InputError where there is no price for it.
@@ -169,7 +170,7 @@ class Ledger:
             )
         if usd > self.left_usd:
             raise BudgetError(f"{usd:.4f} USD are needed at most and {max(self.left_usd, 0.0):.4f} USD are left.")
-        reservation = Reservation(str(self._n_reserved + 1), model, usd, len(requests), batch, again)
+        reservation = Reservation(name or str(self._n_reserved + 1), model, usd, len(requests), batch, again)
         key = requests[0].key if len(requests) == 1 else ""
         self.journal.append({"do": "reserve", **asdict(reservation), "key": key, "at": _now()})
         self._add(reservation)
