@@ -137,9 +137,10 @@ def ask_until_stopped(
         log = _open_log(journal, batching, stack)
         plan = plan_of(log.questions_under_way() if log else (), retry)
         ledger = Ledger(journal.with_name(LEDGER), budget)
+        open_batches = log.open_of(teacher.name) if log else []
+        paid = is_paid(teacher, budget) and bool(plan.missing or open_batches)
         # A batch that the ledger has set something aside for is settled there, whoever brings it in.
-        counted = is_paid(teacher, budget) or any(one.reservation for one in (log.open_of(teacher.name) if log else ()))
-        paid = counted and bool(plan.missing or (log and log.open))
+        paid = paid or any(batch.reservation for batch in open_batches)
         if paid:
             budget.price_of(teacher.billed_model)
             stack.enter_context(ledger)

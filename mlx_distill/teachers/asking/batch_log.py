@@ -47,7 +47,8 @@ class BatchLog:
     """The log in a folder; as a context manager its one writer."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        """Of the log and the requests."""
         self._journal = Journal(folder / LOG)
         self._n_announced = 0
         self.open: dict[str, OpenBatch] = {}
@@ -58,7 +59,7 @@ class BatchLog:
         self._journal.__enter__()
         try:
             self.read()
-            for file in self._folder.glob("[0-9]*.jsonl"):
+            for file in self.folder.glob("[0-9]*.jsonl"):
                 if file.stem not in self.open:  # left by a kill, before its batch was announced or after it was closed
                     file.unlink()
         except BaseException:
@@ -69,15 +70,15 @@ class BatchLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if (self._folder / LOG).stat().st_size == 0:  # no batch was made: leave no folder that looks like some
-            (self._folder / LOG).unlink()  # while it is locked, as the ledger does
-            remove_empty([self._folder])
+        if (self.folder / LOG).stat().st_size == 0:  # no batch was made: leave no folder that looks like some
+            (self.folder / LOG).unlink()  # while it is locked, as the ledger does
+            remove_empty([self.folder])
         self._journal.close()
 
     def read(self) -> BatchLog:
         """Go through what happened, where there is a log; alone, without entering, it only looks."""
-        if (self._folder / LOG).exists():
-            for _ in each_jsonl(self._folder / LOG, lambda data: self._fold(_line(data)), torn_end=True):
+        if (self.folder / LOG).exists():
+            for _ in each_jsonl(self.folder / LOG, lambda data: self._fold(_line(data)), torn_end=True):
                 """What a line says is done as it is read, so that its faults have its number."""
         return self
 
@@ -85,9 +86,9 @@ class BatchLog:
         """The open batches of a teacher."""
         return [batch for batch in self.open.values() if batch.teacher == teacher]
 
-    def questions_under_way(self) -> dict[str, OpenBatch]:
-        """The questions (`Request.question`) that open batches will answer, each with its batch."""
-        return {ask.request.question: batch for batch in self.open.values() for ask in self.asks(batch).values()}
+    def questions_under_way(self) -> set[str]:
+        """The questions (`Request.question`) that open batches will answer."""
+        return {ask.request.question for batch in self.open.values() for ask in self.asks(batch).values()}
 
     def announce(self, teacher: str, asks: Mapping[str, Ask], reservation: str) -> OpenBatch:
         """Say that a batch of these requests, by custom_id, is about to be made; all is on the disk when it returns."""
@@ -113,20 +114,15 @@ class BatchLog:
         """The requests of an open batch by custom_id."""
         step = (
             f"It holds the requests of a batch that is under way: bring it back from a copy. To forget all batches and "
-            f"what they answer, remove {self._folder}; the ledger counts them in full."
+            f"what they answer, remove {self.folder}; the ledger counts them in full."
         )
         asks = dict(read_jsonl(self._file(batch.name), _from_json, step))
         if len(asks) != batch.n_requests:
             raise InputError(f"{self._file(batch.name)} holds {len(asks)} requests of {batch.n_requests}.", step)
         return asks
 
-    @property
-    def folder(self) -> Path:
-        """Of the log and the requests."""
-        return self._folder
-
     def _file(self, name: str) -> Path:
-        return self._folder / f"{name}.jsonl"
+        return self.folder / f"{name}.jsonl"
 
     def _append(self, line: dict[str, Any]) -> None:
         line = {**line, "at": datetime.now(UTC).isoformat()}

@@ -65,9 +65,8 @@ class BatchRound:
         self._make_plan, self._makes = make_plan, makes
         self._ledger, self._budget = ledger, budget
         self._report, self._patience, self._retry = report, patience, retry
-        self.plan = plan
-        """Of what is missing now."""
-        self._teller = Teller(report, job, len(self.plan.wanted), patience.limit_seconds)
+        self._plan, self._plan_is_old = plan, False
+        self._teller = Teller(report, job, len(plan.wanted), patience.limit_seconds)
         patient = Patient(teacher.name, patience, self._teller, STEP)
         self._call = patient.call
         self._maker = BatchMaker(teacher, batches, log, ledger, patient, report)
@@ -85,6 +84,14 @@ class BatchRound:
         self._main: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
         self._began = time.monotonic()
+
+    @property
+    def plan(self) -> Plan:
+        """What is missing now: the journal and the log say it, and are read anew only once they have changed."""
+        if self._plan_is_old:
+            self._plan = self._make_plan(self._log.questions_under_way(), self._retry)
+            self._plan_is_old = False
+        return self._plan
 
     @property
     def cost_usd(self) -> float:
@@ -139,11 +146,11 @@ class BatchRound:
         asks = [ask for ask in self.plan.missing if self._is_to_ask(ask.request.question)]
         again = all(ask.again or ask.request.question in self._again for ask in asks)
         left = deque(asks)
+        self._plan_is_old = True
         n_made = await self._maker.make(left, again=again)
         self._retry = ()  # what the user wants asked again is asked again once
         for ask in self._maker.too_long:
             self._give_up(ask, "it is too long for a batch, or for the price that is known")
-        self._plan_again()
         self._tries.update(ask.request.question for ask in asks if ask.key in self.plan.under_way)
         if self._signal:
             raise asyncio.CancelledError
@@ -180,15 +187,16 @@ class BatchRound:
 
     async def _look_at(self, batch: OpenBatch) -> None:
         if not batch.id:  # its making was cut off, or what was found in its place was another one
+            self._plan_is_old = True
             await self._maker.find(batch)
         if not batch.id:  # it was never made, or nobody can say
-            self._plan_again()
             return
         try:
             state = await self._call(lambda: self._batches.state(batch.id))
             self._states[batch.id] = state
             if not state.ended:
                 return
+            self._plan_is_old = True
             self._count(batch, await self._call(lambda: self._take(batch)))
         except NotOursError:
             self._report(Caution(f"Batch {batch.id} is not ours: its results name other requests."))
@@ -200,8 +208,8 @@ class BatchRound:
                     f"Use the key that {batch.id} was made with. If it was deleted there, remove {self._log.folder}: "
                     "what no batch answers is missing then, and the ledger counts it in full.",
                 ) from error
+            self._plan_is_old = True
             self._maker.lose(batch, str(error))
-        self._plan_again()
 
     async def _take(self, batch: OpenBatch) -> Taken:
         are_all = self._n_short[batch.name] >= MOST_READINGS
@@ -232,12 +240,7 @@ class BatchRound:
         self._never[ask.request.question] = reason
         self._teller.say_once(f"{ask.prompt.id} is skipped: {reason}.", about=reason)
 
-    def _plan_again(self) -> None:
-        """Look anew at what is missing: the journal and the log say it."""
-        self.plan = self._make_plan(self._log.questions_under_way(), self._retry)
-
     def _interrupted(self, which: signal.Signals) -> Interrupted:
-        self._plan_again()
         under_way = f", {len(self.plan.under_way):,} are in batches" if self.plan.under_way else ""
         unsure = "" if all(batch.id for batch in self._open) else " (one of which may not have been made)"
         return Interrupted(
