@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import httpx2
 
 LONGEST_WORDS = 300
+AGAIN = "then run the same command again: everything answered so far is saved."
+"""What comes after mending an account."""
 
 
 def address_of(url: httpx2.URL) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
-from mlx_distill.teachers.client import address_of, can_be_sent, count, no_connection, one_line, word
+from mlx_distill.teachers.client import AGAIN, address_of, can_be_sent, count, no_connection, one_line, word
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.protocol import Limit, LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
 
@@ -32,7 +32,6 @@ HOW_TO_ADDRESS = (
     "Set OPENAI_BASE_URL to the server's address, or write it behind the model: "
     "openai:MODEL@http://localhost:11434/v1 (Ollama; LM Studio has port 1234, mlx_lm.server 8080, vLLM 8000)."
 )
-AGAIN = "then run the same command again: everything answered so far is saved."
 LONGEST_ANSWER_SECONDS = 3600.0
 """A local server answers a few at a time and lets the others wait, each on its open connection."""
 CONNECT_SECONDS = 10.0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer
 from mlx_distill.teachers.anthropic.messages import answer_of
-from mlx_distill.teachers.client import address_of, can_be_sent, no_connection, one_line
+from mlx_distill.teachers.client import AGAIN, address_of, can_be_sent, no_connection, one_line
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.money.prices import PRICES
 from mlx_distill.teachers.protocol import LimitError, NoAnswerError, RefusedError, TryLaterError, UnreadableError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from anthropic.types import Message
 
 CONSOLE = "platform.claude.com"
-AGAIN = "then run the same command again: everything answered so far is saved."
 SPEND_LIMITS = frozenset(
     {
         "enforced_spend_limit_reached",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from mlx_distill.records import Answer, TeacherRecord, Usage
 from mlx_distill.storage.journal import Journal
@@ -74,8 +73,7 @@ async def take(
             usages.append(result.answer.usage)
             if ask.key not in known:
                 answer = _priced(result.answer, ledger, held.model if held else "")
-                record = TeacherRecord(ask.key, ask.prompt, ask.request, answer, _now(), batch.id)
-                journal.append(record.to_json(), durable=False)
+                journal.append(ask.answered(answer, batch.id).to_json(), durable=False)
                 known.add(ask.key)
                 taken.n_new += 1
                 taken.cost_usd += answer.cost_usd or 0.0
@@ -107,7 +105,3 @@ def _priced(answer: Answer, ledger: Ledger | None, model: str) -> Answer:
     """The answer with its cost, where it is known."""
     cost = ledger.cost_of(model, answer.usage, batch=True) if ledger and model else None
     return replace(answer, cost_usd=cost.usd if cost else None)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

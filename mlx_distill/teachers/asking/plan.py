@@ -6,11 +6,12 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from mlx_distill.records import Prompt, Request, TeacherRecord
+from mlx_distill.records import Answer, Prompt, Request, TeacherRecord
 from mlx_distill.storage.jsonl import each_jsonl
 
 RETRIES = ("max_tokens", "refusal", "empty")
@@ -86,6 +87,11 @@ class Ask:
     @property
     def request(self) -> Request:
         return _request(self.prompt, self.wording)
+
+    def answered(self, answer: Answer, batch: str = "") -> TeacherRecord:
+        """What the journal keeps of an answer to it that arrives now, perhaps in a batch."""
+        asked_at = datetime.now(UTC).isoformat(timespec="seconds")
+        return TeacherRecord(self.key, self.prompt, self.request, answer, asked_at, batch)
 
 
 def _request(prompt: Prompt, wording: Wording) -> Request:

@@ -8,7 +8,6 @@ import time
 from asyncio import FIRST_COMPLETED
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NoReturn
 
 from mlx_distill.errors import BudgetError, DistillError, Interrupted, TeacherError
@@ -261,8 +260,7 @@ class Round:
             raise
         finally:
             del self._in_flight[task]
-        asked_at = datetime.now(UTC).isoformat(timespec="seconds")
-        record = TeacherRecord(ask.key, ask.prompt, request, self._purse.priced(answer), asked_at)
+        record = ask.answered(self._purse.priced(answer))
         at = self._journal.append(record.to_json())
         self._purse.settle(held, answer)
         self._pace.went_well()
