@@ -1,0 +1,52 @@
+"""What the tests of batches share: what they cost, a look at what was written, and Ctrl-C at the right moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_distill.errors import Interrupted
+from tests.contract.batches_server import BatchesServer
+from tests.contract.collecting import REAL_USD, journal_of
+
+HALF_USD = REAL_USD / 2
+"""What an answer of a batch costs."""
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "batches" / "log.jsonl").read_text().splitlines()]
+
+
+def answers(out: Path) -> dict[str, str]:
+    return {record["messages"][-1]["content"]: record["answer"] for record in journal_of(out)}
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(server: BatchesServer, collect: Any, *prompts: str, **settings: Any) -> Interrupted:
+    """Collect until Ctrl-C is pressed, which is while the first batch is waited for."""
+    ended = threading.Event()
+
+    def press_once_it_was_looked_at() -> None:
+        while not any(batch.n_looks for batch in list(server.batches.values())):
+            if ended.wait(0.01):
+                return
+        press_ctrl_c()
+
+    press = threading.Thread(target=press_once_it_was_looked_at)
+    press.start()
+    try:
+        with pytest.raises(Interrupted) as raised:
+            collect(*prompts, **settings)
+    finally:
+        ended.set()
+        press.join()
+    return raised.value

@@ -1,0 +1,179 @@
+"""Batches and single requests in one journal, and the commands around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mlx_distill import pipeline
+from mlx_distill.cli import main
+from mlx_distill.collect import CollectConfig, estimate
+from mlx_distill.errors import DistillError, InputError
+from tests.contract.batches.batching import HALF_USD, answers, interrupted
+from tests.contract.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
+from tests.contract.collecting import KEY, REAL_USD, notes
+
+# Batch and live in one journal
+
+
+def test_live_asks_only_what_no_batch_is_answering(server, collect, tmp_path) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=3, batch=True)
+    result = collect(n=5)
+    assert sorted(server.prompts) == ["Prompt 3", "Prompt 4"]
+    assert (result.n_answered, result.n_under_way, result.unanswered) == (2, 3, ())
+    assert result.total_bill.total.n_under_way == 3
+    server.looks_until_ended = 1
+    result = collect(n=5)
+    assert (result.n_answered, result.n_new, result.n_under_way) == (5, 3, 0)
+    assert len(server.calls) == 2
+    assert result.total_bill.total_usd == pytest.approx(2 * REAL_USD + 3 * HALF_USD)
+    texts = answers(tmp_path / "out")
+    assert [texts[f"Prompt {n}"].split()[0] for n in range(5)] == ["Batched"] * 3 + ["Answer"] * 2
+
+
+def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server, collect) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=3, batch=True)
+    server.looks_until_ended = 4
+    server.outcome = lambda prompt, nth: EXPIRED if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
+    result = collect(n=5, wait=True)
+    assert (result.n_answered, result.n_under_way) == (3, 0)
+    assert server.calls == []
+    assert [len(batch.requests) for batch in server.batches.values()] == [3, 1]
+
+
+def test_answers_of_prompts_that_were_taken_out_meanwhile_are_kept_and_hold_later(server, collect, records) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, "One", "Two", batch=True)
+    server.looks_until_ended = 1
+    assert collect("Two", "Three", wait=True).n_answered == 1
+    assert len(records()) == 2
+    assert collect("One", "Two", max_tokens=5000).n_new == 0
+    assert server.calls == []
+
+
+def test_a_batch_of_another_teacher_is_left_alone(server, collect, events) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=2, batch=True)
+    result = collect(n=2, teacher="anthropic:claude-haiku-4-5")
+    assert (result.n_answered, result.n_under_way) == (2, 0)
+    assert any("anthropic:claude-sonnet-4-6" in line and "under way" in line for line in notes(events))
+
+
+def test_what_a_batch_refused_or_lost_is_asked_live_where_live_is_wanted(server, collect) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=4, batch=True)
+    server.looks_until_ended = 1
+    fates = {"Prompt 0": EXPIRED, "Prompt 1": CANCELED, "Prompt 2": errored("invalid_request_error", "no")}
+    server.outcome = lambda prompt, nth: fates.get(prompt, succeeded("Fine."))
+    result = collect(n=4)
+    assert (result.n_answered, result.unanswered) == (4, ())
+    assert sorted(server.prompts) == ["Prompt 0", "Prompt 1", "Prompt 2"]
+
+
+# The command
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: BatchesServer) -> list[str]:
+    (tmp_path / "prompts.txt").write_text("One\nTwo\nThree\n")
+    return [
+        "collect", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out"), "--teacher",
+        "anthropic:claude-sonnet-4-6",
+    ]  # fmt: skip
+
+
+def command(*arguments: str) -> int:
+    """Run it; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(server, collect, project, tmp_path) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, "One", "Two", batch=True)
+    file = tmp_path / "prompts.txt"
+    file.write_text("One\nTwo\nThree\n")
+    config = CollectConfig(tmp_path / "out", "anthropic:claude-sonnet-4-6", file, batch=True)
+    expected = estimate(config)
+    assert (expected.n_prompts, expected.n_to_ask, expected.n_under_way) == (3, 1, 2)
+    assert expected.usd is not None
+    assert expected.batch_usd == pytest.approx(expected.usd / 2)
+
+
+def test_the_command_ends_with_an_error_while_a_batch_is_under_way(server, collect, project, capsys) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, "One", "Two", batch=True)
+    (Path(project[2])).write_text("One\nTwo\nThree\n")
+    assert command(*project) == 1
+    printed = capsys.readouterr()
+    assert "1 of 3 answered" in printed.out
+    assert "2 prompts are in a batch that is under way" in printed.err
+    assert "run the same command with --wait" in printed.err
+    server.looks_until_ended = 1
+    assert command(*project, "--wait") == 0
+    assert "batches saved" in capsys.readouterr().out
+    for file in (Path(project[4])).rglob("*"):
+        assert file.is_dir() or KEY.encode() not in file.read_bytes()
+
+
+def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, "One", "Two", batch=True)
+    server.looks_until_ended = server.batches["msgbatch_01"].n_looks + 3
+    file = tmp_path / "prompts.txt"
+    file.write_text("One\nTwo\nThree\n")
+    config = CollectConfig(tmp_path / "out", "anthropic:claude-sonnet-4-6", file, first_wait_seconds=0.01)
+    outcome = pipeline.perform("collect", config, tmp_path / "manifests")
+    assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_under_way"]) == (3, 3, 0)
+    assert outcome.result["bill"]["total_usd"] == pytest.approx(REAL_USD + 2 * HALF_USD)
+    assert server.prompts == ["Three"]
+    assert pipeline.perform("collect", dataclasses.replace(config, batch=True), tmp_path / "manifests").skipped
+
+
+def test_wait_without_a_batch_says_so_and_what_is_missing(server, project, capsys) -> None:
+    assert command(*project, "--wait") == 1
+    said = capsys.readouterr().err
+    assert "3 prompts have not been asked" in said
+    assert "run the same command without --wait" in said
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("teacher", ["openai:some-model@http://localhost:9/v1", "recorded:sample"])
+def test_a_teacher_without_batches_is_refused_before_anything_is_written(project, tmp_path, teacher, capsys) -> None:
+    assert command(*project[:-1], teacher, "--batch") == 1
+    assert "has no batches" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_log_and_a_damaged_or_missing_file_of_requests_are_named_with_a_way_on(
+    server, collect, tmp_path
+) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=2, batch=True)
+    file = tmp_path / "out" / "batches" / "1.jsonl"
+    whole = file.read_text()
+    for damage in ("{\n", whole.replace('"prompt"', '"promt"')):
+        file.write_text(damage)
+        with pytest.raises(InputError, match=r"1\.jsonl"):
+            collect(n=2)
+    file.unlink()
+    with pytest.raises(DistillError, match=r"1\.jsonl") as raised:
+        collect(n=2)
+    assert "batches" in raised.value.next_step
+    file.write_text(whole)
+    log = tmp_path / "out" / "batches" / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    for damage in (lines[1], lines[0].replace('"at": "2', '"at": "x'), "5\n"):
+        log.write_text(damage)
+        with pytest.raises(InputError, match=r"log\.jsonl: 1 problem") as damaged:
+            collect(n=2)
+        assert damaged.value.problems[0].startswith("log.jsonl:1: ")
+    log.write_text("".join(lines))
+    server.looks_until_ended = 1
+    assert collect(n=2).n_answered == 2
+    assert server.calls == []

@@ -1,0 +1,274 @@
+"""Batches over Ctrl-C, lost replies, odd results and kills: nothing is lost or paid twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_distill.collect import CollectConfig, run
+from mlx_distill.errors import Interrupted, TeacherError
+from mlx_distill.teachers.anthropic.batches import AnthropicBatches
+from mlx_distill.teachers.asking import batch_making, batch_round
+from tests.contract.batches.batching import HALF_USD, answers, interrupted, log_of, press_ctrl_c
+from tests.contract.batches_server import EXPIRED, BatchesServer, succeeded
+from tests.contract.collecting import KEY, REAL_USD, bill_of, cautions, journal_of
+from tests.contract.messages_server import DROPPED, Reply, error
+from tests.contract.test_collect_spending import worst
+
+# Interruptions
+
+
+def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collect) -> None:
+    server.looks_until_ended = 0
+    error = interrupted(server, collect, n=3, batch=True)
+    assert error.exit_code == 130
+    assert "3 are in batches" in error.message
+    assert "run the same command again" in error.next_step
+    server.looks_until_ended = server.batches["msgbatch_01"].n_looks + 3
+    assert collect(n=3, batch=True).n_answered == 3
+    assert len(server.batches) == 1
+
+
+def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(server, collect, tmp_path, events) -> None:
+    server.looks_until_ended = 0
+    server.on_create = lambda: (press_ctrl_c(), time.sleep(0.3))
+    with pytest.raises(Interrupted, match="3 are in batches"):
+        collect(n=3, batch=True)
+    assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created"]
+    assert any("Once more stops at once" in line for line in cautions(events))
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (DROPPED, "(no connection to http"),
+        (error(500, "api_error", "Internal"), "(server error (500): Internal): it is looked for."),
+        (Reply(body="<html>Hello</html>"), "what it sent is no batch): it is looked for."),
+        (Reply(body={"id": "msgbatch_9", "created_at": "2026-01-01T00:00:00Z"}), "what it sent is no batch)"),
+    ],
+    ids=["dropped", "500", "page", "odd shape"],
+)
+def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
+    server, collect, tmp_path, events, loss, said
+) -> None:
+    server.lost_replies = [loss]
+    result = collect(n=3, batch=True)
+    [line] = cautions(events)
+    assert said in line
+    assert "\n" not in line
+    assert (result.n_answered, len(server.batches)) == (3, 1)
+    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+    assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created", "close"]
+
+
+def test_a_batch_that_was_never_made_costs_nothing_and_is_made_again(server, collect, monkeypatch) -> None:
+    monkeypatch.setattr(batch_making, "LISTED_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(batch_making, "LOOK_AGAIN_SECONDS", 0.1)
+    server.refusals = [DROPPED]
+    result = collect(n=3, batch=True, max_cost=2 * worst())
+    assert (result.n_answered, len(server.batches)) == (3, 1)
+    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+
+
+def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, collect, events) -> None:
+    def requests(n: int) -> list[dict[str, Any]]:
+        params = {"messages": [{"role": "user", "content": "Theirs"}]}
+        return [{"custom_id": f"their-{number}", "params": params} for number in range(n)]
+
+    for age in (timedelta(minutes=9), timedelta(minutes=30), timedelta(hours=2)):
+        server.add(requests(3), age)
+    server.add(requests(2))
+    server.on_create = lambda: server.add(requests(3))
+    server.lost_replies = [DROPPED]
+    result = collect(n=3, batch=True)
+    assert result.n_answered == 3
+    assert len(server.batches) == 6
+    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+    assert any("is not ours" in line for line in cautions(events))
+
+
+def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(
+    server, collect, events, monkeypatch
+) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=2, batch=True)
+    server.batches.clear()
+    monkeypatch.setattr(batch_round, "KEPT", timedelta())
+    result = collect(n=2)
+    assert (result.n_answered, result.n_under_way) == (2, 0)
+    assert result.total_bill.total_usd == pytest.approx(2 * REAL_USD + 2 * worst() / 2)
+    assert any("is lost" in line for line in cautions(events))
+
+
+def test_a_key_of_another_account_loses_no_batch(server, collect) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=2, batch=True)
+    ours, server.batches = server.batches, {}
+    for how in ({}, {"wait": True}, {"batch": True}):
+        with pytest.raises(TeacherError, match="the account of this API key") as raised:
+            collect(n=2, **how)
+        assert "msgbatch_01" in raised.value.next_step
+    server.batches, server.looks_until_ended = ours, 1
+    assert collect(n=2, wait=True).n_answered == 2
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("how", ["cut", "short", "garbage"])
+def test_results_that_break_off_are_read_again_and_none_is_kept_twice(server, collect, records, tmp_path, how) -> None:
+    server.broken_results = [how]
+    assert collect(n=40, batch=True).n_answered == 40
+    assert Counter(record["key"] for record in records()).most_common(1)[0][1] == 1
+    assert bill_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
+
+
+def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> None:
+    looks: Counter[str] = Counter()
+
+    def odd_at_first(prompt: str, nth: int) -> Any:
+        looks[prompt] += 1  # the state counts them too
+        return {"type": "errored"} if looks[prompt] <= 2 else succeeded("Fine.")
+
+    server.outcome = odd_at_first
+    result = collect(n=2, batch=True)
+    assert (result.n_answered, len(server.batches)) == (2, 1)
+    assert result.total_bill.total_usd == pytest.approx(2 * HALF_USD)
+
+
+@pytest.mark.parametrize("odd", [{"type": "errored"}, {"type": "succeeded", "message": {"content": None}}])
+def test_a_result_that_never_comes_leaves_the_others_and_its_batch_counts_in_full(server, collect, odd) -> None:
+    server.outcome = lambda prompt, nth: odd if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
+    result = collect(n=3, batch=True)
+    assert (result.n_answered, result.unanswered) == (3, ())
+    assert [batch.prompts for batch in server.batches.values()] == [["Prompt 0", "Prompt 1", "Prompt 2"], ["Prompt 1"]]
+    assert result.total_bill.total_usd == pytest.approx(3 * worst() / 2 + HALF_USD)
+
+
+@pytest.mark.parametrize("busy", [error(429, "rate_limit_error", "Slow down"), error(529, "overloaded_error", "Busy")])
+def test_a_busy_provider_is_asked_again_to_make_a_batch(server, collect, busy) -> None:
+    server.refusals = [busy, busy]
+    assert collect(n=2, batch=True).n_answered == 2
+    assert len(server.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (error(401, "authentication_error", "invalid x-api-key"), "refused the API key"),
+        (error(400, "invalid_request_error", "Your credit balance is too low"), "no balance"),
+        (error(404, "not_found_error", "no such page"), "has no batches"),
+        (error(413, "request_too_large", "Request too large"), "The batch was refused"),
+    ],
+)
+def test_a_refused_batch_costs_nothing_and_stops_the_run(server, collect, tmp_path, refusal, words) -> None:
+    server.refusals = [refusal]
+    with pytest.raises(TeacherError, match=words):
+        collect(n=3, batch=True)
+    assert bill_of(tmp_path / "out").total_usd == 0.0
+    assert not list((tmp_path / "out" / "batches").glob("[0-9]*"))
+    assert collect(n=3, batch=True).n_answered == 3
+
+
+def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, collect) -> None:
+    server.looks_until_ended = 0
+    interrupted(server, collect, n=3, batch=True)
+    server.unreachable = True
+    with pytest.raises(TeacherError, match="cannot be waited for longer") as raised:
+        collect(n=3, wait=True, wait_minutes=0.01)
+    assert "run the same command again" in raised.value.next_step
+    server.unreachable, server.looks_until_ended = False, 1
+    assert collect(n=3, wait=True).n_answered == 3
+
+
+def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, tmp_path, monkeypatch) -> None:
+    results = server._results
+
+    def odd(batch: Any, broken: str) -> Reply:
+        lines = results(batch, broken).body.splitlines(keepends=True)
+        strange = json.dumps({"custom_id": "strange", "result": succeeded("Whose?")}) + "\n"
+        return Reply(body="".join([strange, *lines, lines[0], strange]))
+
+    monkeypatch.setattr(server, "_results", odd)
+    assert collect(n=4, batch=True).n_answered == 4
+    assert bill_of(tmp_path / "out").total_usd == pytest.approx(4 * HALF_USD)
+    assert len(server.batches) == 1
+
+
+# Kills
+
+
+def batch_in_child(folder: str, url: str, max_cost: float) -> None:
+    """What runs in the process that is killed."""
+    os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
+    AnthropicBatches.most_requests = 20
+    out = Path(folder)
+    teacher = "anthropic:claude-sonnet-4-6"
+    run(
+        CollectConfig(
+            out, teacher, out / "prompts.txt", batch=True, max_tokens=300, max_cost=max_cost, first_wait_seconds=0.05
+        )
+    )
+
+
+@pytest.fixture
+def child(server: BatchesServer, tmp_path: Path) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["anthropic", "httpx2", "tests.contract.batches.test_interrupted"])
+    return lambda max_cost: context.Process(target=batch_in_child, args=(str(tmp_path), server.url, max_cost))
+
+
+def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_doubles_it(
+    server, child, tmp_path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(5)))
+    first = child(1.0)
+    server.on_create = first.kill
+    first.start()
+    first.join(30)
+    assert first.exitcode == -signal.SIGKILL
+    assert [line["do"] for line in log_of(tmp_path)] == ["announce"]
+    assert bill_of(tmp_path).total.n_under_way == 5
+    server.on_create = lambda: None
+    second = child(1.0)
+    second.start()
+    second.join(60)
+    assert second.exitcode == 0
+    assert len(server.batches) == 1
+    assert len(answers(tmp_path)) == 5
+    assert bill_of(tmp_path).total_usd == pytest.approx(5 * HALF_USD)
+
+
+def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(server, child, tmp_path) -> None:
+    n_prompts, n_kills, cap = 100, 10, 0.45
+    (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(n_prompts)))
+    server.looks_until_ended = 3
+    server.outcome = lambda prompt, nth: (
+        EXPIRED if nth == 1 and prompt.endswith("7") else succeeded(f"Batched answer to {prompt}")
+    )
+    chance = random.Random(7)
+    for kill in range(n_kills + 1):
+        process = child(cap)
+        process.start()
+        if kill < n_kills:
+            time.sleep(chance.uniform(0.15, 0.6))
+            process.kill()
+        process.join(100)
+        if (tmp_path / "ledger.jsonl").exists():
+            total = bill_of(tmp_path).total
+            in_batches = sum(len(batch.requests) for batch in server.batches.values())
+            n_free = sum(prompt.endswith("7") for prompt in set(server.batched))
+            assert (in_batches - n_free) * HALF_USD - 1e-9 <= total.usd <= cap
+    assert process.exitcode == 0
+    assert sorted(answers(tmp_path)) == sorted(f"Prompt {number}" for number in range(n_prompts))
+    assert all(count == 1 + prompt.endswith("7") for prompt, count in Counter(server.batched).items())
+    assert len(journal_of(tmp_path)) == n_prompts
+    assert bill_of(tmp_path).total_usd == pytest.approx(n_prompts * HALF_USD)
