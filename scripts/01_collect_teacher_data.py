@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mlx_distill.cli import main
-from mlx_distill.project import ProjectConfig
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.run.project import ProjectConfig
+from mlx_distill.storage.package_data import shipped
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

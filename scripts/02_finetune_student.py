@@ -7,11 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from mlx_distill import pipeline
 from mlx_distill.cli.output import print_error, reporting
 from mlx_distill.cli.run import print_stages
 from mlx_distill.errors import DistillError, MissingError
-from mlx_distill.project import Project, ProjectConfig
+from mlx_distill.run import pipeline
+from mlx_distill.run.project import Project, ProjectConfig
 
 OUT = Path("distilled-student")
 BASE, DATA, ADAPTER, MODEL = (OUT / part for part in ("base", "data", "adapter", "model"))

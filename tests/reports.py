@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlx_distill.comparison.answer_figures import answer_figures
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, Writing
-from mlx_distill.comparison.code import examine
-from mlx_distill.comparison.figures import PairedRow, held_out
-from mlx_distill.comparison.history import Course, History
-from mlx_distill.comparison.judge import Judged
-from mlx_distill.comparison.observations import observe
-from mlx_distill.comparison.report import SCHEMA_VERSION, MachineFacts, Report, definitions
-from mlx_distill.comparison.sides import AdapterFacts, SideFacts, StudentFacts, names_of
-from mlx_distill.comparison.vocabulary import vocabulary
-from mlx_distill.scoring import RowScore
+from mlx_distill.compare.answer_figures import answer_figures
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, Writing
+from mlx_distill.compare.code import examine
+from mlx_distill.compare.figures import PairedRow, held_out
+from mlx_distill.compare.history import Course, History
+from mlx_distill.compare.judge import Judged
+from mlx_distill.compare.observations import observe
+from mlx_distill.compare.report import SCHEMA_VERSION, MachineFacts, Report, definitions
+from mlx_distill.compare.sides import AdapterFacts, SideFacts, StudentFacts, names_of
+from mlx_distill.compare.vocabulary import vocabulary
+from mlx_distill.models.score import RowScore
 
 UNSAID = PromptAnswers("p", "python", "?", StudentAnswer("", True, 0, 0.0), StudentAnswer("", True, 0, 0.0), None)
 

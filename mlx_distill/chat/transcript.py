@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mlx_distill.errors import InputError
 from mlx_distill.records import Messages
-from mlx_distill.storage.durable import new_file
-from mlx_distill.text_safety import printable
+from mlx_distill.sanitize import printable
+from mlx_distill.storage.atomic import new_file
 
 _TITLES = {"system": "System", "user": "You", "assistant": "Student"}
 

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from mlx_distill.chat import ChatConfig, run
+from mlx_distill.chat.config import ChatConfig
+from mlx_distill.chat.run import run
 from mlx_distill.cli.options import config_options, resolve
 from mlx_distill.events import Event, Progress
+from mlx_distill.models.config import AnswerConfig
 
-Config = TypeVar("Config", bound=ChatConfig)
+Config = TypeVar("Config", bound=AnswerConfig)
 
 
 @click.command("chat")

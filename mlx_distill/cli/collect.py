@@ -9,10 +9,10 @@ import click
 from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
 from mlx_distill.cli.options import config_options, field_help, given, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.collect import CollectConfig, CollectResult, estimate, is_paid, unanswered_lines
+from mlx_distill.collect.run import CollectConfig, CollectResult, estimate, is_paid, unanswered_lines
 from mlx_distill.errors import TeacherError
-from mlx_distill.pipeline import alone
 from mlx_distill.records import COMPLETE_STOP_REASONS
+from mlx_distill.run.pipeline import alone
 
 
 @click.command("collect")

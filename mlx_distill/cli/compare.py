@@ -10,15 +10,16 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.comparison import CompareConfig, CompareResult, PairConfig, run
-from mlx_distill.pipeline import alone
-from mlx_distill.text_safety import printable
+from mlx_distill.compare.config import CompareConfig, PairConfig
+from mlx_distill.compare.run import CompareResult, run
+from mlx_distill.run.pipeline import alone
+from mlx_distill.sanitize import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from mlx_distill.comparison.answers import PromptAnswers
-    from mlx_distill.comparison.figures import HeldOut
+    from mlx_distill.compare.answers import PromptAnswers
+    from mlx_distill.compare.figures import HeldOut
 
 NARROWEST_COLUMN = 56
 """Characters that an answer needs to be read beside others; code in it is mostly narrower."""
@@ -96,7 +97,7 @@ def print_result(result: CompareResult) -> None:
 
 
 def _show_figures(console: Console, test: HeldOut, names: Mapping[str, str]) -> None:
-    from mlx_distill.comparison import wording
+    from mlx_distill.compare import wording
 
     header = ("", printable(names["base"]), printable(names["distilled"]), "difference", wording.INTERVAL)
     console.print(_table(header, wording.figure_lines(test)))
@@ -120,7 +121,7 @@ def _show_figures(console: Console, test: HeldOut, names: Mapping[str, str]) -> 
 
 def _show_words(console: Console, result: CompareResult) -> None:
     """The answers in figures, the judge, code, vocabulary and what stands out."""
-    from mlx_distill.comparison import answer_wording, wording
+    from mlx_distill.compare import answer_wording, wording
 
     names = {voice: printable(name) for voice, name in result.names.items()}
     console.print()
@@ -158,7 +159,7 @@ def _table(
 
 def _show_answers(console: Console, number: int, answers: PromptAnswers, names: Mapping[str, str]) -> None:
     """Side by side where the terminal is wide enough for all, else one after another; unwrapped in a pipe."""
-    from mlx_distill.comparison.wording import state
+    from mlx_distill.compare.wording import state
 
     spoken = [
         (printable(f"{name} ({state(answer)})"), printable(answer.text))

@@ -9,10 +9,10 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.pipeline import alone
-from mlx_distill.project import student_name
-from mlx_distill.students.convert import ConvertConfig, ConvertResult
-from mlx_distill.text_safety import printable
+from mlx_distill.convert.run import ConvertConfig, ConvertResult
+from mlx_distill.run.pipeline import alone
+from mlx_distill.run.project import student_name
+from mlx_distill.sanitize import printable
 
 
 @click.command("convert")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from mlx_distill import doctor
 from mlx_distill.cli.options import json_option
 from mlx_distill.cli.output import print_json
+from mlx_distill.run import doctor
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 

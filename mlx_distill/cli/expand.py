@@ -9,8 +9,8 @@ import click
 from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
 from mlx_distill.cli.options import config_options, given, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.collect import unanswered_lines
 from mlx_distill.collect.expand import ExpandConfig, estimate, is_paid, run
+from mlx_distill.collect.run import unanswered_lines
 from mlx_distill.errors import TeacherError
 
 

@@ -11,9 +11,9 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
+from mlx_distill.config import build
 from mlx_distill.export.ollama import OllamaConfig, OllamaResult
-from mlx_distill.project import Project
-from mlx_distill.settings import build
+from mlx_distill.run.project import Project
 
 GGUF_KINDS = ("F16", "BF16", "F32", "Q8_0")
 
@@ -43,10 +43,10 @@ def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: 
       mlx-distill export gguf
       mlx-distill export gguf --model models/mine --kind Q8_0 --out mine.gguf
     """
-    from mlx_distill import machine
+    from mlx_distill import device
 
     folder = fused_model(model)
-    machine.prepare()
+    device.prepare()
     from mlx_distill.export.gguf import KINDS, write_gguf
 
     name = folder.resolve().name

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from mlx_distill import new_project
 from mlx_distill.cli.options import json_option
 from mlx_distill.cli.output import print_facts, print_json
+from mlx_distill.run import init as new_project
 
 
 @click.command("init")

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from mlx_distill.project import Project
-from mlx_distill.settings import build, parts_of
+from mlx_distill.config import build, parts_of
+from mlx_distill.run.project import Project
 
 Config = TypeVar("Config")
 Command = TypeVar("Command", bound=Callable[..., Any])

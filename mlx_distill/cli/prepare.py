@@ -10,9 +10,9 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
-from mlx_distill.dataset import PrepareConfig, PrepareResult
-from mlx_distill.pipeline import alone
-from mlx_distill.text_safety import printable
+from mlx_distill.prepare.run import PrepareConfig, PrepareResult
+from mlx_distill.run.pipeline import alone
+from mlx_distill.sanitize import printable
 
 
 @click.command("prepare")
@@ -64,7 +64,7 @@ def _print_result(result: PrepareResult) -> None:
 
 def _print_rows(config: PrepareConfig, count: int) -> None:
     """Supervised tokens in green on a terminal with colours, between ⟦ and ⟧ elsewhere."""
-    from mlx_distill.dataset.show import shown_rows
+    from mlx_distill.prepare.preview import shown_rows
 
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for row in shown_rows(config.data / "train.jsonl", config.model, count):

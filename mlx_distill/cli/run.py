@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import click
 
-from mlx_distill import pipeline
 from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
 from mlx_distill.cli.output import duration, print_json, reporting, size
-from mlx_distill.project import ProjectConfig
-from mlx_distill.stages import RUN_ORDER
+from mlx_distill.run import pipeline
+from mlx_distill.run.project import ProjectConfig
+from mlx_distill.run.stages import RUN_ORDER
 
 
 @click.command("run")

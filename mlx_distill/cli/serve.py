@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from mlx_distill.chat import ServeConfig, serve
+from mlx_distill import device
 from mlx_distill.cli.chat import chat_config, print_notes
 from mlx_distill.cli.options import config_options
+from mlx_distill.serve.config import ServeConfig
 
 
 @click.command("serve")
@@ -22,4 +23,8 @@ def command(base: bool, **flags: Any) -> None:
       mlx-distill serve
       mlx-distill serve --model models/base --adapter adapters/mine --port 9000
     """
-    serve(chat_config(ServeConfig, flags, base=base), print_notes)
+    config = chat_config(ServeConfig, flags, base=base)
+    device.prepare()
+    from mlx_distill.serve.run import run
+
+    run(config, print_notes)

@@ -8,8 +8,8 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
-from mlx_distill.pipeline import alone
-from mlx_distill.training import TrainConfig, TrainResult
+from mlx_distill.run.pipeline import alone
+from mlx_distill.train import TrainConfig, TrainResult
 
 
 @click.command("train")

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlx_distill.collect import check_asking, unanswered_lines
 from mlx_distill.collect.prompts import read_prompts
+from mlx_distill.collect.run import check_asking, unanswered_lines
+from mlx_distill.config import setting, table
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.records import Answer, Prompt, Request, TeacherRecord, conversation
-from mlx_distill.settings import setting, table
-from mlx_distill.storage.durable import write_jsonl
+from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Unanswered, ask_all
 from mlx_distill.teachers.asking.estimate import Estimate

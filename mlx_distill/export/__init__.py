@@ -1,5 +1,1 @@
-"""From adapter to elsewhere: a standalone model, a GGUF file, an Ollama model, a repository on the Hub."""
-
-from mlx_distill.export.fuse import FuseConfig, FuseResult, run
-
-__all__ = ["FuseConfig", "FuseResult", "run"]
+"""A fused model elsewhere: GGUF, Ollama, the Hugging Face Hub."""

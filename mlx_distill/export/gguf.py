@@ -16,11 +16,11 @@ import mlx.core as mx
 from mlx_distill.errors import InputError, VerificationError, raise_problems
 from mlx_distill.events import Note, Progress, Report, ignore
 from mlx_distill.export.gguf_tokenizer import tokenizer_metadata
-from mlx_distill.storage.durable import new_file
-from mlx_distill.students import gguf as students_gguf
-from mlx_distill.students.gguf_layout import FAMILIES, Shape, TensorNames, paired, tensor_names
-from mlx_distill.students.loading import read_config
-from mlx_distill.students.tensor_files import read_headers
+from mlx_distill.models import gguf as students_gguf
+from mlx_distill.models.gguf_schema import FAMILIES, Shape, TensorNames, paired, tensor_names
+from mlx_distill.models.load import read_config
+from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.storage.atomic import new_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt

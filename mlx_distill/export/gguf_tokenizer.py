@@ -10,8 +10,8 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import MissingError
-from mlx_distill.students.gguf_tokenizer import CONTROL, NORMAL, PRE_TOKENIZERS, UNUSED, USER_DEFINED
-from mlx_distill.students.loading import load_tokenizer
+from mlx_distill.models.gguf_tokenizer import CONTROL, NORMAL, PRE_TOKENIZERS, UNUSED, USER_DEFINED
+from mlx_distill.models.load import load_tokenizer
 
 _KEY = "tokenizer.ggml."
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_distill.config import setting
 from mlx_distill.errors import DistillError, InputError, Interrupted, MachineError, MissingError
 from mlx_distill.events import Note, Report, ignore
-from mlx_distill.settings import setting
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_distill import machine
+from mlx_distill import device
+from mlx_distill.config import setting
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Caution, Note, Report, ignore
 from mlx_distill.records import Message, Messages
-from mlx_distill.settings import setting
-from mlx_distill.storage.durable import new_folder, write_text
+from mlx_distill.storage.atomic import new_folder, write_text
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -73,9 +73,9 @@ def run(config: OllamaConfig, report: Report = ignore) -> OllamaResult:
     Raises InputError for a model that cannot be written as GGUF, MachineError where `ollama create` fails (the folder
     stays).
     """
-    machine.prepare()
+    device.prepare()
     from mlx_distill.export.gguf import KINDS, write_gguf
-    from mlx_distill.students.loading import load_tokenizer
+    from mlx_distill.models.load import load_tokenizer
 
     kind = next(kind for kind in KINDS if kind == config.kind)
     tokenizer = load_tokenizer(config.model)
@@ -93,7 +93,7 @@ def run(config: OllamaConfig, report: Report = ignore) -> OllamaResult:
 
 def modelfile(tokenizer: TokenizerWrapper, gguf: str, system: str, report: Report = ignore) -> str:
     """The Modelfile's text. Without a template of its own, Ollama would guess one from the GGUF file's."""
-    from mlx_distill.students.rendering import end_tokens
+    from mlx_distill.models.tokenize import end_tokens
 
     lines = [f"FROM ./{gguf}"]
     if is_chatml(tokenizer):

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from mlx_distill.errors import InputError, MachineError
-from mlx_distill.storage.durable import make_folder, sync, sync_folder
+from mlx_distill.storage.atomic import make_folder, sync, sync_folder
 
 
 class Journal:

@@ -9,7 +9,7 @@ from typing import Self
 from mlx_distill.errors import InputError
 from mlx_distill.records import Answer, Messages, Request, TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 from mlx_distill.teachers.protocol import Limit, NoAnswerError
 
 SAMPLE = "sample"

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import machine
+from mlx_distill import device
 
 LIMIT = 1.5
 DAYS = ("sunny", "rainy", "windy", "snowy", "foggy", "happy", "quiet", "busy", "long", "short")
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=5, help="how often all is done  [default: 5]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    machine.prepare()
+    device.prepare()
     result = measure(options.model, options.adapter, options.answer_tokens, options.conversations)
     if options.json:
         print(json.dumps(result, indent=2))
@@ -48,9 +48,9 @@ def main() -> int:
 
 
 def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations: int) -> dict[str, Any]:
-    from mlx_distill.chat.conversation import Conversation
-    from mlx_distill.students.adapter import attach
-    from mlx_distill.students.loading import load_student
+    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.conversation import Conversation
+    from mlx_distill.models.load import load_student
 
     student = load_student(model)
     if adapter:

@@ -28,10 +28,10 @@ from typing import Any
 
 from near_ties import NEAR_TIE, parting
 
-from mlx_distill import machine
+from mlx_distill import device
 from mlx_distill.records import STUDENT_SYSTEM, Prompt, conversation
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 
 LAUNCHER = Path(__file__).with_name("mlx_lm_generate.py")
 WANTED = 4.0
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    machine.prepare()
+    device.prepare()
     model = in_float32(options.model, scratch / "model")
     adapter = options.adapter or random_adapter(model, scratch / "adapter")
     texts = shipped_prompts(options.prompts)
@@ -83,11 +83,11 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     seconds_there = scaled_by * sum(run["seconds"] for run in all_there)
     seconds_here = sum(run["seconds"] for run in here) / len(here)
     differences = compared(model, adapter, here[0], there, [texts.index(text) for text in measured])
-    blas = machine.prepare().blas
+    blas = device.prepare().blas
     return {
-        "machine": f"{machine.cpu_name()}, {machine.cores()} cores, {machine.prepare().kind}",
+        "machine": f"{device.cpu_name()}, {device.cores()} cores, {device.prepare().kind}",
         "blas": blas.name if blas else "",
-        "versions": machine.versions(),
+        "versions": device.versions(),
         "model": str(options.model),
         "adapter": str(options.adapter) if options.adapter else f"random, rank {RANK} on all linear layers",
         "prompts": len(texts),
@@ -158,7 +158,7 @@ def process(arguments: Sequence[str], scratch: Path, text: str = "") -> dict[str
     out, asked = scratch / "out.json", scratch / "asked.txt"
     asked.write_text(text, encoding="utf-8")
     command = [sys.executable, *arguments]
-    environment = {**os.environ, machine.DTYPE_VARIABLE: "float32", "BENCH_OUT": str(out)}
+    environment = {**os.environ, device.DTYPE_VARIABLE: "float32", "BENCH_OUT": str(out)}
     started = time.perf_counter()
     with asked.open("rb") as stdin:
         child = subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL, env=environment)
@@ -173,11 +173,11 @@ def process(arguments: Sequence[str], scratch: Path, text: str = "") -> dict[str
 
 def write_here(options: argparse.Namespace) -> None:
     """This project's answers stage: one copy of the base, the adapter off and on, all prompts at once."""
-    machine.prepare()
-    from mlx_distill.students.adapter import attach
-    from mlx_distill.students.generation import generate_batch
-    from mlx_distill.students.loading import load_student
-    from mlx_distill.students.rendering import render_prompt
+    device.prepare()
+    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.generate import generate_batch
+    from mlx_distill.models.load import load_student
+    from mlx_distill.models.tokenize import render_prompt
 
     student = load_student(options.model)
     adapter = attach(student, options.adapter)

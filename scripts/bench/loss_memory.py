@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import machine
+from mlx_distill import device
 
 SIDES = ("mlx-distill", "mlx-lm")
 TARGET = 0.35
@@ -52,7 +52,7 @@ def main() -> int:
     sides = {side: _in_a_process([f"--only={side}", *shape]) for side in SIDES}
     ours, theirs = (sides[side]["peak_bytes"] for side in SIDES)
     result = {
-        "machine": machine.prepare().kind,
+        "machine": device.prepare().kind,
         "rows": options.rows,
         "length": options.length,
         "vocabulary": options.vocabulary,
@@ -60,7 +60,7 @@ def main() -> int:
         "sides": sides,
         "ratio": round(ours / theirs, 3),
         "target": TARGET,
-        "versions": machine.versions(),
+        "versions": device.versions(),
     }
     if options.json:
         print(json.dumps(result, indent=2))
@@ -83,7 +83,7 @@ def _in_a_process(arguments: list[str]) -> dict[str, Any]:
 
 def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """Take one step and return its peak, the weights' size and the loss a token."""
-    machine.prepare()
+    device.prepare()
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
@@ -92,10 +92,10 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     from mlx_lm.tuner.trainer import default_loss
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    from mlx_distill.scoring import pad
-    from mlx_distill.students.loading import Student
-    from mlx_distill.students.rendering import Rendered
-    from mlx_distill.training.objectives import sft
+    from mlx_distill.models.load import Student
+    from mlx_distill.models.score import pad
+    from mlx_distill.models.tokenize import Rendered
+    from mlx_distill.train.objectives import sft
 
     config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     mx.random.seed(0)

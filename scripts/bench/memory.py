@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import machine
+from mlx_distill import device
 from mlx_distill.events import ignore
-from mlx_distill.training import TrainConfig
+from mlx_distill.train import TrainConfig
 
 ALLOWED = 0.25
 
@@ -60,15 +60,15 @@ def measure(case: Case) -> tuple[int, int]:
     import mlx.core as mx
     from mlx_lm.models.qwen2 import Model, ModelArgs
 
-    from mlx_distill.students.loading import Student
-    from mlx_distill.students.rendering import Rendered
-    from mlx_distill.training import memory
-    from mlx_distill.training.interrupts import StopRequest
-    from mlx_distill.training.loop import Run
-    from mlx_distill.training.methods import checkpointed_layers, make_trainable
-    from mlx_distill.training.objectives import OBJECTIVES
-    from mlx_distill.training.rows import Rows
-    from mlx_distill.training.x86 import sooner_layers
+    from mlx_distill.models.load import Student
+    from mlx_distill.models.tokenize import Rendered
+    from mlx_distill.train import memory_plan as memory
+    from mlx_distill.train.cpu_kernels import sooner_layers
+    from mlx_distill.train.lora import checkpointed_layers, make_trainable
+    from mlx_distill.train.objectives import OBJECTIVES
+    from mlx_distill.train.rows import Rows
+    from mlx_distill.train.run import Run
+    from mlx_distill.train.signals import StopRequest
 
     draw = random.Random(0)
     config = {
@@ -97,10 +97,10 @@ def measure(case: Case) -> tuple[int, int]:
             return Rows(tuple(map(str, range(count))), tuple(Rendered(row, mask) for row in tokens))
 
         train, valid = rows(2 * case.batch_size), rows(2)
-        plan = memory.make_plan(student, settings, train.rows, machine.prepare().usable_bytes)
+        plan = memory.make_plan(student, settings, train.rows, device.prepare().usable_bytes)
         adapter_config = make_trainable(student, settings)
         with (
-            machine.shared_cores(len(machine.streams())),
+            device.shared_cores(len(device.streams())),
             sooner_layers(student),
             checkpointed_layers(student, settings.grad_checkpoint),
         ):
@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", default="", help="measure cases whose name contains this")
     arguments = parser.parse_args()
-    machine.prepare()
+    device.prepare()
     found = {name: measure(case) for name, case in CASES.items() if arguments.only in name}
     off = {name: estimated / measured - 1 for name, (estimated, measured) in found.items()}
     if arguments.json:

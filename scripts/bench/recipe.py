@@ -21,7 +21,7 @@ from recipe_measure import Scorer, score_prose, score_rows, score_solutions
 from recipe_runs import Bench, Done, Recipe, Rows, best_of, read_split
 from recipe_table import tables
 
-from mlx_distill import machine
+from mlx_distill import device
 from mlx_distill.errors import DistillError
 from mlx_distill.records import SPLITS, Example, content_hash
 
@@ -129,7 +129,7 @@ def go_on(options: argparse.Namespace) -> None:
     data = Data(*(read_split(options.data, split) for split in SPLITS))
     bench = Bench(options.model, options.work, options.journal, data.digest)
     if not options.table:
-        machine.prepare()
+        device.prepare()
         measure(bench, data, read_already(bench) or choose(bench, data.rows).recipe)
     print(tables(bench.lines()))
 

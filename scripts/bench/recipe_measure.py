@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_distill.comparison.figures import HeldOut, PairedRow, held_out
+from mlx_distill.compare.figures import HeldOut, PairedRow, held_out
 from mlx_distill.errors import MissingError
 from mlx_distill.records import Example
 
 if TYPE_CHECKING:
-    from mlx_distill.students.loading import Student
-    from mlx_distill.students.rendering import Rendered
+    from mlx_distill.models.load import Student
+    from mlx_distill.models.tokenize import Rendered
 
 PROSE = Path(__file__).with_name("recipe_prose.txt")
 BOOTSTRAP_SEED = 0
@@ -45,7 +45,7 @@ class Text:
 
 def score_rows(model: Path, adapters: Sequence[Path], rows: Sequence[Example]) -> list[dict[str, Any]]:
     """The answers of some rows, by the base and by each adapter."""
-    from mlx_distill.students.rendering import render
+    from mlx_distill.models.tokenize import render
 
     texts = [Text(row.id, row.family, row.category) for row in rows]
     return _scored(model, adapters, texts, lambda student: [render(student.tokenizer, row.messages) for row in rows])
@@ -87,7 +87,7 @@ def human_eval() -> list[dict[str, Any]]:
 
 def continued(student: Student, start: str, rest: str) -> Rendered:
     """Plain text of which the tokens of `rest` count; one that straddles the border counts as given."""
-    from mlx_distill.students.rendering import Rendered
+    from mlx_distill.models.tokenize import Rendered
 
     given, tokens = (student.tokenizer.encode(text, add_special_tokens=False) for text in (start, start + rest))
     n_shared = next((n for n, pair in enumerate(zip(given, tokens, strict=False)) if pair[0] != pair[1]), len(given))
@@ -96,9 +96,9 @@ def continued(student: Student, start: str, rest: str) -> Rendered:
 
 
 def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], rendered: Renderer) -> list[dict[str, Any]]:
-    from mlx_distill.scoring import score
-    from mlx_distill.students.adapter import attach
-    from mlx_distill.students.loading import load_student
+    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.load import load_student
+    from mlx_distill.models.score import score
 
     scores = []
     for adapter in (None, *adapters):

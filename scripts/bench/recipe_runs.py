@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import machine, training
+from mlx_distill import device
 from mlx_distill.events import Event, Note, Progress
 from mlx_distill.records import Example, content_hash
-from mlx_distill.storage.durable import jsonl_text, write_texts
+from mlx_distill.storage.atomic import jsonl_text, write_texts
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Bench:
     def note(self, line: Mapping[str, Any]) -> None:
         """Add a line to the journal, with what it is of, and where, when and with what it was found."""
         of = {"sample": self.sample, "student": self.model.name}
-        where = {"processor": machine.cpu_name(), "cores": machine.cores(), "versions": machine.versions()}
+        where = {"processor": device.cpu_name(), "cores": device.cores(), "versions": device.versions()}
         with Journal(self.journal) as journal:
             journal.append({**line, **of, **where, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
 
@@ -115,8 +116,8 @@ class Bench:
 
     def train(self, part: str, recipe: Recipe, rows: Rows, *, need_adapter: bool = False) -> Done:
         """Train, or go on where a killed run stopped, or take the figures from the journal."""
-        machine.prepare()
-        from mlx_distill.training.checkpoint import CHECKPOINT_FILE, METRICS_FILE, RUN_FILE
+        device.prepare()
+        from mlx_distill.train.checkpoint import CHECKPOINT_FILE, METRICS_FILE, RUN_FILE
 
         adapter = self.adapter(recipe, rows)
         done = self.found(recipe, rows)
@@ -131,8 +132,10 @@ class Bench:
         if not (adapter / RUN_FILE).exists():
             resume = (adapter / CHECKPOINT_FILE).exists()
             settings = {**asdict(recipe), "resume": resume, "force": not resume}
-            training.run(training.TrainConfig(self.model, adapter.parent, adapter, **settings), _say)
-            machine.release_memory()
+            from mlx_distill.train.run import run as train
+
+            train(TrainConfig(self.model, adapter.parent, adapter, **settings), _say)
+            device.release_memory()
         result = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))["result"]
         looks = tuple(
             Look(line["epoch"], line["valid_loss"], line["valid_accuracy"])

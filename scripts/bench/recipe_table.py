@@ -8,7 +8,7 @@ from typing import Any
 from recipe_measure import figures
 from recipe_runs import Done, best_of, settings_text
 
-from mlx_distill.comparison.figures import Bounded, HeldOut, Measured
+from mlx_distill.compare.figures import Bounded, HeldOut, Measured
 
 PARTS = {
     "rates": "learning rate",

@@ -17,19 +17,19 @@ SPLITS = ("train", "valid", "test")
 
 def prepare(settings: dict[str, Any]) -> None:
     """Write the float32 model and the rows; print what they are."""
-    from mlx_distill import machine
+    from mlx_distill import device
 
-    device = machine.prepare()
+    device = device.prepare()
     import shutil
 
     import mlx.core as mx
 
-    from mlx_distill import dataset
-    from mlx_distill.storage.shipped import shipped
-    from mlx_distill.students import convert
-    from mlx_distill.students.loading import load_student
-    from mlx_distill.training.objectives import OBJECTIVES
-    from mlx_distill.training.rows import read_rows
+    from mlx_distill.convert import run as convert
+    from mlx_distill.models.load import load_student
+    from mlx_distill.prepare import run as dataset
+    from mlx_distill.storage.package_data import shipped
+    from mlx_distill.train.objectives import OBJECTIVES
+    from mlx_distill.train.rows import read_rows
 
     scratch, model, rows = Path(settings["scratch"]), Path(settings["model"]), Path(settings["data"])
     source, data = settings["source"]["model"], settings["source"]["data"]
@@ -64,9 +64,9 @@ def prepare(settings: dict[str, Any]) -> None:
     facts = {
         "machine": device.name,
         "device": device.kind,
-        "cores": machine.cores(),
+        "cores": device.cores(),
         "blas": device.blas.name if device.blas else "",
-        "versions": machine.versions(),
+        "versions": device.versions(),
         "supervised_tokens": supervised["train"],
         "test": {"rows": len(read["test"]), "tokens": supervised["test"]},
     }
@@ -75,9 +75,9 @@ def prepare(settings: dict[str, Any]) -> None:
 
 def mlx_lm(settings: dict[str, Any]) -> None:
     """`mlx_lm.lora` with the fast BLAS, which it does not look for by itself."""
-    from mlx_distill import machine
+    from mlx_distill import device
 
-    machine.load_fast_blas()
+    device.load_fast_blas()
     from mlx_lm import lora
 
     file = Path(settings["adapter_path"]).with_suffix(".yaml")
@@ -88,16 +88,16 @@ def mlx_lm(settings: dict[str, Any]) -> None:
 
 def score(settings: dict[str, Any]) -> None:
     """Print the test loss of the base and of each adapter folder."""
-    from mlx_distill import machine
+    from mlx_distill import device
 
-    machine.prepare()
+    device.prepare()
     import mlx.core as mx
 
-    from mlx_distill import scoring
-    from mlx_distill.students.adapter import attach
-    from mlx_distill.students.loading import load_student
-    from mlx_distill.training.objectives import OBJECTIVES
-    from mlx_distill.training.rows import read_rows
+    from mlx_distill.models import score as scoring
+    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.load import load_student
+    from mlx_distill.train.objectives import OBJECTIVES
+    from mlx_distill.train.rows import read_rows
 
     losses = {}
     for name, folder in {"base": "", **settings["folders"]}.items():

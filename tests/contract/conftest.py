@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.collect import CollectConfig, CollectResult, run
+from mlx_distill.collect.run import CollectConfig, CollectResult, run
 from mlx_distill.events import Event
 from tests.contract.collecting import KEY, journal_of
 from tests.contract.messages_server import MessagesServer, answer

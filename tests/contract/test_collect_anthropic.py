@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from mlx_distill.collect import TEACHER_SYSTEM, CollectResult
+from mlx_distill.collect.run import TEACHER_SYSTEM, CollectResult
 from mlx_distill.events import Note
 from tests.contract.collecting import KEY, REAL_USD, cautions, journal_of, scripted
 from tests.contract.messages_server import Reply, answer, error, message, streamed, text, thinking

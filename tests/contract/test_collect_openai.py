@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect import TEACHER_SYSTEM
+from mlx_distill.collect.run import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.teachers import open_teacher
 from mlx_distill.teachers.openai import is_here, without_thinking

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.collect import TEACHER_SYSTEM
+from mlx_distill.collect.run import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.events import Progress
 from mlx_distill.records import conversation

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect import CollectConfig, run
+from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import BudgetError, Interrupted
 from mlx_distill.records import Request, conversation
 from mlx_distill.teachers.anthropic import AnthropicTeacher

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.comparison import CompareConfig, CompareResult, PairConfig, run
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer
-from mlx_distill.comparison.judge import families_of, requests_of
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer
+from mlx_distill.compare.config import CompareConfig, PairConfig
+from mlx_distill.compare.judge import families_of, requests_of
+from mlx_distill.compare.run import CompareResult, run
 from mlx_distill.events import Caution, Event
 from tests.adapters import make_adapter
 from tests.comparing import make_config

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.students.provenance import PROVENANCE_FILE
+from mlx_distill.models.provenance import PROVENANCE_FILE
 from tests.conftest import Finished
 from tests.contract.hub_server import COMMIT, NAME, OTHER_COMMIT, Hub, serve
 from tests.tiny import make_tiny_qwen2

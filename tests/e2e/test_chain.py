@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 
 from mlx_distill import export
-from mlx_distill.chat.prefix_cache import PrefixCache
-from mlx_distill.export import FuseConfig
+from mlx_distill.convert import run as convert
 from mlx_distill.export.gguf import write_gguf
+from mlx_distill.fuse.run import FuseConfig
+from mlx_distill.models.adapter import attach
+from mlx_distill.models.generate import generate_batch
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.prefix_cache import PrefixCache
+from mlx_distill.models.score import score
+from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example, Message
-from mlx_distill.scoring import score
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.students import convert
-from mlx_distill.students.adapter import attach
-from mlx_distill.students.generation import generate_batch
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import render, render_prompt
 from tests.adapters import make_adapter, write_test_rows
 from tests.llama_cpp import LlamaCpp
 from tests.tiny import make_tiny_qwen2

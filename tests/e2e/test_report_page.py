@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.comparison import CompareConfig, run
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.history import Collected, Course, History, Moment, StageTime
-from mlx_distill.comparison.html import page
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAnswer
+from mlx_distill.compare.config import CompareConfig
+from mlx_distill.compare.history import Collected, Course, History, Moment, StageTime
+from mlx_distill.compare.html import page
+from mlx_distill.compare.run import run
 from tests.adapters import make_adapter
 from tests.comparing import example, make_prompts, write_lines
 from tests.conftest import skip

@@ -80,6 +80,6 @@ def succeed(finished: Finished) -> Finished:
 
 
 def _prompts() -> Path:
-    from mlx_distill.storage.shipped import shipped
+    from mlx_distill.storage.package_data import shipped
 
     return shipped("prompts.jsonl")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 from tests.conftest import Finished
 from tests.contract.messages_server import MessagesServer, answer
 from tests.small_project import write_project
@@ -118,13 +118,12 @@ def test_a_run_in_bfloat16_and_a_rerun_with_nothing_to_do(small_project: Path, c
 def test_three_lines_of_the_library_do_what_train_does(small_project: Path, cli: Cli) -> None:
     for stage in ("collect", "convert", "prepare", "train"):
         succeed(cli(stage, cwd=small_project))
-    from mlx_distill import training
+    from mlx_distill.train import TrainConfig
+    from mlx_distill.train.run import run
 
     folder, model = small_project / "data/demo", next(path for path in (small_project / "models").iterdir())
-    result = training.run(
-        training.TrainConfig(
-            model=model, data=folder, adapter=small_project / "a", epochs=4, batch_size=2, learning_rate=5e-3
-        )
+    result = run(
+        TrainConfig(model=model, data=folder, adapter=small_project / "a", epochs=4, batch_size=2, learning_rate=5e-3)
     )
     by_command = json.loads((small_project / "adapters/demo/run.json").read_text())["result"]
     assert result.valid_loss == by_command["valid_loss"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_distill import export
-from mlx_distill.export import FuseConfig
+from mlx_distill.fuse.run import FuseConfig
 from tests.adapters import make_adapter, write_test_rows
 from tests.in_transformers import check_in_transformers
 from tests.tiny import make_tiny_qwen2

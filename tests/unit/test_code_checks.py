@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_distill.code_checks import CodeBlock, code_blocks, parse_fault, python_fault, shape
+from mlx_distill.code_blocks import CodeBlock, code_blocks, parse_fault, python_fault, shape
 
 
 def test_blocks_come_in_order_with_their_languages() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_distill.chat.code_paint import CodePainter, plain
+from mlx_distill.chat.highlight import CodePainter, plain
 
 ANSWER = '''\
 Here is 你好 🙂, as asked:

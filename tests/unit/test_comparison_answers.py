@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_distill.comparison.answer_figures import answer_figures
-from mlx_distill.comparison.answer_wording import answers_note, answers_rows
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer, Writing, repetition
-from mlx_distill.comparison.figures import bounded_mean
-from mlx_distill.comparison.questions import questions_of, sample_rows
+from mlx_distill.compare.answer_figures import answer_figures
+from mlx_distill.compare.answer_wording import answers_note, answers_rows
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAnswer, Writing, repetition
+from mlx_distill.compare.figures import bounded_mean
+from mlx_distill.compare.questions import questions_of, sample_rows
 from mlx_distill.records import Example, Prompt
 from tests.comparing import ROWS, SYSTEM, example
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.code_checks import sql_fault
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.code import CUT_OFF, BlockCheck, Share, examine, python_habits, sql_habits
-from mlx_distill.comparison.java import java_faults
-from mlx_distill.comparison.wording import check_words, code_note, code_rows
+from mlx_distill.code_blocks import sql_fault
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAnswer
+from mlx_distill.compare.code import CUT_OFF, BlockCheck, Share, examine, python_habits, sql_habits
+from mlx_distill.compare.java import java_faults
+from mlx_distill.compare.wording import check_words, code_note, code_rows
 from tests.conftest import skip
 
 POOL = """

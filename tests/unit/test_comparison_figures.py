@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mlx_distill.comparison.figures import FEWEST_FAMILIES, PairedRow, held_out, is_usable, measured
-from mlx_distill.scoring import RowScore
+from mlx_distill.compare.figures import FEWEST_FAMILIES, PairedRow, held_out, is_usable, measured
+from mlx_distill.models.score import RowScore
 
 
 def row(family: str, base: float, distilled: float, tokens: int = 10, category: str = "python") -> PairedRow:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mlx_distill.comparison.answer_figures import answer_figures
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, Writing
-from mlx_distill.comparison.code import examine
-from mlx_distill.comparison.figures import PairedRow, held_out
-from mlx_distill.comparison.history import Course, History, Moment, read_course, read_history
-from mlx_distill.comparison.observations import observe
-from mlx_distill.comparison.subject_wording import clock, cost
-from mlx_distill.comparison.vocabulary import vocabulary
-from mlx_distill.scoring import RowScore
+from mlx_distill.compare.answer_figures import answer_figures
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, Writing
+from mlx_distill.compare.code import examine
+from mlx_distill.compare.figures import PairedRow, held_out
+from mlx_distill.compare.history import Course, History, Moment, read_course, read_history
+from mlx_distill.compare.observations import observe
+from mlx_distill.compare.subject_wording import clock, cost
+from mlx_distill.compare.vocabulary import vocabulary
+from mlx_distill.models.score import RowScore
 from tests.comparing import write_lines
 from tests.reports import make_sides
 

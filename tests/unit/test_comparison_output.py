@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.markdown import page
-from mlx_distill.comparison.report import definitions
-from mlx_distill.comparison.subject_wording import command, millions
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAnswer
+from mlx_distill.compare.markdown import page
+from mlx_distill.compare.report import definitions
+from mlx_distill.compare.subject_wording import command, millions
 from tests.adapters import make_adapter
 from tests.comparing import PROMPTS, make_data, make_prompts
 from tests.reports import HOSTILE, make_report

@@ -11,13 +11,13 @@ from itertools import pairwise
 
 import pytest
 
-import mlx_distill.comparison.report as reports
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer, TeacherAnswer
-from mlx_distill.comparison.figures import PairedRow, held_out
-from mlx_distill.comparison.history import Course, Moment
-from mlx_distill.comparison.html import answer_html, page, typeset
-from mlx_distill.comparison.plots import loss_intervals, training_curves
-from mlx_distill.scoring import RowScore
+import mlx_distill.compare.report as reports
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAnswer
+from mlx_distill.compare.figures import PairedRow, held_out
+from mlx_distill.compare.history import Course, Moment
+from mlx_distill.compare.html import answer_html, page, typeset
+from mlx_distill.compare.plots import loss_intervals, training_curves
+from mlx_distill.models.score import RowScore
 from tests.reports import HOSTILE, make_report
 
 MOMENTS = tuple(Moment(step, 2 - step / 9, 2 - step / 8, step / 9, step / 8) for step in range(9))

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.comparison import CompareConfig, PairConfig, run
+from mlx_distill.compare.config import CompareConfig, PairConfig
+from mlx_distill.compare.run import run
 from mlx_distill.errors import InputError, MissingError
 from tests.adapters import make_adapter
 from tests.comparing import ROWS, example, make_data, make_prompts, write_lines

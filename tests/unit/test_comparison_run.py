@@ -11,14 +11,15 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_distill.comparison import CompareConfig, run
+from mlx_distill.compare.config import CompareConfig
+from mlx_distill.compare.run import run
 from mlx_distill.errors import InputError, MissingError, VerificationError
 from mlx_distill.events import Caution, Event
+from mlx_distill.models.adapter import attach
+from mlx_distill.models.load import load_student
+from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example, conversation
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.students.adapter import attach
-from mlx_distill.students.loading import load_student
-from mlx_distill.students.rendering import render, render_prompt
 from tests.adapters import make_adapter
 from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_config, write_lines
 from tests.tiny import make_tiny_qwen2

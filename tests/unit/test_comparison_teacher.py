@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.comparison import CompareConfig, run
+from mlx_distill.compare.config import CompareConfig
+from mlx_distill.compare.run import run
 from mlx_distill.events import Caution, Event
 from tests.comparing import PROMPTS, ROWS, make_config, write_lines
 

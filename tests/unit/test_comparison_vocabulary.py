@@ -6,9 +6,9 @@ import math
 import random
 import statistics
 
-from mlx_distill.comparison.answers import PromptAnswers, StudentAnswer
-from mlx_distill.comparison.vocabulary import PRIOR_TERMS, log_odds, terms_of, vocabulary
-from mlx_distill.comparison.wording import vocabulary_line
+from mlx_distill.compare.answers import PromptAnswers, StudentAnswer
+from mlx_distill.compare.vocabulary import PRIOR_TERMS, log_odds, terms_of, vocabulary
+from mlx_distill.compare.wording import vocabulary_line
 from mlx_distill.records import Example, Message
 
 COMMON = [f"w{letter * 2}" for letter in "abcdefghijklmnopqrst"]

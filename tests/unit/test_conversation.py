@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.chat import ChatConfig, run
-from mlx_distill.chat.code_paint import CodePainter
-from mlx_distill.chat.conversation import Conversation
-from mlx_distill.chat.prefix_cache import PrefixCache
-from mlx_distill.chat.session import Session, closing_lines, write_pieces
+from mlx_distill.chat.config import ChatConfig
+from mlx_distill.chat.highlight import CodePainter
+from mlx_distill.chat.repl import Session, closing_lines, write_pieces
+from mlx_distill.chat.run import run
 from mlx_distill.errors import InputError
-from mlx_distill.students.adapter import Adapter, attach
-from mlx_distill.students.generation import Piece
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import render_prompt
-from mlx_distill.text_safety import printable
+from mlx_distill.models.adapter import Adapter, attach
+from mlx_distill.models.conversation import Conversation
+from mlx_distill.models.generate import Piece
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.prefix_cache import PrefixCache
+from mlx_distill.models.tokenize import render_prompt
+from mlx_distill.sanitize import printable
 from tests.adapters import make_adapter
 from tests.tiny import make_tiny_qwen2
 

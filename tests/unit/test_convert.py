@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from mlx_distill.convert.run import ConvertConfig, ConvertResult, run
 from mlx_distill.errors import DistillError, InputError, MissingError, VerificationError
 from mlx_distill.events import Event, Note
-from mlx_distill.students.convert import ConvertConfig, ConvertResult, run
-from mlx_distill.students.loading import load_student
-from mlx_distill.students.provenance import PROVENANCE_FILE, Provenance
+from mlx_distill.models.load import load_student
+from mlx_distill.models.provenance import PROVENANCE_FILE, Provenance
 from tests.conftest import Finished
 from tests.gguf_files import write_gguf
 from tests.tiny import CHAT_TEMPLATE, make_tiny_qwen2
@@ -156,7 +156,7 @@ def test_done_twice_is_done_once(original: Path, tmp_path: Path) -> None:
 def test_done_twice_does_not_even_load_mlx(original: Path, tmp_path: Path) -> None:
     convert(original, tmp_path / "out")
     code = (
-        "import sys; from pathlib import Path; from mlx_distill.students.convert import ConvertConfig, run\n"
+        "import sys; from pathlib import Path; from mlx_distill.convert.run import ConvertConfig, run\n"
         f"assert run(ConvertConfig({str(original)!r}, Path({str(tmp_path / 'out')!r}))).already_there\n"
         "assert not {'mlx.core', 'transformers', 'huggingface_hub'} & sys.modules.keys()"
     )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_distill.dataset.filters import Duplicates, FilterConfig, broken_code, control_token, identity_phrase
-from mlx_distill.dataset.near_duplicates import near_duplicates
+from mlx_distill.prepare.dedup import near_duplicates
+from mlx_distill.prepare.filters import Duplicates, FilterConfig, broken_code, control_token, identity_phrase
 from mlx_distill.records import conversation
 from tests.unit.dataset_records import record
 

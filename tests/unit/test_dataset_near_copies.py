@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.code_checks import code_blocks
-from mlx_distill.dataset.near_copies import NearCopies, ReservedPrompt, read_test_prompts, topic_words, words
-from mlx_distill.dataset.prepare import PrepareConfig
+from mlx_distill.code_blocks import code_blocks
 from mlx_distill.errors import InputError
+from mlx_distill.prepare.decontaminate import NearCopies, ReservedPrompt, read_test_prompts, topic_words, words
+from mlx_distill.prepare.run import PrepareConfig
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 from tests.unit.dataset_records import record
 
 THRESHOLD = PrepareConfig.near_copy

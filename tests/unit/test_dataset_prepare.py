@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill import dataset
 from mlx_distill.cli import main
-from mlx_distill.dataset import FilterConfig, PrepareConfig, PrepareResult
-from mlx_distill.dataset.show import shown_rows
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Caution, Event
+from mlx_distill.models.load import load_tokenizer
+from mlx_distill.models.tokenize import render
+from mlx_distill.prepare import run as dataset
+from mlx_distill.prepare.filters import FilterConfig
+from mlx_distill.prepare.preview import shown_rows
+from mlx_distill.prepare.run import PrepareConfig, PrepareResult
 from mlx_distill.records import SPLITS, Example, TeacherRecord
-from mlx_distill.students.loading import load_tokenizer
-from mlx_distill.students.rendering import render
 from tests.unit.dataset_records import read_lines, record, some_records, write_current, write_journal
 
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl", "rejected.jsonl", "stats.json")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.dataset.selection import select
 from mlx_distill.errors import InputError, MissingError
+from mlx_distill.prepare.select import select
 from tests.unit.dataset_records import record, write_current, write_journal
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_distill.dataset.selection import Member
-from mlx_distill.dataset.splits import assign, named_splits, place
 from mlx_distill.errors import InputError
+from mlx_distill.prepare.select import Member
+from mlx_distill.prepare.split import assign, named_splits, place
 from mlx_distill.records import Split
 
 MANY = [f"family-{number}" for number in range(2000)]

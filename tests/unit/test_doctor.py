@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill import doctor
-from mlx_distill.machine import Blas
-from mlx_distill.project import ProjectConfig
+from mlx_distill.device import Blas
+from mlx_distill.run import doctor
+from mlx_distill.run.project import ProjectConfig
 from tests.conftest import Finished
 from tests.local_http import serving
 

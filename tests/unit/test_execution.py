@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.code_checks.execution import Limits, run_blocks
+from mlx_distill.code_blocks.execution import Limits, run_blocks
 
 
 def test_a_block_goes_on_where_the_one_before_it_ended() -> None:

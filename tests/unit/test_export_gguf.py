@@ -14,8 +14,8 @@ import pytest
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Event, Note
 from mlx_distill.export.gguf import write_gguf
-from mlx_distill.students import gguf
-from mlx_distill.students.loading import load_student, load_tokenizer
+from mlx_distill.models import gguf
+from mlx_distill.models.load import load_student, load_tokenizer
 from tests.gguf_files import make_tiny_llama
 from tests.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
 from tests.llama_cpp import LlamaCpp

@@ -43,7 +43,7 @@ def test_the_modelfile_has_template_stops_and_system_message(
 
 
 def test_another_chat_template_is_left_to_the_gguf_file(tmp_path: Path) -> None:
-    from mlx_distill.students.loading import load_tokenizer
+    from mlx_distill.models.load import load_tokenizer
 
     model = make_tiny_qwen2(tmp_path / "other")
     settings = json.loads((model / "tokenizer_config.json").read_text())

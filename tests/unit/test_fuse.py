@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from mlx_distill.errors import InputError, MissingError, VerificationError
 from mlx_distill.events import Event, Note, ignore
-from mlx_distill.export import FuseConfig, run
+from mlx_distill.fuse.run import FuseConfig, run
 from mlx_distill.records import Example
 from mlx_distill.storage.jsonl import read_jsonl
 from tests.adapters import make_adapter, write_test_rows
@@ -78,7 +78,7 @@ def test_each_weight_is_the_float32_sum_rounded_once_and_the_rest_is_untouched(
 
 
 def test_an_update_smaller_than_half_a_step_of_bfloat16_survives_on_average(parts: FuseConfig, tmp_path: Path) -> None:
-    from mlx_distill.export.weights import write_fused
+    from mlx_distill.fuse.weights import write_fused
 
     adapter = make_adapter(parts.model, tmp_path / "small", size=5e-4)
     write_fused(parts.model, adapter, tmp_path)
@@ -95,7 +95,7 @@ def test_an_update_smaller_than_half_a_step_of_bfloat16_survives_on_average(part
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_rounding_takes_a_neighbour_is_right_on_average_and_leaves_exact_values(dtype: mx.Dtype) -> None:
-    from mlx_distill.export.weights import round_stochastically
+    from mlx_distill.fuse.weights import round_stochastically
 
     exact = mx.random.normal((4000,), key=mx.random.key(1)).astype(dtype).astype(mx.float32)
     assert mx.array_equal(round_stochastically(exact, dtype, mx.random.key(2)).astype(mx.float32), exact)
@@ -133,9 +133,9 @@ def test_the_fused_model_does_what_the_adapter_does_and_the_figures_say_so(parts
 
 
 def test_losses_are_those_of_the_scoring_module(parts: FuseConfig, tmp_path: Path) -> None:
-    from mlx_distill.scoring import score
-    from mlx_distill.students.loading import load_student
-    from mlx_distill.students.rendering import render
+    from mlx_distill.models.load import load_student
+    from mlx_distill.models.score import score
+    from mlx_distill.models.tokenize import render
 
     result = run(with_out(parts, tmp_path / "fused"))
     student = load_student(tmp_path / "fused")
@@ -237,7 +237,7 @@ def test_bits_and_groups_that_mlx_does_not_have_are_refused(parts: FuseConfig, c
 
 @pytest.mark.parametrize("mode", ["base", "noise", "nan"])
 def test_a_tampered_fuse_is_caught(parts: FuseConfig, tmp_path: Path, mode: str) -> None:
-    from mlx_distill.export import verification
+    from mlx_distill.fuse import verify as verification
 
     run(with_out(parts, tmp_path / "fused"))
     tampered = weights(tmp_path / "fused")

@@ -10,13 +10,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_distill.models.adapter import attach
+from mlx_distill.models.generate import generate_batch
+from mlx_distill.models.load import load_student
+from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Prompt, conversation
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.shipped import shipped
-from mlx_distill.students.adapter import attach
-from mlx_distill.students.generation import generate_batch
-from mlx_distill.students.loading import load_student
-from mlx_distill.students.rendering import render_prompt
+from mlx_distill.storage.package_data import shipped
 from tests.adapters import make_adapter
 from tests.comparing import SYSTEM
 from tests.conftest import REPOSITORY

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_distill.convert.sources import sample_file
 from mlx_distill.errors import InputError
-from mlx_distill.students import gguf
-from mlx_distill.students.loading import load_student, load_tokenizer
-from mlx_distill.students.sources import sample_file
+from mlx_distill.models import gguf
+from mlx_distill.models.load import load_student, load_tokenizer
 from tests.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
 from tests.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
 from tests.llama_cpp import LlamaCpp

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill import new_project, pipeline
+from mlx_distill.config import build, parts_of, to_plain
 from mlx_distill.errors import InputError
-from mlx_distill.new_project import InitConfig, project_file, run
-from mlx_distill.project import Project, ProjectConfig
-from mlx_distill.settings import build, parts_of, to_plain
-from mlx_distill.stages import CONTROLS, STAGES
+from mlx_distill.run import init as new_project
+from mlx_distill.run import pipeline
+from mlx_distill.run.init import InitConfig, project_file, run
+from mlx_distill.run.project import Project, ProjectConfig
+from mlx_distill.run.stages import CONTROLS, STAGES
 from mlx_distill.teachers.money.prices import PRICES
 from tests.conftest import Finished
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill import pipeline
 from mlx_distill.errors import InputError
 from mlx_distill.events import Event, Note
-from mlx_distill.pipeline import RunConfig, RunResult, load_project, run
-from mlx_distill.project import Project
-from mlx_distill.stages import RUN_ORDER
-from mlx_distill.training import TrainConfig
+from mlx_distill.run import pipeline
+from mlx_distill.run.pipeline import RunConfig, RunResult, load_project, run
+from mlx_distill.run.project import Project
+from mlx_distill.run.stages import RUN_ORDER
+from mlx_distill.train import TrainConfig
 from tests.conftest import Finished
 from tests.small_project import SPLITS, write_project
 from tests.tiny import make_tiny_qwen2
@@ -96,7 +96,7 @@ def test_a_rerun_does_nothing_and_says_so(project: Path) -> None:
 
 def test_a_rerun_is_quick_and_loads_no_mlx(project: Path) -> None:
     code = (
-        "import sys, time\nstarted = time.perf_counter()\nfrom mlx_distill.pipeline import RunConfig, run\n"
+        "import sys, time\nstarted = time.perf_counter()\nfrom mlx_distill.run.pipeline import RunConfig, run\n"
         "result = run(RunConfig())\nassert all(outcome.skipped for outcome in result.stages), result\n"
         "assert not {'mlx.core', 'mlx_lm', 'transformers'} & set(sys.modules)\nprint(time.perf_counter() - started)\n"
     )

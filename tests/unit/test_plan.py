@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect import CollectConfig, run
+from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import InputError
 from mlx_distill.records import Answer, Prompt, Request, conversation
-from mlx_distill.storage.durable import json_text
+from mlx_distill.storage.atomic import json_text
 from mlx_distill.teachers.asking import Asked, ask_all, estimate
 from tests.unit.test_teachers import PATIENCE, Parrot, ask, repeat
 

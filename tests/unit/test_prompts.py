@@ -12,7 +12,7 @@ import pytest
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.records import Prompt
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 
 
 def prompt_file(folder: Path, *rows: Any, name: str = "prompts.jsonl") -> Path:

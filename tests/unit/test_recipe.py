@@ -15,11 +15,11 @@ import pytest
 
 from mlx_distill.errors import Interrupted
 from mlx_distill.events import ignore
-from mlx_distill.scoring import Batch
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.training import TrainConfig
-from mlx_distill.training.loop import train
-from mlx_distill.training.objectives import OBJECTIVES, sft
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.score import Batch
+from mlx_distill.train import TrainConfig
+from mlx_distill.train.objectives import OBJECTIVES, sft
+from mlx_distill.train.run import run
 from tests.conftest import REPOSITORY, skip
 from tests.rows import make_rows
 from tests.training import metrics_of, same_weights
@@ -112,7 +112,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_as_one_that_was_not(
 
     config = TrainConfig(runs.model, adapter.parent, adapter, force=True, **asdict(recipe))
     with pytest.raises(Interrupted):
-        train(config, ignore, replace(OBJECTIVES["sft"], loss=stopped_in_the_second_epoch))
+        run(config, ignore, objective=replace(OBJECTIVES["sft"], loss=stopped_in_the_second_epoch))
     done = runs.train("rates", recipe, data.rows)
     assert [line["step"] for line in metrics_of(adapter)] == list(range(7))
     assert done.looks == whole.looks

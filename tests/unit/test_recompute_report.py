@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlx_distill.comparison import CompareConfig, run
+from mlx_distill.compare.config import CompareConfig
+from mlx_distill.compare.run import run
 from tests.adapters import make_adapter
 from tests.comparing import make_data, make_prompts, write_lines
 from tests.conftest import REPOSITORY

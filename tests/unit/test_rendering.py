@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import InputError
+from mlx_distill.models.load import load_tokenizer
+from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Message
-from mlx_distill.students.loading import load_tokenizer
-from mlx_distill.students.rendering import render, render_prompt
 
 SYSTEM = Message("system", "You are a helpful assistant.")
 TWO_TURNS = (

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_distill import machine, scoring
+from mlx_distill import device
+from mlx_distill.models import score as scoring
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.score import TOKENS_A_BATCH, batches_by_length, pad, passes, score
+from mlx_distill.models.tokenize import Rendered, render
 from mlx_distill.records import Message
-from mlx_distill.scoring import TOKENS_A_BATCH, batches_by_length, pad, passes, score
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import Rendered, render
 from tests.tiny import make_tiny_qwen2
 
 ANSWERS = ["Yes.", "def f(x):\n    return x\n", "SELECT name FROM employees WHERE salary > 10;", "first " * 40]
@@ -91,7 +92,7 @@ def test_batches_by_length_hold_every_row_once_and_keep_the_budget(lengths: list
 def test_passes_hold_every_row_once_and_share_the_rows_out_among_the_streams(lengths: list[int]) -> None:
     groups = passes(lengths)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
-    n_streams = len(machine.streams())
+    n_streams = len(device.streams())
     assert len(groups) >= min(n_streams, len(lengths))
     for group in groups:
         assert (len(group) - 1) * max(lengths[index] for index in group) <= TOKENS_A_BATCH

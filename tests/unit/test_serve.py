@@ -19,9 +19,10 @@ from typing import Any
 import openai
 import pytest
 
-from mlx_distill.chat import ServeConfig, serve
-from mlx_distill.chat.api import until
 from mlx_distill.errors import MachineError, MissingError
+from mlx_distill.serve.api import until
+from mlx_distill.serve.config import ServeConfig
+from mlx_distill.serve.run import run as serve
 from tests.adapters import make_adapter
 from tests.tiny import make_tiny_qwen2
 
@@ -56,13 +57,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     found: dict[str, Any] = {}
 
     def work() -> None:  # everything that touches mlx stays in this thread, as it does in the command
-        from mlx_distill.chat.http import Listener
-        from mlx_distill.chat.server import Server
+        from mlx_distill.models.adapter import attach
+        from mlx_distill.models.generate import stream
+        from mlx_distill.models.load import load_student
+        from mlx_distill.models.tokenize import render_prompt
         from mlx_distill.records import conversation
-        from mlx_distill.students.adapter import attach
-        from mlx_distill.students.generation import stream
-        from mlx_distill.students.loading import load_student
-        from mlx_distill.students.rendering import render_prompt
+        from mlx_distill.serve.http_server import Listener
+        from mlx_distill.serve.run import Server
 
         student = load_student(base)
         prompt = render_prompt(student.tokenizer, conversation("Write a function.", SYSTEM))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mlx_distill.config import build, setting, to_plain
 from mlx_distill.errors import InputError
-from mlx_distill.project import Project
-from mlx_distill.settings import build, setting, to_plain
+from mlx_distill.run.project import Project
 from mlx_distill.teachers.money.prices import Price
 
 

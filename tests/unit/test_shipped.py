@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import MissingError
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 from tests.conftest import REPOSITORY
 
 NAMES = ("prompts.jsonl", "test_prompts.jsonl", "sample", "sample/teacher_data.jsonl")
@@ -42,7 +42,7 @@ def test_a_wheel_brings_its_data(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("mlx_distill-*.whl")
     pip("install", "--no-deps", "--target", str(target), str(wheel))
 
-    code = f"from mlx_distill.storage.shipped import shipped\nfor name in {NAMES!r}: print(shipped(name))"
+    code = f"from mlx_distill.storage.package_data import shipped\nfor name in {NAMES!r}: print(shipped(name))"
     finished = subprocess.run(
         [sys.executable, "-c", code],
         cwd=elsewhere,

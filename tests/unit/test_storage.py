@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.storage.durable import json_text, new_file, new_folder, write_json, write_json_lists, write_text
+from mlx_distill.run.manifest import Manifest
+from mlx_distill.storage.atomic import json_text, new_file, new_folder, write_json, write_json_lists, write_text
+from mlx_distill.storage.file_states import states_of
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_at, read_jsonl, read_text
-from mlx_distill.storage.manifest import Manifest, states_of
 
 
 def names(folder: Path) -> list[str]:
@@ -181,7 +182,7 @@ FULL_DISK = """
     import signal, sys
     from pathlib import Path
     from mlx_distill.errors import MachineError
-    from mlx_distill.storage.durable import new_folder, write_text
+    from mlx_distill.storage.atomic import new_folder, write_text
     from mlx_distill.storage.journal import Journal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     folder = Path(sys.argv[1])

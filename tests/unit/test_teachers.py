@@ -12,12 +12,12 @@ from typing import Any, Self
 
 import pytest
 
-from mlx_distill.collect import CollectConfig, run
+from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.events import Caution, Event, Progress
 from mlx_distill.records import Answer, Prompt, Request, Usage, conversation
 from mlx_distill.storage.journal import Journal
-from mlx_distill.storage.shipped import shipped
+from mlx_distill.storage.package_data import shipped
 from mlx_distill.teachers import NoAnswerError, TryLaterError, open_teacher
 from mlx_distill.teachers.asking import Asked, ask_all
 from mlx_distill.teachers.asking.pacing import Pace, Patience

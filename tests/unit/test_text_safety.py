@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_distill.text_safety import encodable, fenced, printable
+from mlx_distill.sanitize import encodable, fenced, printable
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,16 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner import trainer as mlx_lm_trainer
 
 from mlx_distill.errors import DistillError, InputError, MachineError, MissingError
-from mlx_distill.scoring import pad
-from mlx_distill.students.adapter import attach
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import Rendered
-from mlx_distill.training import TrainConfig, TrainResult, loop, run
-from mlx_distill.training.methods import make_trainable
-from mlx_distill.training.objectives import OBJECTIVES, sft
-from mlx_distill.training.rows import read_rows
+from mlx_distill.models.adapter import attach
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.score import pad
+from mlx_distill.models.tokenize import Rendered
+from mlx_distill.train import TrainConfig, TrainResult
+from mlx_distill.train import run as loop
+from mlx_distill.train.lora import make_trainable
+from mlx_distill.train.objectives import OBJECTIVES, sft
+from mlx_distill.train.rows import read_rows
+from mlx_distill.train.run import run
 from tests.rows import make_rows
 from tests.training import metrics_of, same_weights, weights_of
 

@@ -11,12 +11,13 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import get_total_parameters
 
 from mlx_distill.errors import MachineError
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import Rendered
-from mlx_distill.training import TrainConfig, memory
-from mlx_distill.training.batches import epoch_batches, micro_batches
-from mlx_distill.training.methods import make_trainable
-from mlx_distill.training.objectives import LENGTH_MULTIPLE
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.tokenize import Rendered
+from mlx_distill.train import TrainConfig
+from mlx_distill.train import memory_plan as memory
+from mlx_distill.train.batches import epoch_batches, micro_batches
+from mlx_distill.train.lora import make_trainable
+from mlx_distill.train.objectives import LENGTH_MULTIPLE
 
 ROWS = tuple(Rendered(tuple(range(500)), (False,) * 100 + (True,) * 400) for _ in range(8))
 

@@ -17,17 +17,17 @@ from mlx.utils import tree_flatten
 
 from mlx_distill.errors import InputError
 from mlx_distill.events import ignore
+from mlx_distill.models.adapter import attach
+from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.score import Batch, pad
+from mlx_distill.models.tokenize import Rendered
 from mlx_distill.records import Example
-from mlx_distill.scoring import Batch, pad
-from mlx_distill.students.adapter import attach
-from mlx_distill.students.loading import Student, load_student
-from mlx_distill.students.rendering import Rendered
-from mlx_distill.training import TrainConfig, run
-from mlx_distill.training.loop import train
-from mlx_distill.training.methods import make_trainable
-from mlx_distill.training.objectives import OBJECTIVES, Objective, padded, sft, sft_row
-from mlx_distill.training.rows import read_rows
-from mlx_distill.training.x86 import sooner_layers
+from mlx_distill.train import TrainConfig
+from mlx_distill.train.cpu_kernels import sooner_layers
+from mlx_distill.train.lora import make_trainable
+from mlx_distill.train.objectives import OBJECTIVES, Objective, padded, sft, sft_row
+from mlx_distill.train.rows import read_rows
+from mlx_distill.train.run import run
 from tests.rows import make_rows
 from tests.tiny import make_tiny_qwen2
 from tests.training import metrics_of, quantized, weights_of
@@ -209,7 +209,7 @@ def test_an_objective_with_the_teachers_probabilities_needs_nothing_of_the_loop(
         total, correct = sft(student, batch)
         return total * batch.likely[0][1], correct
 
-    soft = train(config, ignore, Objective(row, batch, loss))
+    soft = run(config, ignore, objective=Objective(row, batch, loss))
     assert soft.valid_loss < soft.valid_loss_before - 0.1
     halved = metrics_of(config.adapter)[1]["train_loss"]
     run(replace(config, force=True))

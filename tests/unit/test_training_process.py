@@ -16,7 +16,7 @@ import pytest
 
 from mlx_distill.errors import DistillError, Interrupted, MachineError
 from mlx_distill.events import Caution, Event, Note, Progress, ignore
-from mlx_distill.training_process import train_in_child
+from mlx_distill.train.child_process import train_in_child
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from mlx_distill.config import to_plain
 from mlx_distill.errors import DistillError, InputError
 from mlx_distill.events import Event
-from mlx_distill.settings import to_plain
-from mlx_distill.training import TrainConfig, run
+from mlx_distill.train import TrainConfig
+from mlx_distill.train.run import run
 from tests.rows import make_rows
 from tests.tiny import make_tiny_qwen2
 from tests.training import metrics_of, same_weights, weights_of
@@ -25,10 +26,11 @@ KILLS = 20
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from mlx_distill import machine
-machine.prepare()
-from mlx_distill.settings import build
-from mlx_distill.training import TrainConfig, loop
+from mlx_distill import device
+device.prepare()
+from mlx_distill.config import build
+from mlx_distill.train import TrainConfig
+from mlx_distill.train.run import run
 from mlx_distill.events import ignore
 
 values, kills = json.loads(sys.argv[1]), int(sys.argv[2])
@@ -43,7 +45,7 @@ while True:
     before = lines()
     child = os.fork()  # nothing was computed yet, so there are no threads that a fork would lose
     if child == 0:
-        loop.train(build(TrainConfig, values, "test"), ignore)
+        run(build(TrainConfig, values, "test"), ignore)
         os._exit(0)
     until = time.monotonic() + 60
     if killed < kills:
@@ -108,8 +110,9 @@ def test_what_an_unfinished_start_left_is_no_result_and_anything_else_is(config:
 FULL_DISK = """
 import json, resource, sys
 from mlx_distill.errors import MachineError
-from mlx_distill.settings import build
-from mlx_distill.training import TrainConfig, run
+from mlx_distill.config import build
+from mlx_distill.train import TrainConfig
+from mlx_distill.train.run import run
 
 config = build(TrainConfig, json.loads(sys.argv[1]), "test")
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))

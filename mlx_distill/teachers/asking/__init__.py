@@ -14,7 +14,7 @@ from pathlib import Path
 from mlx_distill.errors import DistillError, InputError
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.records import TeacherRecord
-from mlx_distill.storage.durable import missing_parents, remove_empty
+from mlx_distill.storage.atomic import missing_parents, remove_empty
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_at
 from mlx_distill.teachers.asking import stopping

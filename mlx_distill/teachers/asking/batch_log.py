@@ -17,7 +17,7 @@ from typing import Any
 
 from mlx_distill.errors import InputError
 from mlx_distill.records import Prompt, Request, messages_from_json
-from mlx_distill.storage.durable import remove_empty, write_jsonl
+from mlx_distill.storage.atomic import remove_empty, write_jsonl
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
 from mlx_distill.teachers.asking.plan import Ask

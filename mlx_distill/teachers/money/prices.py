@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlx_distill.config import setting
 from mlx_distill.records import Messages, Usage
-from mlx_distill.settings import setting
 
 PRICES_AS_OF = "2026-11-24"
 """The day on which the table was compared with the providers' price pages."""

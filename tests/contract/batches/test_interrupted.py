@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.collect import CollectConfig, run
+from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.teachers.anthropic.batches import AnthropicBatches
 from mlx_distill.teachers.asking import batch_making, batch_round

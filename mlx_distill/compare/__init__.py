@@ -1,0 +1,1 @@
+"""Base and distilled side by side: figures on held-out rows, and answers to test prompts."""

@@ -1,0 +1,1 @@
+"""A student from the Hub, a folder, a GGUF file or the sample to an MLX model."""

@@ -1,0 +1,1 @@
+"""An adapter added into a standalone model, and verified."""

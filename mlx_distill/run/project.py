@@ -1,0 +1,146 @@
+"""A project folder: what distill.toml says, and where each stage reads and writes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.config import build, setting, table
+from mlx_distill.errors import InputError
+from mlx_distill.records import STUDENT_SYSTEM
+from mlx_distill.storage.jsonl import read_text
+from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
+from mlx_distill.teachers.money.prices import Price, Prices
+
+PROJECT_FILE = "distill.toml"
+PRICES_SECTION = "prices"
+STAGES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
+
+
+@dataclass(frozen=True)
+class ProjectConfig:
+    """The settings above the sections of distill.toml: what several stages share."""
+
+    name: str = setting(help="names the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")
+    teacher: str = setting(
+        "anthropic:claude-sonnet-4-6", help="who answers: anthropic:MODEL, openai:MODEL or recorded:FILE"
+    )
+    student: str = setting(
+        "Qwen/Qwen2.5-0.5B-Instruct", help="who learns: a Hub id, a folder, a GGUF file, or `sample`"
+    )
+    system: str = setting(STUDENT_SYSTEM, help="the student's system message, in training and in use")
+    seed: int = setting(0, help="makes runs repeatable")
+    max_cost: float | None = setting(None, help=MAX_COST)
+    cost: bool = setting(True, help=COUNT_COST)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise ValueError(
+                f"name {self.name!r} may hold letters, digits, '.', '_' and '-', must begin with a letter or digit, "
+                "and be at most 64 long"
+            )
+        Budget(self.max_cost, counted=self.cost)
+
+
+@dataclass(frozen=True)
+class _Prices:
+    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A parsed distill.toml. All paths are relative to the project folder, which is the working folder."""
+
+    file: Path
+    config: ProjectConfig
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prices: Prices = field(default_factory=dict)
+    """Of the section [prices]."""
+
+    @classmethod
+    def find(cls, folder: Path) -> Project | None:
+        """The project of `folder`, or None where it has no distill.toml."""
+        file = folder / PROJECT_FILE
+        return cls.load(file) if file.exists() else None
+
+    @classmethod
+    def load(cls, file: Path) -> Project:
+        """Read distill.toml; InputError names the line of a syntax fault, or every unknown or wrong setting."""
+        try:
+            data = tomllib.loads(read_text(file, "Make one with `mlx-distill init NAME`, or change to its folder."))
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(
+                f"{file}: not valid TOML: {error}.", "Mend that line and run the command again."
+            ) from error
+        return cls.from_values(file, data)
+
+    @classmethod
+    def from_values(cls, file: Path, data: Mapping[str, Any]) -> Project:
+        """The project of already parsed TOML data."""
+        sections = {name: value for name, value in data.items() if isinstance(value, Mapping)}
+        known = (*STAGES, PRICES_SECTION)
+        unknown = [f"unknown section [{name}]; known are {', '.join(known)}" for name in sections if name not in known]
+        if unknown:
+            count = "1 unknown section" if len(unknown) == 1 else f"{len(unknown)} unknown sections"
+            raise InputError(f"{file}: {count}.", "Mend it and run again.", unknown)
+        shared = {name: value for name, value in data.items() if name not in sections}
+        prices = build(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
+        return cls(file, build(ProjectConfig, shared, str(file)), sections, prices)
+
+    @property
+    def data(self) -> Path:
+        return Path("data") / self.config.name
+
+    @property
+    def model(self) -> Path:
+        """The converted student, named after its source."""
+        return Path("models") / student_name(self.config.student)
+
+    @property
+    def adapter(self) -> Path:
+        return Path("adapters") / self.config.name
+
+    @property
+    def fused(self) -> Path:
+        return Path("models") / self.config.name
+
+    @property
+    def report(self) -> Path:
+        return Path("reports") / self.config.name
+
+    def values(self, stage: str) -> dict[str, Any]:
+        """What `stage` is built from: the project's paths and shared settings, then the stage's own section."""
+        config = self.config
+        budget = {"max_cost": config.max_cost, "cost": config.cost, "prices": self.prices}
+        shared: dict[str, dict[str, Any]] = {
+            "collect": {"teacher": config.teacher, "out": self.data, **budget},
+            "expand": {"teacher": config.teacher, "data": self.data, **budget},
+            "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
+            "convert": {"source": config.student, "out": self.model},
+            "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},
+            "compare": {
+                "model": self.model,
+                "adapter": self.adapter,
+                "data": self.data,
+                "out": self.report,
+                "teacher": config.teacher,
+                "system": config.system,
+                "seed": config.seed,
+                **budget,
+            },
+            "fuse": {"model": self.model, "adapter": self.adapter, "data": self.data, "out": self.fused},
+            "chat": {"model": self.model, "adapter": self.adapter, "system": config.system},
+        }
+        return {**shared[stage], **self.sections.get(stage, {})}
+
+
+def student_name(source: str) -> str:
+    """A folder name for a student's source: the last part of a Hub id or path, without a .gguf suffix."""
+    if source == "sample":
+        return "SmolLM2-135M-Instruct"
+    name = Path(source.rstrip("/")).name.removesuffix(".gguf")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "student"
