@@ -1,149 +1,205 @@
-"""Stage settings as frozen dataclasses: one place for names, defaults, help and checks.
+"""Settings: one annotated field gives the command-line option, the line of `distill.toml`, the check and the docs.
 
-A field made with `setting(default, help=...)` is a line of `distill.toml`, an option of the command and a column of
-the saved settings. `build` makes the dataclass from a mapping and reports every fault at once.
+    class TrainConfig(Config, frozen=True):
+        epochs: Annotated[int, doc("passes over the training rows", ge=1)] = 3
+        method: Annotated[Literal["lora", "full"], doc("...")] = "lora"
+        filter: FilterConfig = FilterConfig()  # a group: a table of its own
+
+`parse` builds a config from plain values and reports all problems together. Constructing a config directly makes the
+same checks.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import json
 import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from mlx_distill.errors import InputError
+from mlx_distill.formatting import plural
 
-Config = TypeVar("Config")
-
-
-def setting(default: Any = dataclasses.MISSING, *, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """A documented field of a stage's config; `help` is one line, without a full stop where it is a phrase."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+C = TypeVar("C", bound="Config")
 
 
-def table(*, help: str) -> Any:
-    """A field that holds a table of distill.toml, empty by default; it has no option on the command line."""
-    return dataclasses.field(default_factory=dict, metadata={"help": help, "choices": ()})
+def doc(text: str, **limits: Any) -> msgspec.Meta:
+    """Return the help text and the limits (`ge`, `gt`, `le`, `lt`, `pattern`) of a setting."""
+    return msgspec.Meta(description=text, **limits)
 
 
-def part(config: type[Any]) -> Any:
-    """A group of settings as a field: a dataclass of its own at its defaults, a table of its own in `distill.toml`."""
-    return dataclasses.field(default=config())
+class Config(msgspec.Struct, frozen=True):
+    """Base of all settings. Raises ValueError, with one problem a line, for values that fail their checks."""
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Old names of settings, and the new ones that the error message gives."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            problem
+            for field in fields_of(type(self))
+            if not isinstance(value := getattr(self, field.name), Config)
+            for problem in field.convert(value)[1]
+        ]
+        if not problems:
+            try:
+                self.check()
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values, checked again."""
+        return msgspec.structs.replace(self, **changes)
+
+    def check(self) -> None:
+        """Raise ValueError for settings that contradict each other. Field types and ranges are already checked."""
 
 
-def parts_of(config: type[Any]) -> dict[str, type[Any]]:
-    """The groups of settings of a config, by the name of their field."""
-    kinds = get_type_hints(config)
-    return {field.name: kinds[field.name] for field in dataclasses.fields(config) if _is_part(kinds[field.name])}
+class Field(msgspec.Struct, frozen=True):
+    """One setting, as options, files and docs need it."""
 
+    name: str
+    type: Any
+    """The annotated type, as msgspec checks it."""
+    plain_type: type
+    """bool, int, float, str or Path; for a list, the type of its items; otherwise the type as it is."""
+    default: Any
+    """`msgspec.NODEFAULT` for a required setting."""
+    help: str
+    choices: tuple[str, ...]
+    is_list: bool
+    is_table: bool
+    """A mapping: it has no option, only a table in the file."""
+    group: type[Config] | None
+    """The config of a group of settings."""
 
-def build(config: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Make a config from plain values (TOML, JSON), checking names and types; `where` opens each message.
+    @property
+    def required(self) -> bool:
+        return self.default is msgspec.NODEFAULT
 
-    The dataclass's own `__post_init__` checks ranges and raises ValueError with one sentence.
-    """
-    types_of = get_type_hints(config)
-    names = [field.name for field in dataclasses.fields(config) if field.init]  # type: ignore[arg-type]
-    problems: list[str] = []
-    taken: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            problems.append(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-            continue
+    def convert(self, value: Any) -> tuple[Any, list[str]]:
+        """Check one value; return it with its problems."""
+        if self.choices and value is not None:
+            bad = [
+                v for v in (value if self.is_list and not isinstance(value, str) else [value]) if v not in self.choices
+            ]
+            if bad:
+                return None, [f"{self.name}: {bad[0]!r} is not one of {', '.join(self.choices)}"]
+        if self.is_table and isinstance(value, Mapping):
+            return self._convert_table(value)
         try:
-            taken[name] = _converted(types_of[name], value)
-        except InputError as error:  # of a group of settings
-            problems.extend(f"{name}: {problem}" for problem in error.problems)
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    missing = [
-        field.name
-        for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if field.name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    problems.extend(f"{name} is missing" for name in missing)
+            return msgspec.convert(value, self.type, dec_hook=_to_path), []
+        except msgspec.ValidationError as error:
+            return None, [f"{self.name} = {_shown(value)}: {_lower(str(error).replace('`', ''))}"]
+
+    def _convert_table(self, value: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        (_, item_type), items, problems = get_args(_unannotated(self.type)), {}, []
+        for name, item in value.items():
+            try:
+                items[name] = msgspec.convert(item, item_type, dec_hook=_to_path)
+            except (msgspec.ValidationError, ValueError) as error:
+                problems.append(f"{self.name}.{name}: {_lower(str(error).replace('`', ''))}")
+        return items, problems
+
+
+def fields_of(config: type[Config]) -> tuple[Field, ...]:
+    """Return the settings of a config in their order."""
+    found = _FIELDS.get(config)
+    if found is None:
+        hints = get_type_hints(config, include_extras=True)
+        found = _FIELDS[config] = tuple(
+            _field(field.name, hints[field.name], _default(field)) for field in msgspec.structs.fields(config)
+        )
+    return found
+
+
+_FIELDS: dict[type[Config], tuple[Field, ...]] = {}
+
+
+def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Build a config from plain values (TOML, JSON, options). InputError lists all problems; `where` opens it."""
+    fields = {field.name: field for field in fields_of(config)}
+    parsed: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is None:
+            problems.append(_unknown(name, config))
+        elif field.group and isinstance(value, Mapping):
+            try:
+                parsed[name] = parse(field.group, value, name)
+            except InputError as error:
+                problems += [f"{name}.{problem}" for problem in error.problems]
+        else:
+            parsed[name], found = field.convert(value)
+            problems += found
+    problems += [f"{name} is missing" for name, field in fields.items() if field.required and name not in values]
     if not problems:
         try:
-            return config(**taken)
+            return config(**parsed)
         except ValueError as error:
-            problems.append(str(error))
-    raise InputError(f"{where}: {_count(problems)}.", "Mend it and run the command again.", problems)
+            problems += str(error).splitlines()
+    raise InputError(f"{where}: {plural(len(problems), 'problem')}.", "Fix it and run the command again.", problems)
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """A config or result as JSON data, in the order of its fields; paths become text, dataclasses inside it objects."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+def to_plain(value: Any) -> Any:
+    """Return a config, record or result as JSON data: paths become text, structs and dataclasses become objects."""
+    return json.loads(json.dumps(msgspec.to_builtins(value, enc_hook=_from_path, str_keys=True)))
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_plain(value)
+def _unknown(name: str, config: type[Config]) -> str:
+    if name in config.renamed:
+        return f"{name} is called {config.renamed[name]} now"
+    close = difflib.get_close_matches(name, config.__struct_fields__, n=1)
+    return f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def _field(name: str, annotated: Any, default: Any) -> Field:
+    options = [option for option in get_args(annotated) if option is not type(None)]
+    is_union = get_origin(annotated) in (typing.Union, types.UnionType)
+    inner = options[0] if is_union else annotated
+    metas = [extra for extra in getattr(inner, "__metadata__", ()) if isinstance(extra, msgspec.Meta)]
+    text = next((meta.description for meta in metas if meta.description), "")
+    plain = _unannotated(inner)
+    is_list = get_origin(plain) is tuple
+    if is_list:
+        plain = _unannotated(get_args(plain)[0])
+    choices = tuple(get_args(plain)) if get_origin(plain) is Literal else ()
+    group = plain if isinstance(plain, type) and issubclass(plain, Config) else None
+    is_table = get_origin(plain) is not None and not choices
+    return Field(name, annotated, str if choices else plain, default, text, choices, is_list, is_table, group)
+
+
+def _unannotated(annotated: Any) -> Any:
+    return get_args(annotated)[0] if hasattr(annotated, "__metadata__") else annotated
+
+
+def _to_path(wanted: type, value: Any) -> Any:
+    if wanted is Path and isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    raise ValueError(f"expected {'a path' if wanted is Path else wanted.__name__}")
+
+
+def _from_path(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _is_part(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+def _shown(value: Any) -> str:
+    text = repr(str(value) if isinstance(value, Path) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _count(problems: list[str]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-
-
-def _converted(kind: Any, value: Any) -> Any:
-    """`value` as `kind`, without guessing: a number is not text, text is not a number, true is not 1."""
-    if get_origin(kind) in (Union, types.UnionType):
-        options = [option for option in get_args(kind) if option is not type(None)]
-        if value is None and len(options) < len(get_args(kind)):
-            return None
-        return _converted(options[0], value)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{value!r} is not a list")
-        return tuple(_converted(get_args(kind)[0], item) for item in value)
-    if get_origin(kind) is Mapping:
-        return _table(get_args(kind)[1], value)
-    if _is_part(kind):
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{value!r} is not a table")
-        return build(kind, value, kind.__name__)
-    if kind is Path:
-        if isinstance(value, (str, Path)) and str(value):
-            return Path(value)
-        raise ValueError(f"{value!r} is not a path")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    raise ValueError(f"{value!r} is not {names.get(kind, kind)}")
-
-
-def _table(kind: Any, value: Any) -> dict[str, Any]:
-    """A table whose values are all of one kind; ValueError names every one that is not."""
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is not a table")
-    taken: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, item in value.items():
-        try:
-            taken[name] = _converted(kind, item)
-        except InputError as error:
-            problems.append(f"{name}: {'; '.join(error.problems)}")
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    if problems:
-        raise ValueError("; ".join(problems))
-    return taken
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

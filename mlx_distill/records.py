@@ -1,7 +1,7 @@
-"""The data that crosses from room to room: prompts, the teacher's answers, and the examples made of them.
+"""The records that pass between packages: prompts, teacher answers, and the rows made of them.
 
-Each type reads itself from one JSON object (`from_json`, raising ValueError with a sentence about the field) and
-writes itself back (`to_json`). Dicts exist at that edge only.
+Each record is one JSON object of a file. `from_json` checks field types and raises ValueError with one sentence;
+`to_json` returns plain data.
 """
 
 from __future__ import annotations
@@ -11,170 +11,157 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+
+import msgspec
+from msgspec.structs import force_setattr
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-ROLES: tuple[Role, ...] = get_args(Role)
 
-NAME_LENGTH = 40
-"""Characters of a prompt's first words in the id that is made of it."""
-PROMPT_FIELDS = ("id", "prompt", "family", "category", "split", "variations")
+MAX_ID_WORDS = 40
+"""Maximum number of characters that a generated prompt id takes from the prompt's first words."""
 COMPLETE_STOP_REASONS = frozenset({"end_turn", "stop_sequence"})
-"""Stop reasons after which an answer is whole. Everything else (max_tokens, refusal, ...) is kept but never learnt."""
+"""Stop reasons of complete answers. Answers with other stop reasons are kept, but the student never learns them."""
 
 STUDENT_SYSTEM = "You are a helpful assistant."
-"""The system message that the student is trained and used with, unless a project says otherwise."""
+"""Default system message of the student, in training and in use."""
+
+Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+"""Text that is not blank."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Record(msgspec.Struct, frozen=True):
+    """Base of all records: conversion to and from plain JSON data."""
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Check the types of plain data and build the record. Raises ValueError with one sentence."""
+        try:
+            return msgspec.convert(data, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(explain(error)) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return data
+
+
+def explain(error: msgspec.ValidationError) -> str:
+    """Return msgspec's message in plain words, with the field's name first."""
+    text, _, path = str(error).partition(" - at `$")
+    text = text.replace("`", "").replace(r" matching regex '\S'", " that is not blank").replace("enum value", "value")
+    missing = re.fullmatch(r"Object missing required field (\w+)", text)
+    if missing:
+        text, path = "is missing", f"{path.removesuffix('`')}.{missing.group(1)}"
+    name = path.removesuffix("`").removeprefix(".")
+    return f'"{name}" {text}' if missing else f'"{name}": {text[0].lower()}{text[1:]}' if name else text
+
+
+class Message(Record, frozen=True):
     """One turn of a conversation."""
 
     role: Role
     content: str
 
-    @classmethod
-    def from_json(cls, data: object) -> Message:
-        if not isinstance(data, Mapping):
-            raise ValueError('a message must be an object with "role" and "content"')
-        role, content = data.get("role"), data.get("content")
-        if role not in ROLES:
-            raise ValueError(f"role {role!r} is not one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise ValueError(f"the content of a {role} message must be text")
-        return cls(role, content)
-
-    def to_json(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
-
 
 Messages = tuple[Message, ...]
 
 
-def messages_from_json(data: object) -> Messages:
-    """A non-empty list of message objects."""
-    if not isinstance(data, Sequence) or isinstance(data, str) or not data:
-        raise ValueError('"messages" must be a non-empty list')
-    return tuple(Message.from_json(item) for item in data)
-
-
-def conversation(prompt: str, system: str = "") -> Messages:
-    """The messages that ask `prompt`, under an explicit system message where one is given."""
-    ask = (Message("user", prompt),)
-    return (_system(system), *ask) if system else ask
-
-
-@lru_cache(maxsize=4)
-def _system(text: str) -> Message:
-    """One object for the many conversations under it."""
-    return Message("system", text)
+def build_messages(prompt: str, system: str = "") -> Messages:
+    """Return the messages that ask `prompt`, with a system message if `system` is not empty."""
+    user = Message("user", prompt)
+    return (Message("system", system), user) if system else (user,)
 
 
 def content_hash(data: Any) -> str:
-    """SHA-256 (hex) of JSON data in canonical form: the identity of things that are equal when their content is."""
+    """Return the SHA-256 (hex) of JSON data in canonical form. Equal content has equal hashes."""
     canonical = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One question to the teacher."""
+class Prompt(Record, frozen=True):
+    """One prompt for the teacher: a line of `prompts.jsonl`."""
 
-    id: str
-    text: str
-    family: str
-    """A base prompt and its variations share one; a family is never split between train and test."""
-    category: str = "general"
+    prompt: Text
+    id: Text = ""
+    """Default: the prompt's first words and its content hash."""
+    family: Text = ""
+    """A base prompt and its variations share a family, which is never split. Default: the id."""
+    category: Text = "general"
     split: Split | None = None
-    """Where its example must go; None lets the family's hash decide."""
+    """The split that the row must go to. None: the family's hash decides."""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            force_setattr(self, "id", default_prompt_id(self.prompt))
+        if not self.family:
+            force_setattr(self, "family", self.id)
 
     @classmethod
-    def from_json(cls, data: object) -> Prompt:
-        if not isinstance(data, Mapping):
-            raise ValueError("a prompt must be a JSON object")
-        refuse_misspelt(data, PROMPT_FIELDS)
-        text = data.get("prompt")
-        if not isinstance(text, str):
-            raise ValueError('"prompt" is missing or not text')
-        if not text.strip():
-            raise ValueError('"prompt" is empty')
-        _refuse_half_characters(text)
-        prompt_id = data.get("id", name_of(text))
-        family = data.get("family", prompt_id)
-        category = data.get("category", "general")
-        for name, value in (("id", prompt_id), ("family", family), ("category", category)):
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(f'"{name}" must be non-empty text')
-            _refuse_half_characters(value)
-        return cls(prompt_id, text, family, category, split_from_json(data.get("split")))
+    def from_json(cls, data: object) -> Self:
+        """Check the types of plain data, field names that look misspelt, and lone surrogates."""
+        if isinstance(data, Mapping):
+            reject_misspelt(data, (*cls.__struct_fields__, "variations"))
+        prompt = super().from_json(data)
+        for value in (prompt.prompt, prompt.id, prompt.family, prompt.category):
+            _reject_surrogates(value)
+        return prompt
 
-    def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = {"id": self.id, "prompt": self.text, "family": self.family, "category": self.category}
-        if self.split:
-            data["split"] = self.split
-        return data
+    @property
+    def text(self) -> str:
+        return self.prompt
 
 
-def _refuse_half_characters(text: str) -> None:
-    """Raise ValueError for a lone surrogate, which JSON can write and UTF-8 cannot: no teacher can be sent it."""
-    found = re.search(r"[\ud800-\udfff]", text)
-    if found:
-        raise ValueError(f"it holds \\u{ord(found.group()):04x}, half of a character")
-
-
-def name_of(prompt: str) -> str:
-    """An id for a prompt that has none: its first words, to be known by, and its content's hash, to be told apart."""
+def default_prompt_id(prompt: str) -> str:
+    """Return an id for a prompt without one: its first words, then 12 hex digits of its content hash."""
     words: list[str] = []
     for word in re.finditer(r"\w+", prompt.casefold()):
-        if len("-".join([*words, word.group()])) > NAME_LENGTH:
+        if len("-".join([*words, word.group()])) > MAX_ID_WORDS:
             break
         words.append(word.group())
     return "-".join([*words, content_hash(prompt)[:12]])
 
 
-def refuse_misspelt(data: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise ValueError for a field that is nearly a known one: it would be passed over, and what it says be lost."""
+def reject_misspelt(data: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ValueError for a field name that is close to a known one. Other unknown fields are ignored."""
     for name in data:
-        if name in known:  # looking for near ones takes a while
+        if name in known:
             continue
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
-        if near and near[0] not in data:
-            raise ValueError(f"unknown field {name!r}; did you mean {near[0]!r}?")
+        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
+        if close and close[0] not in data:
+            raise ValueError(f"unknown field {name!r}; did you mean {close[0]!r}?")
 
 
-def split_from_json(value: object) -> Split | None:
-    """A named split, or None where the field is absent or null."""
-    if value is None:
-        return None
-    for split in SPLITS:
-        if value == split:
-            return split
-    raise ValueError(f'"split" is {value!r}, not one of {", ".join(SPLITS)}')
+def _reject_surrogates(text: str) -> None:
+    """Raise ValueError for a lone surrogate: JSON can write it, but UTF-8 cannot, so no teacher can receive it."""
+    found = re.search(r"[\ud800-\udfff]", text)
+    if found:
+        raise ValueError(f"contains \\u{ord(found.group()):04x}, which is half of a character")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the teacher billed them. All input is `input_tokens + cache_creation_tokens + cache_read_tokens`."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_creation_tokens: int = 0
-    cache_read_tokens: int = 0
-    thinking_tokens: int = 0
-    """The part of `output_tokens` that was thinking, where the provider says."""
+
+class Usage(Record, frozen=True):
+    """Tokens that the teacher billed. Total input is `input_tokens + cache_creation_tokens + cache_read_tokens`."""
+
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cache_creation_tokens: Count = 0
+    cache_read_tokens: Count = 0
+    thinking_tokens: Count = 0
+    """The part of `output_tokens` that was thinking, if the provider reports it."""
 
     def plus(self, other: Usage) -> Usage:
-        """Both together."""
-        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        """Return the sum of both."""
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One question as a teacher is asked it; its key is what makes two questions the same question."""
+class Request(msgspec.Struct, frozen=True):
+    """One request to a teacher."""
 
     teacher: str
     """Provider and model as the user names them: `anthropic:claude-sonnet-4-6`, `recorded:sample`."""
@@ -183,145 +170,144 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Content hash of teacher, parameters and messages: 64 hex digits."""
+        """Content hash of teacher, messages and `max_tokens`: 64 hex digits."""
         messages = [message.to_json() for message in self.messages]
         return content_hash({"teacher": self.teacher, "max_tokens": self.max_tokens, "messages": messages})
 
     @property
-    def question(self) -> str:
-        """Content hash of teacher and messages alone: a whole answer holds whatever `max_tokens` would have allowed."""
+    def prompt_key(self) -> str:
+        """Content hash of teacher and messages alone. A complete answer is valid for every `max_tokens`."""
         return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a teacher said to one request."""
+class Answer(msgspec.Struct, frozen=True):
+    """A teacher's answer to one request."""
 
     text: str
-    """The joined text blocks; empty for a refusal or an answer of thinking only."""
+    """The joined text blocks. Empty for a refusal, or if the answer contains only thinking."""
     stop_reason: str
-    """As the provider gives it: end_turn, max_tokens, stop_sequence, refusal, ..."""
+    """The provider's stop reason: end_turn, max_tokens, stop_sequence, refusal, ..."""
     model: str
     """The model that answered, as the provider names it."""
     usage: Usage = Usage()
     cost_usd: float | None = None
-    """None where it is not known or not counted, or where the answer is a replay."""
+    """None if the cost is unknown or not tracked, or if the answer is a replay."""
     seconds: float = 0.0
     detail: str = ""
-    """Why it stopped, where the provider says more (a refusal's category)."""
+    """More about the stop reason, if the provider gives it (for example the category of a refusal)."""
+
+    @property
+    def completion_status(self) -> str:
+        """`complete`; `empty` for a complete answer without text; otherwise the stop reason."""
+        return completion_status(self.stop_reason, self.text)
 
     @property
     def complete(self) -> bool:
-        return self.outcome == "complete"
+        return self.completion_status == "complete"
+
+
+def completion_status(stop_reason: str, text: str) -> str:
+    """Return `complete`, `empty` (a complete answer without text), or the stop reason of an incomplete answer."""
+    if stop_reason not in COMPLETE_STOP_REASONS:
+        return stop_reason
+    return "complete" if text.strip() else "empty"
+
+
+class TeacherRecord(Record, frozen=True, kw_only=True):
+    """One line of `teacher_data.jsonl`: a prompt, the request, and the teacher's answer."""
+
+    key: str = ""
+    """Content hash of the request. Default: computed."""
+    prompt_id: str = ""
+    family: str = ""
+    category: str = "general"
+    split: Split | None = None
+    teacher: str = "recorded"
+    model: str = ""
+    max_tokens: int = 0
+    messages: Annotated[Messages, msgspec.Meta(min_length=1)]
+    answer: str
+    stop_reason: str = "end_turn"
+    usage: Usage = Usage()
+    cost_usd: float | None = None
+    seconds: float = 0.0
+    asked_at: str = ""
+    """UTC, ISO 8601: when the answer arrived."""
+    detail: str = ""
+    batch: str = ""
+    """The provider's id of the batch job. Empty for a live request."""
+
+    def __post_init__(self) -> None:
+        if not any(message.role == "user" for message in self.messages):
+            raise ValueError('"messages" has no user message')
+        if not self.prompt_id:
+            force_setattr(self, "prompt_id", default_prompt_id(self.prompt_text))
+        if not self.family:
+            force_setattr(self, "family", self.prompt_id)
+        if not self.key:
+            force_setattr(self, "key", self.request.key)
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, request: Request, answer: Answer, *, key: str = "", asked_at: str = "", batch: str = ""
+    ) -> Self:
+        """Build the record of an answered request. `key` defaults to the request's own."""
+        return cls(
+            key=key or request.key,
+            prompt_id=prompt.id,
+            family=prompt.family,
+            category=prompt.category,
+            split=prompt.split,
+            teacher=request.teacher,
+            model=answer.model,
+            max_tokens=request.max_tokens,
+            messages=request.messages,
+            answer=answer.text,
+            stop_reason=answer.stop_reason,
+            usage=answer.usage,
+            cost_usd=answer.cost_usd,
+            seconds=round(answer.seconds, 3),
+            asked_at=asked_at,
+            detail=answer.detail,
+            batch=batch,
+        )
 
     @property
-    def outcome(self) -> str:
-        """`complete`, `empty` where it ended without a word of text, else the stop reason: max_tokens, refusal, ..."""
-        if self.stop_reason not in COMPLETE_STOP_REASONS:
-            return self.stop_reason
-        return "complete" if self.text.strip() else "empty"
+    def prompt_text(self) -> str:
+        """The last user message."""
+        return next(message.content for message in reversed(self.messages) if message.role == "user")
+
+    @property
+    def request(self) -> Request:
+        return Request(self.teacher, self.messages, self.max_tokens)
+
+    def to_answer(self) -> Answer:
+        return Answer(self.answer, self.stop_reason, self.model, self.usage, self.cost_usd, self.seconds, self.detail)
+
+    @property
+    def completion_status(self) -> str:
+        """`complete`; `empty` for a complete answer without text; otherwise the stop reason."""
+        return completion_status(self.stop_reason, self.answer)
+
+    @property
+    def complete(self) -> bool:
+        return self.completion_status == "complete"
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherRecord:
-    """One line of a `teacher_data.jsonl` journal: a prompt, what was asked and what came back."""
+class Example(Record, frozen=True):
+    """One row of `train.jsonl`, `valid.jsonl` or `test.jsonl`, in mlx-lm's chat format."""
 
-    key: str
-    prompt: Prompt
-    request: Request
-    answer: Answer
-    asked_at: str = ""
-    """UTC, ISO 8601, when the answer arrived."""
-    batch: str = ""
-    """The provider's name of the batch that it came with; empty for an answer to a request of its own."""
-
-    @classmethod
-    def from_json(cls, data: object) -> TeacherRecord:
-        if not isinstance(data, Mapping):
-            raise ValueError("a record must be a JSON object")
-        messages = messages_from_json(data.get("messages"))
-        users = [message.content for message in messages if message.role == "user"]
-        if not users:
-            raise ValueError('"messages" has no user message')
-        text = data.get("answer")
-        if not isinstance(text, str):
-            raise ValueError('"answer" is missing or not text')
-        prompt_id = data.get("prompt_id") or name_of(users[-1])
-        prompt = Prompt.from_json(
-            {
-                "id": prompt_id,
-                "prompt": users[-1],
-                "family": data.get("family") or prompt_id,
-                "category": data.get("category") or "general",
-                "split": data.get("split"),
-            }
-        )
-        request = Request(str(data.get("teacher", "recorded")), messages, int(data.get("max_tokens", 0)))
-        usage = data.get("usage") or {}
-        if not isinstance(usage, Mapping):
-            raise ValueError('"usage" must be an object')
-        answer = Answer(
-            text=text,
-            stop_reason=str(data.get("stop_reason", "end_turn")),
-            model=str(data.get("model", "")),
-            usage=Usage(**{name: int(usage.get(name, 0)) for name in Usage.__dataclass_fields__}),
-            cost_usd=data.get("cost_usd"),
-            seconds=float(data.get("seconds", 0.0)),
-            detail=str(data.get("detail", "")),
-        )
-        key, asked_at, batch = (str(data.get(name) or "") for name in ("key", "asked_at", "batch"))
-        return cls(key or request.key, prompt, request, answer, asked_at, batch)
-
-    def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = {
-            "key": self.key,
-            "prompt_id": self.prompt.id,
-            "family": self.prompt.family,
-            "category": self.prompt.category,
-            "split": self.prompt.split,
-            "teacher": self.request.teacher,
-            "model": self.answer.model,
-            "max_tokens": self.request.max_tokens,
-            "messages": [message.to_json() for message in self.request.messages],
-            "answer": self.answer.text,
-            "stop_reason": self.answer.stop_reason,
-            "usage": asdict(self.answer.usage),
-            "cost_usd": self.answer.cost_usd,
-            "seconds": round(self.answer.seconds, 3),
-            "asked_at": self.asked_at,
-        }
-        if self.answer.detail:
-            data["detail"] = self.answer.detail
-        if self.batch:
-            data["batch"] = self.batch
-        return data
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of `train.jsonl`, `valid.jsonl` or `test.jsonl`, in mlx-lm's chat format with our identity beside it."""
-
-    id: str
-    family: str
-    category: str
-    messages: Messages
+    messages: Annotated[Messages, msgspec.Meta(min_length=1)]
     """System message (explicit), user turns, assistant turns."""
+    id: str = ""
+    """Default: 12 hex digits of the content hash of the messages."""
+    family: str = ""
+    category: str = "general"
 
-    @classmethod
-    def from_json(cls, data: object) -> Example:
-        if not isinstance(data, Mapping):
-            raise ValueError("an example must be a JSON object")
-        messages = messages_from_json(data.get("messages"))
-        if not any(message.role == "assistant" for message in messages):
+    def __post_init__(self) -> None:
+        if not any(message.role == "assistant" for message in self.messages):
             raise ValueError('"messages" has no assistant turn, so there is nothing to learn')
-        identity = str(data.get("id") or content_hash(data["messages"])[:12])
-        return cls(
-            id=identity,
-            family=str(data.get("family") or identity),
-            category=str(data.get("category") or "general"),
-            messages=messages,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        messages = [message.to_json() for message in self.messages]
-        return {"id": self.id, "family": self.family, "category": self.category, "messages": messages}
+        if not self.id:
+            force_setattr(self, "id", content_hash([message.to_json() for message in self.messages])[:12])
+        if not self.family:
+            force_setattr(self, "family", self.id)

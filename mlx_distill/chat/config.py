@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from mlx_distill.models.config import AnswerConfig
 
 
-@dataclass(frozen=True)
-class ChatConfig(AnswerConfig):
+class ChatConfig(AnswerConfig, frozen=True):
     """The model that answers on the terminal."""
 
 

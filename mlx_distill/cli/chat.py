@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -42,7 +41,7 @@ def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> 
         raise click.UsageError("--base and --adapter exclude each other.")
     config = resolve(kind, "chat", flags)
     if base or (flags["model"] and not flags["adapter"]):
-        config = dataclasses.replace(config, adapter=None)
+        config = config.replace(adapter=None)
     return config
 
 

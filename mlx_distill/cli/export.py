@@ -11,7 +11,7 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option
 from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
-from mlx_distill.config import build
+from mlx_distill.config import parse
 from mlx_distill.export.ollama import OllamaConfig, OllamaResult
 from mlx_distill.run.project import Project
 
@@ -91,7 +91,7 @@ def ollama(as_json: bool, **flags: Any) -> None:
         "system": project.config.system if project else "",
     }
     with reporting() as report:
-        result = run(build(OllamaConfig, {**defaults, **given}, "options"), report)
+        result = run(parse(OllamaConfig, {**defaults, **given}, "options"), report)
     if as_json:
         print_json(result)
     else:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import structs
 
 from mlx_distill.collect.prompts import read_prompts
-from mlx_distill.collect.run import check_asking, unanswered_lines
-from mlx_distill.config import setting, table
+from mlx_distill.collect.run import unanswered_lines
+from mlx_distill.config import Config, doc
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Caution, Report, ignore
-from mlx_distill.records import Answer, Prompt, Request, TeacherRecord, conversation
+from mlx_distill.records import Answer, Prompt, Request, TeacherRecord, build_messages
 from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Unanswered, ask_all
@@ -34,27 +38,25 @@ NEAR_COPY = 90.0
 """Two prompts are near copies from this token_sort_ratio of rapidfuzz on (0 to 100, case and punctuation ignored)."""
 
 
-@dataclass(frozen=True)
-class ExpandConfig:
+class ExpandConfig(Config, frozen=True):
     """What to vary, and how often."""
 
-    data: Path = setting(help="folder of the journal of the teacher's answers (expand.jsonl)")
-    teacher: str = setting(help="who writes the variations: anthropic:MODEL, openai:MODEL or recorded:FILE")
-    prompts: Path = setting(Path("data/prompts.jsonl"), help="prompts; those whose family is their id are varied")
-    out: Path | None = setting(None, help="the larger prompt file  [default: PROMPTS with .expanded.jsonl]")
-    variations: int = setting(3, help="variations to ask for, of each base prompt")
-    max_tokens: int = setting(4096, help="longest answer, thinking included; only what is written is charged")
-    concurrency: int = setting(64, help="most requests at once; fewer after a rate limit")
-    wait_minutes: float = setting(10.0, help="how long to wait for a teacher that is overloaded or out of reach")
-    first_wait_seconds: float = setting(1.0, help="the first wait after a failure; it doubles each time")
-    max_cost: float | None = setting(None, help=MAX_COST)
-    cost: bool = setting(True, help=COUNT_COST)
-    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
+    data: Annotated[Path, doc("folder of the journal of the teacher's answers (expand.jsonl)")]
+    teacher: Annotated[str, doc("who writes the variations: anthropic:MODEL, openai:MODEL or recorded:FILE")]
+    prompts: Annotated[Path, doc("prompts; those whose family is their id are varied")] = Path("data/prompts.jsonl")
+    out: Annotated[Path, doc("the larger prompt file  [default: PROMPTS with .expanded.jsonl]")] | None = None
+    variations: Annotated[int, doc("variations to ask for, of each base prompt", ge=1, le=50)] = 3
+    max_tokens: Annotated[int, doc("longest answer, thinking included; only what is written is charged", ge=1)] = 4096
+    concurrency: Annotated[int, doc("most requests at once; fewer after a rate limit", ge=1, le=1000)] = 64
+    wait_minutes: Annotated[
+        float, doc("how long to wait for a teacher that is overloaded or out of reach", ge=0, le=1440)
+    ] = 10.0
+    first_wait_seconds: Annotated[float, doc("the first wait after a failure; it doubles each time", gt=0, le=60)] = 1.0
+    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
+    cost: Annotated[bool, doc(COUNT_COST)] = True
+    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_asking(self.max_tokens, self.concurrency, self.wait_minutes, self.first_wait_seconds)
-        if not 1 <= self.variations <= 50:
-            raise ValueError(f"variations is {self.variations}, it must be between 1 and 50")
+    def check(self) -> None:
         Budget(self.max_cost, self.prices, self.cost)
 
     @property
@@ -155,7 +157,7 @@ def _asks(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list
     asks = []
     for base in bases:
         question = f"Write {config.variations} variations of this prompt:\n\n{base.text}"
-        asks.append((base, Request(teacher, conversation(question, EXPAND_SYSTEM), config.max_tokens)))
+        asks.append((base, Request(teacher, build_messages(question, EXPAND_SYSTEM), config.max_tokens)))
     return asks
 
 
@@ -168,7 +170,7 @@ def _variations(
     for base, request in asks:
         if request.key in records:
             try:
-                texts[base.id] = parse_variations(records[request.key].answer)
+                texts[base.id] = parse_variations(records[request.key].to_answer())
             except ValueError as error:
                 unusable.append(Unanswered(base.id, request.key, str(error)))
     return texts, unusable
@@ -219,7 +221,7 @@ def _grown(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]], most: 
                 continue
             seen.append(plain)
             number = next(n for n in range(1, len(ids) + 2) if f"{base_id}-v{n}" not in ids)
-            variation = replace(base, id=f"{base_id}-v{number}", text=text)
+            variation = structs.replace(base, id=f"{base_id}-v{number}", prompt=text)
             ids.add(variation.id)
             n_taken += 1
             families[base_id].append(variation)

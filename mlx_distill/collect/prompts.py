@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from mlx_distill.errors import InputError, raise_problems
 from mlx_distill.records import Prompt, Split
@@ -28,7 +29,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     if path.suffix.lower() in JSON_SUFFIXES:
         reader = _Reader()
         prompts = [prompt for group in read_jsonl(path, reader.read, HOW_TO_GET_ONE) for prompt in group]
-        prompts = [dataclasses.replace(prompt, split=reader.splits.get(prompt.family)) for prompt in prompts]
+        prompts = [structs.replace(prompt, split=reader.splits.get(prompt.family)) for prompt in prompts]
     else:
         prompts = _read_lines(path)
     if not prompts:

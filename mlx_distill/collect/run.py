@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from mlx_distill.collect.prompts import read_prompts
-from mlx_distill.config import setting, table
+from mlx_distill.config import Config, doc
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Caution, Report, ignore
-from mlx_distill.records import Prompt, Request, conversation
+from mlx_distill.records import Prompt, Request, build_messages
 from mlx_distill.storage.atomic import write_json_lists
 from mlx_distill.teachers import asking, open_teacher
 from mlx_distill.teachers.asking import Asked, Unanswered, ask_until_stopped
@@ -40,36 +43,31 @@ JOURNAL = "teacher_data.jsonl"
 INDEX = "collect.json"
 
 
-@dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(Config, frozen=True):
     """What to ask whom."""
 
-    out: Path = setting(help="folder of the answers (teacher_data.jsonl)")
-    teacher: str = setting(
-        help="who answers: anthropic:MODEL, openai:MODEL[@URL], recorded:FILE or FOLDER, recorded:sample"
-    )
-    prompts: Path = setting(Path("data/prompts.jsonl"), help="prompts: JSON lines, or text with one prompt a line")
-    system: str = setting(TEACHER_SYSTEM, help="the teacher's system message")
-    max_tokens: int = setting(4096, help="longest answer, thinking included; only what is written is charged")
-    concurrency: int = setting(64, help="most requests at once; fewer after a rate limit")
-    wait_minutes: float = setting(10.0, help="how long to wait for a teacher that is overloaded or out of reach")
-    batch: bool = setting(False, help="ask in batches, at half price and answered within a day, and wait for them")
-    wait: bool = setting(False, help="wait for the batches that are under way and bring them in; ask nothing new")
-    limit: int | None = setting(None, help="ask only the first so many prompts, to try it out")
-    first_wait_seconds: float = setting(1.0, help="the first wait after a failure; it doubles each time")
-    max_cost: float | None = setting(None, help=MAX_COST)
-    cost: bool = setting(True, help=COUNT_COST)
-    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
-    retry: tuple[str, ...] = setting((), help=f"ask again where the answer ended so: {', '.join(RETRIES)}")
+    out: Annotated[Path, doc("folder of the answers (teacher_data.jsonl)")]
+    teacher: Annotated[
+        str, doc("who answers: anthropic:MODEL, openai:MODEL[@URL], recorded:FILE or FOLDER, recorded:sample")
+    ]
+    prompts: Annotated[Path, doc("prompts: JSON lines, or text with one prompt a line")] = Path("data/prompts.jsonl")
+    system: Annotated[str, doc("the teacher's system message")] = TEACHER_SYSTEM
+    max_tokens: Annotated[int, doc("longest answer, thinking included; only what is written is charged", ge=1)] = 4096
+    concurrency: Annotated[int, doc("most requests at once; fewer after a rate limit", ge=1, le=1000)] = 64
+    wait_minutes: Annotated[
+        float, doc("how long to wait for a teacher that is overloaded or out of reach", ge=0, le=1440)
+    ] = 10.0
+    batch: Annotated[bool, doc("ask in batches, at half price and answered within a day, and wait for them")] = False
+    wait: Annotated[bool, doc("wait for the batches that are under way and bring them in; ask nothing new")] = False
+    limit: Annotated[int, doc("ask only the first so many prompts, to try it out", ge=1)] | None = None
+    first_wait_seconds: Annotated[float, doc("the first wait after a failure; it doubles each time", gt=0, le=60)] = 1.0
+    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
+    cost: Annotated[bool, doc(COUNT_COST)] = True
+    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
+    retry: Annotated[tuple[str, ...], doc(f"ask again where the answer ended so: {', '.join(RETRIES)}")] = ()
 
-    def __post_init__(self) -> None:
-        check_asking(self.max_tokens, self.concurrency, self.wait_minutes, self.first_wait_seconds)
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}, it must be at least 1")
+    def check(self) -> None:
         Budget(self.max_cost, self.prices, self.cost)
-        for outcome in self.retry:
-            if outcome not in RETRIES:
-                raise ValueError(f"retry: {outcome!r} is not one of {', '.join(RETRIES)}")
 
     @property
     def budget(self) -> Budget:
@@ -118,18 +116,6 @@ class CollectResult:
             cost_usd=earlier.cost_usd + self.cost_usd,
             bill=earlier.bill.plus(self.bill),
         )
-
-
-def check_asking(max_tokens: int, concurrency: int, wait_minutes: float, first_wait_seconds: float) -> None:
-    """The ranges of the settings that every way of asking shares; ValueError names the first that is out of them."""
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}, it must be at least 1")
-    if not 1 <= concurrency <= 1000:
-        raise ValueError(f"concurrency is {concurrency}, it must be between 1 and 1000")
-    if not 0 <= wait_minutes <= 24 * 60:
-        raise ValueError(f"wait_minutes is {wait_minutes:g}, it must be between 0 and 1440")
-    if not 0 < first_wait_seconds <= 60:
-        raise ValueError(f"first_wait_seconds is {first_wait_seconds:g}, it must be above 0 and at most 60")
 
 
 def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
@@ -200,7 +186,7 @@ class _Questions:
         return zip(self.prompts, repeat(self.request))
 
     def request(self, prompt: Prompt) -> Request:
-        return Request(self.teacher, conversation(prompt.text, self.system), self.max_tokens)
+        return Request(self.teacher, build_messages(prompt.text, self.system), self.max_tokens)
 
 
 def unanswered_lines(unanswered: Sequence[Unanswered], most: int = 10) -> list[str]:

@@ -148,9 +148,7 @@ def ask_teacher(
         return held, [_without_teacher(config.teacher, len(prompts), asked)]
     records = asked.records()
     found = held | {
-        prompt.id: TeacherAnswer(
-            encodable(record.answer.text), record.answer.complete, record.answer.stop_reason, record.answer.model
-        )
+        prompt.id: TeacherAnswer(encodable(record.answer), record.complete, record.stop_reason, record.model)
         for prompt, request in requests
         if (record := records.get(request.key))
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from mlx_distill.config import setting, table
+import msgspec
+from msgspec.structs import force_setattr
+
+from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.package_data import shipped
 from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
@@ -15,32 +18,35 @@ from mlx_distill.teachers.money.prices import Price
 REPORTS = Path("reports")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswerConfig:
+class AnswerConfig(Config, frozen=True, kw_only=True):
     """On what is compared, and how the answers are written."""
 
-    data: Path = setting(help="folder with test.jsonl; the teacher's answers to the test prompts are kept here")
-    out: Path = setting(help="folder that report.html, report.md and report.json are written to")
-    test_prompts: Path = setting(None, help="JSON lines of prompts that all answer; the four shipped ones by default")
-    teacher: str = setting(
-        "", help="who answers beside the student: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for nobody"
+    data: Annotated[Path, doc("folder with test.jsonl; the teacher's answers to the test prompts are kept here")]
+    out: Annotated[Path, doc("folder that report.html, report.md and report.json are written to")]
+    test_prompts: Annotated[Path, doc("JSON lines of prompts that all answer; the four shipped ones by default")] = (
+        Path()
     )
-    judge: str = setting(
-        "", help="who judges which answer is better, in both orders, at its price: anthropic:MODEL; empty for nobody"
-    )
-    test_rows: int = setting(8, help="how many questions of held-out rows are answered beside the test prompts")
-    system: str = setting(STUDENT_SYSTEM, help="the system message of the test prompts")
-    max_tokens: int = setting(512, help="longest answer in tokens")
-    temperature: float = setting(0.0, help="0 takes the most probable token, more samples")
-    seed: int = setting(0, help="makes sampling and intervals repeatable")
-    execute: bool = setting(
-        False,
-        help="run the Python in the answers, with limits on time, memory and files; no sandbox: what a model wrote "
-        "can then do what you can",
-    )
-    max_cost: float | None = setting(None, help=MAX_COST)
-    cost: bool = setting(True, help=COUNT_COST)
-    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
+    teacher: Annotated[
+        str, doc("who answers beside the student: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for nobody")
+    ] = ""
+    judge: Annotated[
+        str, doc("who judges which answer is better, in both orders, at its price: anthropic:MODEL; empty for nobody")
+    ] = ""
+    test_rows: Annotated[int, doc("how many questions of held-out rows are answered beside the test prompts", ge=0)] = 8
+    system: Annotated[str, doc("the system message of the test prompts")] = STUDENT_SYSTEM
+    max_tokens: Annotated[int, doc("longest answer in tokens", ge=1)] = 512
+    temperature: Annotated[float, doc("0 takes the most probable token, more samples", ge=0, le=10)] = 0.0
+    seed: Annotated[int, doc("makes sampling and intervals repeatable", ge=0)] = 0
+    execute: Annotated[
+        bool,
+        doc(
+            "run the Python in the answers, with limits on time, memory and files; no sandbox: what a model wrote "
+            "can then do what you can"
+        ),
+    ] = False
+    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
+    cost: Annotated[bool, doc(COUNT_COST)] = True
+    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
@@ -48,36 +54,31 @@ class AnswerConfig:
         return Budget(self.max_cost, self.prices, self.cost)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "test_prompts", self.test_prompts or shipped("test_prompts.jsonl"))
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}, it must be at least 1")
-        if self.test_rows < 0:
-            raise ValueError(f"test_rows is {self.test_rows}, it must not be negative")
-        if not 0 <= self.temperature <= 10:
-            raise ValueError(f"temperature is {self.temperature}, it must be from 0 to 10")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, it must not be negative")
+        if self.test_prompts == Path():
+            force_setattr(self, "test_prompts", shipped("test_prompts.jsonl"))
+        super().__post_init__()
+
+    def check(self) -> None:
         Budget(self.max_cost, self.prices, self.cost)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig(AnswerConfig):
+class CompareConfig(AnswerConfig, frozen=True, kw_only=True):
     """A student before and after: its adapter off and on."""
 
-    model: Path = setting(help="the student: an MLX model folder")
-    adapter: Path = setting(help="folder of the adapter that was trained on it")
+    model: Annotated[Path, doc("the student: an MLX model folder")]
+    adapter: Annotated[Path, doc("folder of the adapter that was trained on it")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairConfig(AnswerConfig):
+class PairConfig(AnswerConfig, frozen=True, kw_only=True):
     """Two adapters or models."""
 
-    first: Path = setting(help="an adapter folder or an MLX model folder")
-    second: Path = setting(help="another, or the same once more: it is then sampled with the next seed")
-    model: Path | None = setting(None, help="what adapters among the two belong to, unless they say so themselves")
-    out: Path = setting(None, help="folder for the report; reports/FIRST-vs-SECOND by default")
+    first: Annotated[Path, doc("an adapter folder or an MLX model folder")]
+    second: Annotated[Path, doc("another, or the same once more: it is then sampled with the next seed")]
+    model: Annotated[Path, doc("what adapters among the two belong to, unless they say so themselves")] | None = None
+    out: Annotated[Path, doc("folder for the report; reports/FIRST-vs-SECOND by default")] = Path()
 
     def __post_init__(self) -> None:
+        if self.out == Path():
+            folder = REPORTS / f"{self.first.resolve().name}-vs-{self.second.resolve().name}"
+            force_setattr(self, "out", folder)
         super().__post_init__()
-        folder = REPORTS / f"{self.first.resolve().name}-vs-{self.second.resolve().name}"
-        object.__setattr__(self, "out", self.out or folder)

@@ -19,7 +19,7 @@ from mlx_distill.compare.figures import Bounded, bounded_mean
 from mlx_distill.compare.history import Collected
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Caution, Report
-from mlx_distill.records import Answer, Messages, Prompt, Request, TeacherRecord, content_hash, conversation
+from mlx_distill.records import Answer, Messages, Prompt, Request, TeacherRecord, build_messages, content_hash
 from mlx_distill.sanitize import encodable
 from mlx_distill.teachers import PROVIDERS
 from mlx_distill.teachers.asking import Asked
@@ -152,7 +152,7 @@ def _question(prompt: str, first: str, second: str) -> Messages:
     mark = content_hash([prompt, *sorted((first, second))])[:12]  # which no text between the marks can know
     parts = {"question": prompt, "answer A": first, "answer B": second}
     marked = [f"[{name} begins {mark}]\n{text}\n[{name} ends {mark}]" for name, text in parts.items()]
-    return conversation("\n\n".join([*marked, ENDING]), SYSTEM)
+    return build_messages("\n\n".join([*marked, ENDING]), SYSTEM)
 
 
 def verdict(answer: Answer, first: Side, second: Side) -> Side:
@@ -177,7 +177,9 @@ def judged(
     settled = [pair for pair in pairs if pair.outcome in ("base", "distilled", "tie")]
     split = [pair for pair in settled if pair.base_first != pair.distilled_first]
     won = [pair for pair in settled if pair.outcome in SIDES and pair.words_more]
-    bought = [records[request.key].answer for both in requests.values() for request in both if request.key in records]
+    bought = [
+        records[request.key].to_answer() for both in requests.values() for request in both if request.key in records
+    ]
     costs = [answer.cost_usd for answer in bought if answer.cost_usd is not None]
     return Judged(
         **vars(_tally(pairs, seed)),
@@ -203,8 +205,8 @@ def _judgement(
     orders: list[Side] = []
     for request, order in zip(requests or (), (SIDES, SIDES[::-1]), strict=False):
         record = records.get(request.key)
-        orders.append(verdict(record.answer, *order) if record else "unanswered")
-        said.append(encodable(record.answer.text) if record else "")
+        orders.append(verdict(record.to_answer(), *order) if record else "unanswered")
+        said.append(encodable(record.answer) if record else "")
     first, second = orders or (_TIE, _TIE)
     if "unanswered" in (first, second):
         outcome: Side = "unanswered"

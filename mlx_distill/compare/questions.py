@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_distill.errors import InputError, raise_problems
-from mlx_distill.records import Example, Messages, Prompt, conversation
+from mlx_distill.records import Example, Messages, Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
 
 Origin = Literal["test prompt", "test row"]
@@ -46,7 +46,7 @@ def read_prompts(file: Path) -> list[Prompt]:
 def questions_of(prompts: Iterable[Prompt], rows: Iterable[Example], system: str) -> list[Question]:
     """The test prompts under the system message, then the rows under their own; ids are made unlike each other."""
     found = [
-        Question(one.id, one.family, one.category, one.text, conversation(one.text, system), origin="test prompt")
+        Question(one.id, one.family, one.category, one.text, build_messages(one.text, system), origin="test prompt")
         for one in prompts
     ]
     taken = {question.id for question in found}

@@ -148,7 +148,7 @@ class Report:
 
 def settings_of(config: AnswerConfig) -> dict[str, Any]:
     """The settings as they can be given again elsewhere: a shipped file is the default, wherever it lies here."""
-    settings = to_plain(config)
+    settings: dict[str, Any] = to_plain(config)
     if config.test_prompts == shipped("test_prompts.jsonl"):
         settings["test_prompts"] = None
     return settings

@@ -13,10 +13,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mlx_distill import device
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.convert import hub
 from mlx_distill.convert.sources import Source, locate
 from mlx_distill.errors import DistillError, InputError, MissingError, VerificationError
@@ -24,7 +24,7 @@ from mlx_distill.events import Note, Report, ignore
 from mlx_distill.models.provenance import Provenance, output_states
 from mlx_distill.models.quantization import check_quantization
 from mlx_distill.models.safetensors_io import read_headers
-from mlx_distill.records import conversation
+from mlx_distill.records import build_messages
 from mlx_distill.storage.atomic import new_folder
 from mlx_distill.storage.file_states import states_of
 
@@ -35,18 +35,17 @@ TRIAL_PROMPT = "Say hello in one short sentence."
 TRIAL_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class ConvertConfig:
+class ConvertConfig(Config, frozen=True):
     """What to convert, and to where."""
 
-    source: str = setting(help="a Hub id (owner/name), a model folder, a GGUF file, or `sample`")
-    out: Path = setting(help="the model folder to write")
-    revision: str = setting("", help="branch, tag or commit of a Hub repository (its main branch unless given)")
-    q_bits: int | None = setting(None, help="quantise to 4 or 8 bits; not quantised unless given")
-    q_group_size: int = setting(64, help="weights that share a scale, where quantised: 32, 64 or 128")
-    force: bool = setting(False, help="replace what is there, and ask the Hub for the revision anew")
+    source: Annotated[str, doc("a Hub id (owner/name), a model folder, a GGUF file, or `sample`")]
+    out: Annotated[Path, doc("the model folder to write")]
+    revision: Annotated[str, doc("branch, tag or commit of a Hub repository (its main branch unless given)")] = ""
+    q_bits: Annotated[int, doc("quantise to 4 or 8 bits; not quantised unless given")] | None = None
+    q_group_size: Annotated[int, doc("weights that share a scale, where quantised: 32, 64 or 128")] = 64
+    force: Annotated[bool, doc("replace what is there, and ask the Hub for the revision anew")] = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.source.strip():
             raise ValueError("source is empty")
         check_quantization(self.q_bits, self.q_group_size)
@@ -235,7 +234,7 @@ def _try_out(folder: Path, config: ConvertConfig) -> tuple[int, str]:
 
     try:
         student: Student = load_student(folder)
-        prompt = render_prompt(student.tokenizer, conversation(TRIAL_PROMPT))
+        prompt = render_prompt(student.tokenizer, build_messages(TRIAL_PROMPT))
     except DistillError as error:
         message = str(error.message).replace(str(folder), config.source)
         raise type(error)(message, "Choose another student, such as Qwen/Qwen2.5-0.5B-Instruct.") from error

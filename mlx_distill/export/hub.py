@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.errors import DistillError, InputError, Interrupted, MachineError, MissingError
 from mlx_distill.events import Note, Report, ignore
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-@dataclass(frozen=True)
-class PushConfig:
+class PushConfig(Config, frozen=True):
     """What goes where."""
 
-    model: Path = setting(help="the fused model folder")
-    repo: str = setting(help="the repository: OWNER/NAME, or NAME under your own account")
-    private: bool = setting(True, help="only you can see it")
-    force: bool = setting(False, help="replace files that the repository holds already")
+    model: Annotated[Path, doc("the fused model folder")]
+    repo: Annotated[str, doc("the repository: OWNER/NAME, or NAME under your own account")]
+    private: Annotated[bool, doc("only you can see it")] = True
+    force: Annotated[bool, doc("replace files that the repository holds already")] = False
 
 
 @dataclass(frozen=True)

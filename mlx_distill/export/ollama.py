@@ -8,10 +8,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from mlx_distill import device
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Caution, Note, Report, ignore
 from mlx_distill.records import Message, Messages
@@ -33,24 +33,19 @@ _NAME = re.compile(r"(?:[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]{0,79}(?::[a-z
 _GGUF_KINDS = ("F16", "BF16", "F32", "Q8_0")
 
 
-@dataclass(frozen=True)
-class OllamaConfig:
+class OllamaConfig(Config, frozen=True):
     """What becomes which model of Ollama's."""
 
-    model: Path = setting(help="the fused model folder")
-    out: Path = setting(help="folder for the GGUF file and the Modelfile")
-    name: str = setting(help="the model's name in Ollama, in lower case")
-    system: str = setting("", help="the system message that holds where a conversation brings none")
-    kind: str = setting("F16", help="type of the weights in the GGUF file", choices=_GGUF_KINDS)
-    force: bool = setting(False, help="replace the output folder where it exists")
+    model: Annotated[Path, doc("the fused model folder")]
+    out: Annotated[Path, doc("folder for the GGUF file and the Modelfile")]
+    name: Annotated[str, doc("the model's name in Ollama, in lower case")]
+    system: Annotated[str, doc("the system message that holds where a conversation brings none")] = ""
+    kind: Annotated[Literal["F16", "BF16", "F32", "Q8_0"], doc("type of the weights in the GGUF file")] = "F16"
+    force: Annotated[bool, doc("replace the output folder where it exists")] = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r} is not a name for Ollama: lower-case letters, digits, '.', '_', '-'")
-        if '"""' in self.system or self.system.endswith('"'):
-            raise ValueError('system: a Modelfile cannot hold """, nor a quotation mark at the end')
-        if self.kind not in _GGUF_KINDS:
-            raise ValueError(f"kind is {self.kind!r}, not one of {', '.join(_GGUF_KINDS)}")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _teachers(data: Path) -> list[str]:
         records = read_jsonl(data / "teacher_data.jsonl", TeacherRecord.from_json)
     except DistillError:
         return []
-    return sorted({record.answer.model or record.request.teacher for record in records})
+    return sorted({record.model or record.teacher for record in records})
 
 
 def _training_settings(adapter: Path) -> list[tuple[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from mlx_distill import device
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.fuse.check import Check
@@ -17,23 +18,20 @@ from mlx_distill.storage.atomic import new_folder
 from mlx_distill.storage.jsonl import read_jsonl
 
 
-@dataclass(frozen=True)
-class FuseConfig:
+class FuseConfig(Config, frozen=True):
     """What is fused into what."""
 
-    model: Path = setting(help="the base: an MLX model folder")
-    adapter: Path = setting(help="the adapter folder to add to it")
-    data: Path = setting(help="folder with test.jsonl, on whose rows the result is checked")
-    out: Path = setting(help="folder that the fused model is written to")
-    q_bits: int | None = setting(None, help="quantise the result to 4 or 8 bits; not quantised unless given")
-    q_group_size: int = setting(64, help="weights that share a scale, where quantised: 32, 64 or 128")
-    check_rows: int = setting(0, help="check on this many test rows, spread evenly; 0 means all")
-    force: bool = setting(False, help="replace the output folder where it exists")
+    model: Annotated[Path, doc("the base: an MLX model folder")]
+    adapter: Annotated[Path, doc("the adapter folder to add to it")]
+    data: Annotated[Path, doc("folder with test.jsonl, on whose rows the result is checked")]
+    out: Annotated[Path, doc("folder that the fused model is written to")]
+    q_bits: Annotated[int, doc("quantise the result to 4 or 8 bits; not quantised unless given")] | None = None
+    q_group_size: Annotated[int, doc("weights that share a scale, where quantised: 32, 64 or 128")] = 64
+    check_rows: Annotated[int, doc("check on this many test rows, spread evenly; 0 means all", ge=0)] = 0
+    force: Annotated[bool, doc("replace the output folder where it exists")] = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         check_quantization(self.q_bits, self.q_group_size)
-        if self.check_rows < 0:
-            raise ValueError(f"check_rows is {self.check_rows}, it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 
 DEFAULT_CONTEXT = 4096
 """Tokens of conversation kept where the user sets nothing and the model could hold more."""
 
 
-@dataclass(frozen=True)
-class AnswerConfig:
+class AnswerConfig(Config, frozen=True):
     """Settings that chat and serve share: the model, and how it answers."""
 
-    model: Path = setting(help="an MLX model folder")
-    adapter: Path | None = setting(None, help="an adapter folder to put on it")
-    system: str = setting("", help="the system message")
-    max_tokens: int = setting(1024, help="longest answer in tokens")
-    context_tokens: int = setting(
-        0, help=f"tokens of conversation and answer kept; 0 means {DEFAULT_CONTEXT}, or what the model holds if less"
-    )
-    temperature: float = setting(0.0, help="0 always takes the most probable token")
-    seed: int = setting(0, help="makes answers at a temperature repeatable")
+    model: Annotated[Path, doc("an MLX model folder")]
+    adapter: Annotated[Path, doc("an adapter folder to put on it")] | None = None
+    system: Annotated[str, doc("the system message")] = ""
+    max_tokens: Annotated[int, doc("longest answer in tokens", ge=1)] = 1024
+    context_tokens: Annotated[
+        int,
+        doc(
+            f"tokens of conversation and answer kept; 0 means {DEFAULT_CONTEXT}, or what the model holds if less", ge=0
+        ),
+    ] = 0
+    temperature: Annotated[float, doc("0 always takes the most probable token", ge=0, le=10)] = 0.0
+    seed: Annotated[int, doc("makes answers at a temperature repeatable")] = 0
 
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}, it must be at least 1")
-        if self.context_tokens < 0:
-            raise ValueError(f"context_tokens is {self.context_tokens}, it must not be negative")
+    def check(self) -> None:
         if 0 < self.context_tokens <= self.max_tokens:
             raise ValueError(
                 f"context_tokens ({self.context_tokens}) must be more than max_tokens ({self.max_tokens}): "
                 "it holds the conversation and the answer"
             )
-        check_temperature(self.temperature)
 
 
 def check_temperature(temperature: float) -> None:

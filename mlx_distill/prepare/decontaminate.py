@@ -89,10 +89,10 @@ class NearCopies:
 
     def nearest(self, record: TeacherRecord) -> Likeness:
         """The highest of all measures over all test prompts; 0 where there is none."""
-        asked = words(" ".join(message.content for message in record.request.messages if message.role == "user"))
-        both = asked | words(record.answer.text)
+        asked = words(" ".join(message.content for message in record.messages if message.role == "user"))
+        both = asked | words(record.answer)
         found = [Likeness(_topic(topic, asked, both), test_id, "topic") for test_id, topic in self._topics.items()]
-        code = _code_runs(record.answer.text)
+        code = _code_runs(record.answer)
         found += [Likeness(len(runs & code) / len(runs), test_id, "code") for test_id, runs in self._runs.items()]
         return max(found, key=lambda likeness: likeness.value, default=Likeness(0.0, "", "topic"))
 

@@ -64,9 +64,9 @@ class Sieve:
                 sound.append(_Sound(record, row, likeness))
             report(Progress("prepare", done, len(records), "answers"))
         kept = self._without_near_duplicates(sound)
-        self.identity_ids = [each.record.prompt.id for each in kept if identity_phrase(each.record.answer.text)]
+        self.identity_ids = [each.record.prompt_id for each in kept if identity_phrase(each.record.answer)]
         nearest = max(kept, key=lambda each: each.likeness.value, default=None)
-        self.nearest_kept = (nearest.record.prompt.id, nearest.likeness) if nearest else None
+        self.nearest_kept = (nearest.record.prompt_id, nearest.likeness) if nearest else None
         return [each.row for each in kept]
 
     def _without_near_duplicates(self, sound: Sequence[_Sound]) -> list[_Sound]:
@@ -76,28 +76,27 @@ class Sieve:
             return list(sound)
         repeats = near_duplicates([_said(each.row) for each in sound], threshold)
         for place, repeat in repeats.items():
-            first = sound[repeat.of].record.prompt.id
+            first = sound[repeat.of].record.prompt_id
             detail = f"{repeat.likeness:.2f} like {first}, threshold {threshold:g}"
             self._reject(sound[place].record, "near duplicate", detail)
         return [each for place, each in enumerate(sound) if place not in repeats]
 
     def _reject(self, record: TeacherRecord, reason: str, detail: str) -> None:
-        self.rejected.append(Rejection(record.prompt.id, record.key, reason, detail))
+        self.rejected.append(Rejection(record.prompt_id, record.key, reason, detail))
 
     def _row(self, record: TeacherRecord) -> Row:
         """The teacher's own system message gives way to the student's; the answer loses blank space at its ends."""
         from mlx_distill.models.tokenize import render
 
         system = (Message("system", self.config.system),) if self.config.system else ()
-        turns = tuple(message for message in record.request.messages if message.role != "system")
-        messages = (*system, *turns, Message("assistant", record.answer.text.strip()))
-        prompt = record.prompt
-        example = Example(prompt.id, prompt.family, prompt.category, messages)
+        turns = tuple(message for message in record.messages if message.role != "system")
+        messages = (*system, *turns, Message("assistant", record.answer.strip()))
+        example = Example(messages, record.prompt_id, record.family, record.category)
         return Row(example, "", render(self.tokenizer, messages))
 
     def _fault(self, record: TeacherRecord, row: Row, likeness: Likeness, duplicates: Duplicates) -> tuple[str, str]:
         """The first reason against the record and its detail, or two empty texts."""
-        config, gate, answer = self.config, self.config.filter, record.answer.text
+        config, gate, answer = self.config, self.config.filter, record.answer
         if likeness.value >= config.near_copy:
             return "near copy of a test prompt", f"{likeness}, threshold {config.near_copy}"
         if gate.require_parsing_code and (fault := broken_code(answer)):

@@ -5,37 +5,37 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 from mlx_distill.code_blocks import code_blocks, parse_fault
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.records import COMPLETE_STOP_REASONS, Messages, TeacherRecord
 
 
-@dataclass(frozen=True)
-class FilterConfig:
+class FilterConfig(Config, frozen=True):
     """The quality gate: what an answer must be to become a row. Whatever fails is in rejected.jsonl with its reason."""
 
-    stop_reasons: tuple[str, ...] = setting(
-        tuple(sorted(COMPLETE_STOP_REASONS)), help="how an answer must have ended; end_turn is of its own accord"
+    stop_reasons: Annotated[tuple[str, ...], doc("how an answer must have ended; end_turn is of its own accord")] = (
+        tuple(sorted(COMPLETE_STOP_REASONS))
     )
-    shortest_answer: int = setting(1, help="fewest tokens of an answer, its end token included")
-    longest_answer: int | None = setting(None, help="most tokens of an answer, its end token included")
-    require_parsing_code: bool = setting(True, help="reject answers with Python code that does not parse")
-    near_duplicate: float = setting(
-        0.8, help="likeness to an earlier row (shared runs of three words) from which one is rejected; 0 keeps all"
-    )
-    reject_identity: bool = setting(True, help='reject answers that say "as an AI" or "I am Claude"; else only count')
+    shortest_answer: Annotated[int, doc("fewest tokens of an answer, its end token included", ge=1)] = 1
+    longest_answer: Annotated[int, doc("most tokens of an answer, its end token included", ge=1)] | None = None
+    require_parsing_code: Annotated[bool, doc("reject answers with Python code that does not parse")] = True
+    near_duplicate: Annotated[
+        float,
+        doc(
+            "likeness to an earlier row (shared runs of three words) from which one is rejected; 0 keeps all",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.8
+    reject_identity: Annotated[bool, doc('reject answers that say "as an AI" or "I am Claude"; else only count')] = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.stop_reasons:
             raise ValueError("stop_reasons is empty, so that no answer would be kept")
-        if self.shortest_answer < 1:
-            raise ValueError(f"shortest_answer must be at least 1, not {self.shortest_answer}")
         if self.longest_answer is not None and self.longest_answer < self.shortest_answer:
             raise ValueError(f"longest_answer is {self.longest_answer}, below shortest_answer ({self.shortest_answer})")
-        if not 0 <= self.near_duplicate <= 1:
-            raise ValueError(f"near_duplicate must be between 0 and 1, not {self.near_duplicate}")
 
 
 def broken_code(answer: str) -> str:
@@ -70,9 +70,9 @@ class Duplicates:
 
     def same_as(self, record: TeacherRecord) -> str:
         """Which earlier record has the same prompt up to case, spaces and Unicode form; else ""."""
-        turns = tuple(_normal(turn.content) for turn in record.request.messages if turn.role != "system")
-        first = self._first.setdefault(turns, record.prompt.id)
-        return "" if first == record.prompt.id else f"asks the same as {first}"
+        turns = tuple(_normal(turn.content) for turn in record.messages if turn.role != "system")
+        first = self._first.setdefault(turns, record.prompt_id)
+        return "" if first == record.prompt_id else f"asks the same as {first}"
 
 
 def _normal(text: str) -> str:

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mlx_distill.config import part, setting, to_plain
+from msgspec.structs import force_setattr
+
+from mlx_distill.config import Config, doc, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Caution, Report, ignore
 from mlx_distill.prepare.decontaminate import Likeness
@@ -26,37 +28,39 @@ MOST_NAMED = 5
 """How many ids a caution names; the files name all."""
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(Config, frozen=True):
     """What becomes a row, and where it goes."""
 
-    data: Path = setting(help="folder of teacher_data.jsonl; the rows are written beside it")
-    model: Path = setting(help="folder of the converted student, for its tokenizer and chat template")
-    system: str = setting(STUDENT_SYSTEM, help="the student's system message in every row; empty: none")
-    test_prompts: Path | None = setting(
-        None, help="JSONL of the prompts kept for comparing; near copies are rejected (default: the shipped four)"
-    )
-    max_length: int = setting(2048, help="longest row in tokens; longer ones are rejected, never cut")
-    near_copy: float = setting(
-        0.75, help="likeness to a test prompt, in topic words or in code, from which an answer is rejected"
-    )
-    valid_share: float = setting(0.1, help="share of families, by hash, held out to choose the best checkpoint")
-    test_share: float = setting(0.1, help="share of families, by hash, held out for the figures that are claimed")
-    seed: int = setting(0, help="decides, with its name, where a family goes that names no split")
-    filter: FilterConfig = part(FilterConfig)
+    data: Annotated[Path, doc("folder of teacher_data.jsonl; the rows are written beside it")]
+    model: Annotated[Path, doc("folder of the converted student, for its tokenizer and chat template")]
+    system: Annotated[str, doc("the student's system message in every row; empty: none")] = STUDENT_SYSTEM
+    test_prompts: (
+        Annotated[
+            Path, doc("JSONL of the prompts kept for comparing; near copies are rejected (default: the shipped four)")
+        ]
+        | None
+    ) = None
+    max_length: Annotated[int, doc("longest row in tokens; longer ones are rejected, never cut", ge=1)] = 2048
+    near_copy: Annotated[
+        float, doc("likeness to a test prompt, in topic words or in code, from which an answer is rejected", gt=0, le=1)
+    ] = 0.75
+    valid_share: Annotated[
+        float, doc("share of families, by hash, held out to choose the best checkpoint", ge=0, lt=1)
+    ] = 0.1
+    test_share: Annotated[
+        float, doc("share of families, by hash, held out for the figures that are claimed", ge=0, lt=1)
+    ] = 0.1
+    seed: Annotated[int, doc("decides, with its name, where a family goes that names no split")] = 0
+    filter: FilterConfig = FilterConfig()
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ValueError(f"max_length must be at least 1, not {self.max_length}")
-        if not 0 < self.near_copy <= 1:
-            raise ValueError(f"near_copy must be above 0 and at most 1, not {self.near_copy}")
-        for name in ("valid_share", "test_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.test_prompts is None:
+            force_setattr(self, "test_prompts", shipped("test_prompts.jsonl"))
+        super().__post_init__()
+
+    def check(self) -> None:
         if self.valid_share + self.test_share >= 1:
             raise ValueError("valid_share and test_share together must be below 1, or nothing is left for train")
-        if self.test_prompts is None:
-            object.__setattr__(self, "test_prompts", shipped("test_prompts.jsonl"))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from mlx_distill.errors import InputError, raise_problems
-from mlx_distill.records import COMPLETE_STOP_REASONS, Answer, Prompt, Split, TeacherRecord, split_from_json
+from mlx_distill.records import COMPLETE_STOP_REASONS, Record, Split, TeacherRecord, Text
 from mlx_distill.storage.jsonl import read_jsonl, read_text
 
 JOURNAL = "teacher_data.jsonl"
@@ -66,9 +68,9 @@ def select(data: Path, stop_reasons: Collection[str] = COMPLETE_STOP_REASONS) ->
     if listed is None:
         groups: dict[str, list[TeacherRecord]] = {}
         for record in records:
-            groups.setdefault(record.prompt.id, []).append(record)
+            groups.setdefault(record.prompt_id, []).append(record)
         chosen, rejected = _newest_complete(groups, stop_reasons)
-        members = [Member(r[-1].prompt.id, r[-1].prompt.family, r[-1].prompt.split) for r in groups.values()]
+        members = [Member(r[-1].prompt_id, r[-1].family, r[-1].split) for r in groups.values()]
         return Selection(tuple(chosen), tuple(rejected), tuple(members), len(records), 0)
 
     by_key: dict[str, _Listed] = {}
@@ -80,10 +82,10 @@ def select(data: Path, stop_reasons: Collection[str] = COMPLETE_STOP_REASONS) ->
     groups = {key: [] for key in by_key}
     for record in records:
         if record.key in by_key:
-            groups[record.key].append(dataclasses.replace(record, prompt=by_key[record.key].prompt(record)))
+            groups[record.key].append(by_key[record.key].applied_to(record))
         else:
             detail = "collect.json lists no such prompt with these settings"
-            rejected.append(Rejection(record.prompt.id, record.key, "not among the current prompts", detail))
+            rejected.append(Rejection(record.prompt_id, record.key, "not among the current prompts", detail))
     chosen, more = _newest_complete(groups, stop_reasons)
     members = [Member(entry.id, entry.family, entry.split) for entry in listed]
     n_unanswered = sum(not group for group in groups.values())
@@ -97,43 +99,32 @@ def _newest_complete(
     chosen: list[TeacherRecord] = []
     rejected: list[Rejection] = []
     for group in groups.values():
-        complete = [each for each in group if each.answer.stop_reason in stop_reasons and each.answer.text.strip()]
+        complete = [each for each in group if each.stop_reason in stop_reasons and each.answer.strip()]
         chosen.extend(complete[-1:])
         for record in group:
             if record not in complete:
-                rejected.append(Rejection(record.prompt.id, record.key, "not complete", _how_it_ended(record.answer)))
+                rejected.append(Rejection(record.prompt_id, record.key, "not complete", _how_it_ended(record)))
             elif record is not complete[-1]:
-                rejected.append(Rejection(record.prompt.id, record.key, "superseded", "a newer complete answer counts"))
+                rejected.append(Rejection(record.prompt_id, record.key, "superseded", "a newer complete answer counts"))
     return chosen, rejected
 
 
-def _how_it_ended(answer: Answer) -> str:
+def _how_it_ended(answer: TeacherRecord) -> str:
     reason = f"stop reason {answer.stop_reason}" + (f" ({answer.detail})" if answer.detail else "")
-    return reason if answer.text.strip() else f"{reason}, empty answer"
+    return reason if answer.answer.strip() else f"{reason}, empty answer"
 
 
-@dataclass(frozen=True)
-class _Listed:
+class _Listed(Record, frozen=True):
     """One entry of collect.json."""
 
-    key: str
-    id: str
-    family: str
-    category: str
-    split: Split | None
+    key: Text
+    id: Text
+    family: Text
+    category: Text
+    split: Split | None = None
 
-    @classmethod
-    def from_json(cls, data: object) -> _Listed:
-        if not isinstance(data, Mapping):
-            raise ValueError("must be an object")
-        texts = {name: data.get(name) for name in ("key", "id", "family", "category")}
-        wrong = [name for name, value in texts.items() if not isinstance(value, str) or not value]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)} must be non-empty text")
-        return cls(**{name: str(value) for name, value in texts.items()}, split=split_from_json(data.get("split")))
-
-    def prompt(self, record: TeacherRecord) -> Prompt:
-        return Prompt(self.id, record.prompt.text, self.family, self.category, self.split)
+    def applied_to(self, record: TeacherRecord) -> TeacherRecord:
+        return structs.replace(record, prompt_id=self.id, family=self.family, category=self.category, split=self.split)
 
 
 def _read_current(path: Path) -> list[_Listed] | None:

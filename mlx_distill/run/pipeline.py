@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import getpid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mlx_distill import device
 from mlx_distill.collect import run as collect
-from mlx_distill.config import build, setting, to_plain
+from mlx_distill.config import Config, doc, parse, to_plain
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.run.manifest import Manifest
@@ -37,17 +37,16 @@ CHECKPOINT = "checkpoint.safetensors"
 """In the adapter's folder: what an interrupted training goes on from."""
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Config, frozen=True):
     """What `run` is to do with a project."""
 
-    file: Path = setting(Path(PROJECT_FILE), help="the project's settings")
-    first: str = setting("", help="do this stage and all after it again", choices=RUN_ORDER)
-    force: bool = setting(False, help="do every stage again; answers that are there are not asked for twice")
-    overrides: tuple[str, ...] = setting((), help="SECTION.KEY=VALUE instead of what the file says")
-    full: bool = setting(False, help="no time budget for training")
+    file: Annotated[Path, doc("the project's settings")] = Path(PROJECT_FILE)
+    first: Annotated[str, doc("do this stage and all after it again")] = ""
+    force: Annotated[bool, doc("do every stage again; answers that are there are not asked for twice")] = False
+    overrides: Annotated[tuple[str, ...], doc("SECTION.KEY=VALUE instead of what the file says")] = ()
+    full: Annotated[bool, doc("no time budget for training")] = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.first and self.first not in RUN_ORDER:
             raise ValueError(f"first: {self.first!r} is not one of {', '.join(RUN_ORDER)}")
 
@@ -159,7 +158,7 @@ def stage_configs(project: Project) -> dict[str, Any]:
     problems: list[str] = []
     for name, stage in STAGES.items():
         try:
-            configs[name] = build(stage.config, project.values(name), f"[{name}]")
+            configs[name] = parse(stage.config, project.values(name), f"[{name}]")
         except InputError as error:
             problems.extend(f"[{name}] {problem}" for problem in error.problems)
     if problems:
@@ -191,7 +190,7 @@ def perform(stage: str, config: Any, folder: Path, report: Report = ignore, *, f
         result = _collect(_forced(config) if force else config, report)
     elif stage == "fuse":
         _spare(stage, config.out, replace)
-        result = to_plain(STAGES[stage].run(dataclasses.replace(config, force=replace), report))
+        result = to_plain(STAGES[stage].run(config.replace(force=replace), report))
     else:
         result = to_plain(STAGES[stage].run(_forced(config) if force else config, report))
     device.release_memory()
@@ -211,7 +210,7 @@ def alone(stage: str, config: Any, report: Report = ignore) -> Any:
     draft = _draft(stage, config, folder)
     result = STAGES[stage].run(config, report)
     if project:
-        own = build(STAGES[stage].config, project.values(stage), f"{project.file} [{stage}]")
+        own = parse(STAGES[stage].config, project.values(stage), f"{project.file} [{stage}]")
         if settings_of(own) == draft.settings:
             _finished(draft, config, to_plain(result), time.monotonic() - started, folder).save(
                 folder / f"{stage}.json"
@@ -256,15 +255,16 @@ def _spare(stage: str, folder: Path, replace: bool) -> None:
 
 
 def _forced(config: Any) -> Any:
-    return dataclasses.replace(config, force=True) if hasattr(config, "force") else config
+    return config.replace(force=True) if hasattr(config, "force") else config
 
 
 def _collect(config: Any, report: Report) -> dict[str, Any]:
     """Collect, and wait for batches that are under way: what comes after needs their answers."""
     result = collect.run(config, report)
     if result.n_under_way:
-        result = collect.run(dataclasses.replace(config, wait=True), report).after(result)
-    return to_plain(result)
+        result = collect.run(config.replace(wait=True), report).after(result)
+    plain: dict[str, Any] = to_plain(result)
+    return plain
 
 
 def _train(
@@ -281,7 +281,7 @@ def _train(
     if not resume:
         _spare("train", config.adapter, replace)
     draft.save(started)
-    result = train_in_child(dataclasses.replace(config, resume=resume, force=replace), report)
+    result = train_in_child(config.replace(resume=resume, force=replace), report)
     started.unlink(missing_ok=True)
     return result
 

@@ -7,9 +7,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mlx_distill.config import build, setting, table
+import msgspec
+
+from mlx_distill.config import Config, doc, parse
 from mlx_distill.errors import InputError
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.jsonl import read_text
@@ -21,23 +23,22 @@ PRICES_SECTION = "prices"
 STAGES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 
 
-@dataclass(frozen=True)
-class ProjectConfig:
+class ProjectConfig(Config, frozen=True):
     """The settings above the sections of distill.toml: what several stages share."""
 
-    name: str = setting(help="names the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")
-    teacher: str = setting(
-        "anthropic:claude-sonnet-4-6", help="who answers: anthropic:MODEL, openai:MODEL or recorded:FILE"
+    name: Annotated[str, doc("names the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")]
+    teacher: Annotated[str, doc("who answers: anthropic:MODEL, openai:MODEL or recorded:FILE")] = (
+        "anthropic:claude-sonnet-4-6"
     )
-    student: str = setting(
-        "Qwen/Qwen2.5-0.5B-Instruct", help="who learns: a Hub id, a folder, a GGUF file, or `sample`"
+    student: Annotated[str, doc("who learns: a Hub id, a folder, a GGUF file, or `sample`")] = (
+        "Qwen/Qwen2.5-0.5B-Instruct"
     )
-    system: str = setting(STUDENT_SYSTEM, help="the student's system message, in training and in use")
-    seed: int = setting(0, help="makes runs repeatable")
-    max_cost: float | None = setting(None, help=MAX_COST)
-    cost: bool = setting(True, help=COUNT_COST)
+    system: Annotated[str, doc("the student's system message, in training and in use")] = STUDENT_SYSTEM
+    seed: Annotated[int, doc("makes runs repeatable")] = 0
+    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
+    cost: Annotated[bool, doc(COUNT_COST)] = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
                 f"name {self.name!r} may hold letters, digits, '.', '_' and '-', must begin with a letter or digit, "
@@ -46,9 +47,8 @@ class ProjectConfig:
         Budget(self.max_cost, counted=self.cost)
 
 
-@dataclass(frozen=True)
-class _Prices:
-    prices: Mapping[str, Price] = table(help=PRICES_TABLE)
+class _Prices(Config, frozen=True):
+    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Project:
             count = "1 unknown section" if len(unknown) == 1 else f"{len(unknown)} unknown sections"
             raise InputError(f"{file}: {count}.", "Mend it and run again.", unknown)
         shared = {name: value for name, value in data.items() if name not in sections}
-        prices = build(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
-        return cls(file, build(ProjectConfig, shared, str(file)), sections, prices)
+        prices = parse(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
+        return cls(file, parse(ProjectConfig, shared, str(file)), sections, prices)
 
     @property
     def data(self) -> Path:

@@ -43,7 +43,7 @@ class RecordedTeacher:
         found = self._answers.get(_asked(request.messages))
         if found is None:
             raise NoAnswerError(f"{self.name} holds no answer to it")
-        return Answer(found.text, found.stop_reason, found.model, detail=found.detail)
+        return found
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -62,10 +62,10 @@ class RecordedTeacher:
 
     def _add(self, record: TeacherRecord) -> None:
         """Keep the record; of two answers to one prompt a complete one wins, then the later one."""
-        key = _asked(record.request.messages)
+        key = _asked(record.messages)
         known = self._answers.get(key)
-        if known is None or record.answer.complete or not known.complete:
-            self._answers[key] = record.answer
+        if known is None or record.complete or not known.complete:
+            self._answers[key] = Answer(record.answer, record.stop_reason, record.model, detail=record.detail)
 
 
 def _asked(messages: Messages) -> Messages:

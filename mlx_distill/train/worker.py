@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill import device
-from mlx_distill.config import build
+from mlx_distill.config import parse
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Caution, Event, Note, Progress
 from mlx_distill.train import TrainConfig
@@ -22,7 +22,7 @@ KINDS = {Note: "note", Caution: "caution", Progress: "progress"}
 
 def main(path: Path) -> int:
     """Train by the config in the JSON file `path`; the exit code is that of the command."""
-    config = build(TrainConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+    config = parse(TrainConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
     device.prepare()
     from mlx_distill.train.run import run
 

@@ -29,7 +29,7 @@ from typing import Any
 from near_ties import NEAR_TIE, parting
 
 from mlx_distill import device
-from mlx_distill.records import STUDENT_SYSTEM, Prompt, conversation
+from mlx_distill.records import STUDENT_SYSTEM, Prompt
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 
@@ -182,7 +182,7 @@ def write_here(options: argparse.Namespace) -> None:
     student = load_student(options.model)
     adapter = attach(student, options.adapter)
     asked = [
-        render_prompt(student.tokenizer, conversation(text, STUDENT_SYSTEM))
+        render_prompt(student.tokenizer, build_messages(text, STUDENT_SYSTEM))
         for text in shipped_prompts(options.prompts)
     ]
     end = student.tokenizer.eos_token_id

@@ -13,7 +13,7 @@ from mlx_distill.cli import main
 from mlx_distill.collect.run import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.events import Progress
-from mlx_distill.records import conversation
+from mlx_distill.records import build_messages
 from mlx_distill.teachers import openai
 from mlx_distill.teachers.money.prices import PRICES, Price, worst_usd
 from tests.contract.collecting import REAL_USD, bill_of, cautions, scripted
@@ -25,7 +25,7 @@ SLOW = Reply(body=message(text("Fine.")), after_seconds=0.02)
 
 def worst(max_tokens: int = 4096) -> float:
     """Of one prompt of eight bytes."""
-    usd = worst_usd(PRICES["claude-sonnet-4-6"], conversation("Prompt 0", TEACHER_SYSTEM), max_tokens)
+    usd = worst_usd(PRICES["claude-sonnet-4-6"], build_messages("Prompt 0", TEACHER_SYSTEM), max_tokens)
     assert usd is not None
     return usd
 

@@ -18,7 +18,7 @@ import pytest
 
 from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import BudgetError, Interrupted
-from mlx_distill.records import Request, conversation
+from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.protocol import TryLaterError
@@ -173,7 +173,7 @@ def test_an_answer_that_drips_for_too_long_is_given_up(server) -> None:
 
     async def ask() -> None:
         async with AnthropicTeacher("claude-sonnet-4-6", longest_seconds=0.3) as teacher:
-            await teacher.answer(Request(teacher.name, conversation("Why?"), 1))
+            await teacher.answer(Request(teacher.name, build_messages("Why?"), 1))
 
     with pytest.raises(TryLaterError, match=r"no whole answer within 0\.4 s") as raised:
         asyncio.run(ask())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.records import Answer, Prompt, Request, Split, TeacherRecord, conversation
+from mlx_distill.records import Answer, Prompt, Request, Split, TeacherRecord
 
 TEST_PROMPT = {"id": "test-tree", "prompt": "Write a Python function to check whether a binary tree is balanced."}
 
@@ -25,9 +25,9 @@ def record(
     detail: str = "",
 ) -> TeacherRecord:
     """A record whose id is the prompt's text unless it is given one."""
-    asked = Prompt(id or prompt, prompt, family or id or prompt, category, split)
-    request = Request("recorded:test", conversation(prompt, system), 512)
-    return TeacherRecord(request.key, asked, request, Answer(answer, stop_reason, "teacher", detail=detail))
+    asked = Prompt(prompt, id or prompt, family or id or prompt, category, split)
+    request = Request("recorded:test", build_messages(prompt, system), 512)
+    return TeacherRecord.of(asked, request, Answer(answer, stop_reason, "teacher", detail=detail))
 
 
 def some_records() -> list[TeacherRecord]:
@@ -58,10 +58,10 @@ def write_current(folder: Path, records: Iterable[TeacherRecord]) -> None:
     entries = [
         {
             "key": item.key,
-            "id": item.prompt.id,
-            "family": item.prompt.family,
-            "category": item.prompt.category,
-            "split": item.prompt.split,
+            "id": item.prompt_id,
+            "family": item.family,
+            "category": item.category,
+            "split": item.split,
         }
         for item in records
     ]

@@ -18,7 +18,7 @@ from mlx_distill.events import Caution, Event
 from mlx_distill.models.adapter import attach
 from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render, render_prompt
-from mlx_distill.records import Example, conversation
+from mlx_distill.records import Example, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
 from tests.adapters import make_adapter
 from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_config, write_lines
@@ -75,7 +75,7 @@ def test_the_figures_equal_a_plain_computation_with_mlx_lm_alone(config: Compare
 def test_the_base_under_an_adapter_is_the_base_bit_for_bit(config: CompareConfig, adapter: Path) -> None:
     alone, adapted = load_student(config.model), load_student(config.model)
     switch = attach(adapted, adapter)
-    tokens = mx.array([render_prompt(alone.tokenizer, conversation("What is a queue?", SYSTEM))])
+    tokens = mx.array([render_prompt(alone.tokenizer, build_messages("What is a queue?", SYSTEM))])
     assert not mx.array_equal(adapted.model(tokens), alone.model(tokens))
     switch.enabled = False
     assert mx.array_equal(adapted.model(tokens), alone.model(tokens))
@@ -94,7 +94,7 @@ def test_answers_written_together_equal_those_of_mlx_lm_one_at_a_time(config: Co
         model.set_dtype(mx.float32)
         for answers in result.answers:
             answer = getattr(answers, voice)
-            prompt = render_prompt(tokenizer, conversation(answers.prompt, SYSTEM))
+            prompt = render_prompt(tokenizer, build_messages(answers.prompt, SYSTEM))
             responses = list(stream_generate(model, tokenizer, prompt, max_tokens=24))
             finished = responses[-1].finish_reason == "stop"
             tokens = [response.token for response in responses][: -1 if finished else None]

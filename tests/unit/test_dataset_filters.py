@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_distill.prepare.dedup import near_duplicates
 from mlx_distill.prepare.filters import Duplicates, FilterConfig, broken_code, control_token, identity_phrase
-from mlx_distill.records import conversation
+from mlx_distill.records import build_messages
 from tests.unit.dataset_records import record
 
 
@@ -50,9 +50,9 @@ def test_talk_about_other_things_is_no_identity_phrase(answer: str) -> None:
 
 def test_a_control_token_is_found_in_any_message() -> None:
     tokens = ["<|im_end|>", "<|im_start|>"]
-    messages = conversation("What does <|im_end|> do?", "Be brief.")
+    messages = build_messages("What does <|im_end|> do?", "Be brief.")
     assert control_token(messages, tokens) == "the user message holds <|im_end|>"
-    assert control_token(conversation("What does |im_end| do?"), tokens) == ""
+    assert control_token(build_messages("What does |im_end| do?"), tokens) == ""
 
 
 def test_a_prompt_is_a_duplicate_up_to_case_spaces_and_unicode_form() -> None:

@@ -20,7 +20,7 @@ def test_without_a_list_the_newest_complete_answer_to_a_prompt_counts(tmp_path: 
         record("What is a heap?", "cut of", id="a", stop_reason="max_tokens", system="Be long."),
     ]
     selection = select(write_journal(tmp_path, records))
-    assert [(item.prompt.id, item.answer.text) for item in selection.records] == [("a", "new"), ("b", "only")]
+    assert [(item.prompt_id, item.answer) for item in selection.records] == [("a", "new"), ("b", "only")]
     assert [(item.key, item.reason) for item in selection.rejected] == [
         (records[0].key, "superseded"),
         (records[3].key, "not complete"),
@@ -37,7 +37,7 @@ def test_a_list_selects_by_key_orders_and_renames(tmp_path: Path) -> None:
     missing = record("What is a queue?", id="c")
     write_current(tmp_path, [second, renamed, missing])
     selection = select(tmp_path)
-    assert [item.prompt.id for item in selection.records] == ["b", "a"]
+    assert [item.prompt_id for item in selection.records] == ["b", "a"]
     assert selection.records[1].prompt == renamed.prompt
     assert [(item.id, item.key, item.reason) for item in selection.rejected] == [
         ("old-a", stale.key, "not among the current prompts")
@@ -54,7 +54,7 @@ def test_two_listed_prompts_with_one_key_make_one_row(tmp_path: Path) -> None:
     write_journal(tmp_path, [record("What is a heap?", id="a")])
     write_current(tmp_path, [record("What is a heap?", id="a"), record("What is a heap?", id="twin")])
     selection = select(tmp_path)
-    assert [item.prompt.id for item in selection.records] == ["a"]
+    assert [item.prompt_id for item in selection.records] == ["a"]
     assert [(item.id, item.reason, item.detail) for item in selection.rejected] == [
         ("twin", "duplicate", "asks the same as a")
     ]

@@ -14,7 +14,7 @@ from mlx_distill.models.adapter import attach
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render_prompt
-from mlx_distill.records import Prompt, conversation
+from mlx_distill.records import Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 from tests.adapters import make_adapter
@@ -43,7 +43,7 @@ def partings(model_folder: Path, adapter_folder: Path, texts: list[str], max_tok
 
     student = load_student(model_folder, dtype=mx.float32)
     adapter = attach(student, adapter_folder)
-    asked = [render_prompt(student.tokenizer, conversation(text, SYSTEM)) for text in texts]
+    asked = [render_prompt(student.tokenizer, build_messages(text, SYSTEM)) for text in texts]
     ends = student.tokenizer.eos_token_ids
     found, n_tokens = [], 0
     for enabled in (False, True):
@@ -80,7 +80,7 @@ def test_the_sample_students_answers_of_a_batch_equal_mlx_lms_except_after_near_
 
 def test_answers_that_part_at_unlike_tokens_are_no_near_tie(tiny_student: Path) -> None:
     student = load_student(tiny_student, dtype=mx.float32)
-    prompt = render_prompt(student.tokenizer, conversation("What is a queue?", SYSTEM))
+    prompt = render_prompt(student.tokenizer, build_messages("What is a queue?", SYSTEM))
     ends = student.tokenizer.eos_token_ids
     logits = student.model(mx.array([prompt]))[0, -1]
     best, *_, worst = mx.argsort(-logits).tolist()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.config import build, parts_of, to_plain
+from mlx_distill.config import parse, parts_of, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.run import init as new_project
 from mlx_distill.run import pipeline
@@ -69,8 +69,8 @@ def test_every_setting_of_a_stage_is_there_at_its_default_and_explained(
 
     monkeypatch.chdir(tmp_path)
     Path("distill.toml").write_text(text)
-    read = build(STAGES[stage].config, Project.load(Path("distill.toml")).values(stage), stage)
-    default = build(STAGES[stage].config, given, stage)
+    read = parse(STAGES[stage].config, Project.load(Path("distill.toml")).values(stage), stage)
+    default = parse(STAGES[stage].config, given, stage)
     named = {name: value for name, value in to_plain(read).items() if name not in PATHS}
     assert named == {name: value for name, value in to_plain(default).items() if name not in PATHS}
 

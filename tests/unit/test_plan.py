@@ -12,7 +12,7 @@ import pytest
 
 from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import InputError
-from mlx_distill.records import Answer, Prompt, Request, conversation
+from mlx_distill.records import Answer, Prompt, Request, build_messages
 from mlx_distill.storage.atomic import json_text
 from mlx_distill.teachers.asking import Asked, ask_all, estimate
 from tests.unit.test_teachers import PATIENCE, Parrot, ask, repeat
@@ -21,7 +21,7 @@ from tests.unit.test_teachers import PATIENCE, Parrot, ask, repeat
 def peak_bytes(folder: Path, n_prompts: int, n_letters: int) -> int:
     """The most that asking held at any moment, with answers of so many letters."""
     teacher = Parrot(lambda text, _nth: Answer("x" * n_letters, "end_turn", "parrot-1"))
-    asks = [(Prompt(f"p{n}", f"p{n}", "f"), Request("parrot", conversation(f"p{n}"), 10)) for n in range(n_prompts)]
+    asks = [(Prompt(f"p{n}", f"p{n}", "f"), Request("parrot", build_messages(f"p{n}"), 10)) for n in range(n_prompts)]
     tracemalloc.start()
     try:
         asked = ask_all(teacher, asks, folder / "journal.jsonl", concurrency=3, patience=PATIENCE)
@@ -70,11 +70,11 @@ def test_records_that_are_read_back_are_those_that_count(tmp_path: Path) -> None
 
 
 def texts(asked: Asked) -> dict[str, str]:
-    return {record.prompt.id: record.answer.text for record in asked.records().values()}
+    return {record.prompt_id: record.answer for record in asked.records().values()}
 
 
 def test_an_answer_that_counts_is_the_last_complete_one(tmp_path: Path) -> None:
-    request = Request("parrot", conversation("a"), 10)
+    request = Request("parrot", build_messages("a"), 10)
     lines = [("end_turn", "first"), ("end_turn", "second"), ("max_tokens", "cut")]
     (tmp_path / "journal.jsonl").write_text(
         "".join(
@@ -88,7 +88,7 @@ def test_an_answer_that_counts_is_the_last_complete_one(tmp_path: Path) -> None:
     )
     teacher = Parrot(repeat)
     [record] = ask(teacher, tmp_path, "a").records().values()
-    assert (record.answer.text, teacher.asked) == ("second", [])
+    assert (record.answer, teacher.asked) == ("second", [])
 
 
 def test_a_journal_that_was_changed_meanwhile_is_said_to_be(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_estimate_passes_over_a_line_that_is_being_written(tmp_path: Path) ->
     asked = ask(Parrot(repeat), tmp_path, "a", "b")
     journal = tmp_path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-9])
-    asks = [(Prompt(text, text, text), Request("parrot", conversation(text), 10)) for text in "ab"]
+    asks = [(Prompt(text, text, text), Request("parrot", build_messages(text), 10)) for text in "ab"]
     assert len(asked.known) == 2
     assert estimate(Parrot(repeat), asks, journal).n_to_ask == 1
 

@@ -61,12 +61,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         from mlx_distill.models.generate import stream
         from mlx_distill.models.load import load_student
         from mlx_distill.models.tokenize import render_prompt
-        from mlx_distill.records import conversation
+        from mlx_distill.records import build_messages
         from mlx_distill.serve.http_server import Listener
         from mlx_distill.serve.run import Server
 
         student = load_student(base)
-        prompt = render_prompt(student.tokenizer, conversation("Write a function.", SYSTEM))
+        prompt = render_prompt(student.tokenizer, build_messages("Write a function.", SYSTEM))
         answers = {"base": "".join(piece.text for piece in stream(student, prompt, max_tokens=24))}
         put_on = attach(student, adapter)
         answers["distilled"] = "".join(piece.text for piece in stream(student, prompt, max_tokens=24))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.config import build, setting, to_plain
+from mlx_distill.config import parse, setting, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.run.project import Project
 from mlx_distill.teachers.money.prices import Price
@@ -34,7 +34,7 @@ class Example:
 
 
 def test_values_become_the_types_of_their_fields() -> None:
-    made = build(Example, {"out": "x/y", "rate": 1, "parts": ["a", "b"], "limit": 2}, "here")
+    made = parse(Example, {"out": "x/y", "rate": 1, "parts": ["a", "b"], "limit": 2}, "here")
 
     assert made == Example(Path("x/y"), rate=1.0, parts=("a", "b"), limit=2.0)
     assert isinstance(made.rate, float) and isinstance(made.limit, float)
@@ -59,7 +59,7 @@ def test_values_become_the_types_of_their_fields() -> None:
 )
 def test_a_wrong_value_is_refused_with_a_sentence(values: dict[str, object], problem: str) -> None:
     with pytest.raises(InputError) as caught:
-        build(Example, values, "distill.toml [example]")
+        parse(Example, values, "distill.toml [example]")
 
     assert caught.value.problems == (problem,)
     assert caught.value.message == "distill.toml [example]: 1 problem."
@@ -67,7 +67,7 @@ def test_a_wrong_value_is_refused_with_a_sentence(values: dict[str, object], pro
 
 def test_all_wrong_values_are_told_together() -> None:
     with pytest.raises(InputError) as caught:
-        build(Example, {"stepz": 3, "rate": "fast"}, "here")
+        parse(Example, {"stepz": 3, "rate": "fast"}, "here")
 
     assert len(caught.value.problems) == 3  # the third: out is missing
 
@@ -75,7 +75,7 @@ def test_all_wrong_values_are_told_together() -> None:
 def test_a_config_survives_json() -> None:
     config = Example(Path("x"), parts=("a",), limit=None)
 
-    assert build(Example, to_plain(config), "here") == config
+    assert parse(Example, to_plain(config), "here") == config
 
 
 def test_dataclasses_and_paths_inside_a_result_become_plain() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_distill.errors import BudgetError, InputError
-from mlx_distill.records import Request, Usage, conversation
+from mlx_distill.records import Request, Usage
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers.money.ledger import Budget, Ledger
 from mlx_distill.teachers.money.prices import FRAME_TOKENS, PRICES, Price, cost_of, most_input_tokens, worst_usd
@@ -27,7 +27,7 @@ WORST = (FRAME_TOKENS + 4) * 3e-6 + 1000 * 15e-6
 
 
 def request(text: str = "Why?", max_tokens: int = 1000) -> Request:
-    return Request(f"anthropic:{MODEL}", conversation(text), max_tokens)
+    return Request(f"anthropic:{MODEL}", build_messages(text), max_tokens)
 
 
 @pytest.fixture
@@ -250,11 +250,11 @@ def test_a_kill_at_any_moment_leaves_a_ledger_that_counts_all_that_was_reserved(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from mlx_distill.records import Request, Usage, conversation\n"
+        "from mlx_distill.records import Request, Usage, build_messages\n"
         "from mlx_distill.teachers.money.ledger import Ledger\n"
         "with Ledger(Path(sys.argv[1])) as ledger:\n"
         "    for number in range(100000):\n"
-        "        held = ledger.reserve('claude-sonnet-4-6', [Request('t', conversation('Why?'), 1000)])\n"
+        "        held = ledger.reserve('claude-sonnet-4-6', [Request('t', build_messages('Why?'), 1000)])\n"
         "        print('sent', flush=True)\n"
         "        if number % 2: ledger.settle(held, [Usage(100, 50)])\n"
     )
@@ -278,7 +278,7 @@ def test_a_kill_at_any_moment_leaves_a_ledger_that_counts_all_that_was_reserved(
 
 @given(text=st.text(), price=st.builds(Price, st.floats(0, 100), st.floats(0, 100)))
 def test_the_bound_on_input_holds_for_any_text(text: str, price: Price) -> None:
-    messages = conversation(text, "Be brief.")
+    messages = build_messages(text, "Be brief.")
     assert most_input_tokens(messages) >= len(text) + len("Be brief.")
     most = cost_of(price, Usage(len(text), 7))
     assert most is not None

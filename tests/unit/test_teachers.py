@@ -15,7 +15,7 @@ import pytest
 from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.events import Caution, Event, Progress
-from mlx_distill.records import Answer, Prompt, Request, Usage, conversation
+from mlx_distill.records import Answer, Prompt, Request, Usage
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.package_data import shipped
 from mlx_distill.teachers import NoAnswerError, TryLaterError, open_teacher
@@ -61,7 +61,7 @@ def repeat(text: str, _nth: int) -> Answer:
 
 
 def ask(teacher: Parrot, folder: Path, *texts: str, report: Callable[[Event], None] | None = None) -> Asked:
-    asks = [(Prompt(text, text, text), Request(teacher.name, conversation(text), 10)) for text in texts]
+    asks = [(Prompt(text, text, text), Request(teacher.name, build_messages(text), 10)) for text in texts]
     seen = report or (lambda _event: None)
     return ask_all(teacher, asks, folder / "journal.jsonl", concurrency=3, report=seen, patience=PATIENCE)
 
@@ -73,7 +73,7 @@ def recording(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def recorded(prompt: str, answer: str, system: str = "", **more: Any) -> dict[str, Any]:
-    return {"messages": [m.to_json() for m in conversation(prompt, system)], "answer": answer, **more}
+    return {"messages": [m.to_json() for m in build_messages(prompt, system)], "answer": answer, **more}
 
 
 # By name
@@ -183,7 +183,7 @@ def test_equal_requests_are_asked_once(tmp_path: Path) -> None:
     parrot = Parrot(repeat)
     asked = ask(parrot, tmp_path, "a", "b", "a")
     assert sorted(parrot.asked) == ["a", "b"]
-    assert [record.answer.text for record in asked.records().values()] == ["A", "B"]
+    assert [record.answer for record in asked.records().values()] == ["A", "B"]
     assert (asked.n_new, asked.cost_usd) == (2, 1.0)
 
 
@@ -192,7 +192,7 @@ def test_a_second_round_neither_enters_nor_asks_the_teacher(tmp_path: Path) -> N
     parrot = Parrot(repeat)
     asked = ask(parrot, tmp_path, "b", "a")
     assert (parrot.asked, parrot.entered) == ([], 0)
-    assert [record.prompt.id for record in asked.records().values()] == ["b", "a"]
+    assert [record.prompt_id for record in asked.records().values()] == ["b", "a"]
     assert (asked.n_new, asked.cost_usd) == (0, 0.0)
 
 

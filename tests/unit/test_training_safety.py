@@ -28,7 +28,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 from mlx_distill import device
 device.prepare()
-from mlx_distill.config import build
+from mlx_distill.config import parse
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
 from mlx_distill.events import ignore
@@ -45,7 +45,7 @@ while True:
     before = lines()
     child = os.fork()  # nothing was computed yet, so there are no threads that a fork would lose
     if child == 0:
-        run(build(TrainConfig, values, "test"), ignore)
+        run(parse(TrainConfig, values, "test"), ignore)
         os._exit(0)
     until = time.monotonic() + 60
     if killed < kills:
@@ -110,11 +110,11 @@ def test_what_an_unfinished_start_left_is_no_result_and_anything_else_is(config:
 FULL_DISK = """
 import json, resource, sys
 from mlx_distill.errors import MachineError
-from mlx_distill.config import build
+from mlx_distill.config import parse
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
 
-config = build(TrainConfig, json.loads(sys.argv[1]), "test")
+config = parse(TrainConfig, json.loads(sys.argv[1]), "test")
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     run(config)

@@ -9,9 +9,10 @@ import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from msgspec import structs
 
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer
@@ -113,7 +114,7 @@ class AnthropicConnection:
             raise self.unreadable("message")
         try:
             answer = answer_of(message, seconds)
-            return replace(answer, detail=self.clean(answer.detail))
+            return structs.replace(answer, detail=self.clean(answer.detail))
         except (AttributeError, TypeError) as error:
             raise self.unreadable("message") from error
 

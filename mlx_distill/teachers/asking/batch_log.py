@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from mlx_distill.errors import InputError
-from mlx_distill.records import Prompt, Request, messages_from_json
+from mlx_distill.records import Message, Prompt, Request
 from mlx_distill.storage.atomic import remove_empty, write_jsonl
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
@@ -88,7 +88,7 @@ class BatchLog:
 
     def questions_under_way(self) -> set[str]:
         """The questions (`Request.question`) that open batches will answer."""
-        return {ask.request.question for batch in self.open.values() for ask in self.asks(batch).values()}
+        return {ask.request.prompt_key for batch in self.open.values() for ask in self.asks(batch).values()}
 
     def announce(self, teacher: str, asks: Mapping[str, Ask], reservation: str) -> OpenBatch:
         """Say that a batch of these requests, by custom_id, is about to be made; all is on the disk when it returns."""
@@ -176,7 +176,7 @@ def _from_json(data: object) -> tuple[str, Ask]:
     if not isinstance(data, Mapping):
         raise ValueError("must be an object")
     try:
-        request = Request(data["teacher"], messages_from_json(data["messages"]), data["max_tokens"])
+        request = Request(data["teacher"], tuple(map(Message.from_json, data["messages"])), data["max_tokens"])
         return data["custom_id"], Ask(data["key"], Prompt.from_json(data["prompt"]), request, data["again"])
     except KeyError as error:
         raise ValueError(f"the field {error} is missing") from error

@@ -107,7 +107,7 @@ class BatchRound:
         """What no batch will answer, and why; where none is made, others may."""
         if self._makes == "nothing":
             return []
-        never = [(ask, self._never.get(ask.request.question)) for ask in self.plan.missing if not ask.again]
+        never = [(ask, self._never.get(ask.request.prompt_key)) for ask in self.plan.missing if not ask.again]
         return [Unanswered(ask.prompt.id, ask.key, reason) for ask, reason in never if reason]
 
     async def run(self) -> None:
@@ -143,15 +143,15 @@ class BatchRound:
 
     async def _make(self) -> bool:
         """Batches of what is to be asked, as far as the cap allows; False where there is nothing left to wait for."""
-        asks = [ask for ask in self.plan.missing if self._is_to_ask(ask.request.question)]
-        again = all(ask.again or ask.request.question in self._again for ask in asks)
+        asks = [ask for ask in self.plan.missing if self._is_to_ask(ask.request.prompt_key)]
+        again = all(ask.again or ask.request.prompt_key in self._again for ask in asks)
         left = deque(asks)
         self._plan_is_old = True
         n_made = await self._maker.make(left, again=again)
         self._retry = ()  # what the user wants asked again is asked again once
         for ask in self._maker.too_long:
             self._give_up(ask, "it is too long for a batch, or for the price that is known")
-        self._tries.update(ask.request.question for ask in asks if ask.key in self.plan.under_way)
+        self._tries.update(ask.request.prompt_key for ask in asks if ask.key in self.plan.under_way)
         if self._signal:
             raise asyncio.CancelledError
         if left and not self._open:
@@ -224,9 +224,9 @@ class BatchRound:
         self._teller.cost_usd += taken.cost_usd
         for ask, outcome in taken.answered:
             if outcome == "max_tokens":
-                self._again[ask.request.question] = "cut off"
+                self._again[ask.request.prompt_key] = "cut off"
         for ask, reason in taken.to_ask_again:
-            self._again[ask.request.question] = reason
+            self._again[ask.request.prompt_key] = reason
         if self._makes != "nothing":
             for ask, reason in taken.never_answered:
                 self._give_up(ask, reason)
@@ -237,7 +237,7 @@ class BatchRound:
         self._report(Note(f"Batch {batch.id}: {len(taken.answered):,} of {batch.n_requests:,} are answered{left}."))
 
     def _give_up(self, ask: Ask, reason: str) -> None:
-        self._never[ask.request.question] = reason
+        self._never[ask.request.prompt_key] = reason
         self._teller.say_once(f"{ask.prompt.id} is skipped: {reason}.", about=reason)
 
     def _interrupted(self, which: signal.Signals) -> Interrupted:

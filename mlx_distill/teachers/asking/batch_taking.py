@@ -8,7 +8,9 @@ of them is passed over.
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from mlx_distill.records import Answer, TeacherRecord, Usage
 from mlx_distill.storage.journal import Journal
@@ -77,7 +79,7 @@ async def take(
                 known.add(ask.key)
                 taken.n_new += 1
                 taken.cost_usd += answer.cost_usd or 0.0
-            taken.answered.append((ask, result.answer.outcome))
+            taken.answered.append((ask, result.answer.completion_status))
     if n_strange and not seen:
         raise NotOursError
     if len(seen) < len(asks) and not are_all:
@@ -104,4 +106,4 @@ def _journalled(batch: OpenBatch, journal: Journal) -> set[str]:
 def _priced(answer: Answer, ledger: Ledger | None, model: str) -> Answer:
     """The answer with its cost, where it is known."""
     cost = ledger.cost_of(model, answer.usage, batch=True) if ledger and model else None
-    return replace(answer, cost_usd=cost.usd if cost else None)
+    return structs.replace(answer, cost_usd=cost.usd if cost else None)

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import structs
+
 from mlx_distill.records import Answer, Prompt, Request, TeacherRecord
 from mlx_distill.storage.jsonl import each_jsonl
 
@@ -48,17 +50,16 @@ class Known:
     @classmethod
     def of(cls, record: TeacherRecord, at: int) -> Known:
         """A record whose line begins at this byte. What many answers have in common is one object."""
-        answer = record.answer
         return cls(
             key=record.key,
-            prompt_id=record.prompt.id,
-            max_tokens=_shared(record.request.max_tokens),
-            stop_reason=sys.intern(answer.stop_reason),
-            outcome=sys.intern(answer.outcome),
-            model=sys.intern(answer.model),
-            detail=sys.intern(answer.detail),
-            output_tokens=_shared(answer.usage.output_tokens),
-            cost_usd=None if answer.cost_usd is None else _shared(answer.cost_usd),
+            prompt_id=record.prompt_id,
+            max_tokens=_shared(record.max_tokens),
+            stop_reason=sys.intern(record.stop_reason),
+            outcome=sys.intern(record.completion_status),
+            model=sys.intern(record.model),
+            detail=sys.intern(record.detail),
+            output_tokens=_shared(record.usage.output_tokens),
+            cost_usd=None if record.cost_usd is None else _shared(record.cost_usd),
             at=at,
         )
 
@@ -91,7 +92,7 @@ class Ask:
     def answered(self, answer: Answer, batch: str = "") -> TeacherRecord:
         """What the journal keeps of an answer to it that arrives now, perhaps in a batch."""
         asked_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return TeacherRecord(self.key, self.prompt, self.request, answer, asked_at, batch)
+        return TeacherRecord.of(self.prompt, self.request, answer, key=self.key, asked_at=asked_at, batch=batch)
 
 
 def _request(prompt: Prompt, wording: Wording) -> Request:
@@ -140,7 +141,7 @@ def make_plan(
         if key in wanted:
             keys.append(wanted[key])
             continue
-        question = request.question if answers or under_way else ""
+        question = request.prompt_key if answers or under_way else ""
         known = answers.get(question)
         if known and known.key == key:
             key = known.key  # one object instead of two
@@ -166,7 +167,7 @@ def ask_again(ask: Ask, known: Known, longest_retry: int, retry: Collection[str]
         request = ask.request
         untried = known.max_tokens <= request.max_tokens < larger
         if untried or known.outcome in retry:
-            return replace(ask, wording=replace(request, max_tokens=larger), again=True)
+            return replace(ask, wording=structs.replace(request, max_tokens=larger), again=True)
     return replace(ask, again=True) if known.outcome in retry else None
 
 
@@ -176,14 +177,12 @@ def _answers(journal: Path, asks: Asks) -> dict[str, Known]:
         return {}
     questions: dict[str, Prompt] = {}
     for prompt, wording in asks:
-        questions.setdefault(_request(prompt, wording).question, prompt)
+        questions.setdefault(_request(prompt, wording).prompt_key, prompt)
     found: dict[str, Known] = {}
     for at, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
-        question = record.request.question
-        if question in questions and not (
-            question in found and found[question].complete and not record.answer.complete
-        ):
-            found[question] = Known.of(replace(record, prompt=questions[question]), at)
+        question = record.request.prompt_key
+        if question in questions and not (question in found and found[question].complete and not record.complete):
+            found[question] = Known.of(structs.replace(record, prompt_id=questions[question].id), at)
     return found
 
 

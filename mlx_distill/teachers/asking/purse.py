@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+
+from msgspec import structs
 
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
@@ -46,7 +47,7 @@ class Purse:
         if self._ledger is None:
             return answer
         cost = self._ledger.cost_of(self._model, answer.usage) if self._is_priced(answer) else None
-        return replace(answer, cost_usd=cost.usd if cost else None)
+        return structs.replace(answer, cost_usd=cost.usd if cost else None)
 
     def settle(self, held: Reservation | None, answer: Answer) -> None:
         """Close the reservation of an attempt that was answered: its cost counts, or in full where it is not known."""

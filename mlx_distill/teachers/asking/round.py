@@ -270,7 +270,6 @@ class Round:
 
     def _take(self, ask: Ask, record: TeacherRecord, at: int) -> None:
         """Count an answer that is on the disk, at that byte of the journal, and ask again where it was cut off."""
-        answer = record.answer
         if ask.key in self._asked_for_more:
             self._asked_for_more.discard(ask.key)
         else:
@@ -282,9 +281,9 @@ class Round:
         while self._put_aside:
             refused, error = self._put_aside.pop()
             self._skip(refused, error.message)
-        self._teller.cost_usd += answer.cost_usd or 0.0
-        if answer.cost_usd is None and answer.usage.output_tokens and self._ledger:
-            self._teller.say_once(f"No price is known for {answer.model}: its worst case is counted.")
+        self._teller.cost_usd += record.cost_usd or 0.0
+        if record.cost_usd is None and record.usage.output_tokens and self._ledger:
+            self._teller.say_once(f"No price is known for {record.model}: its worst case is counted.")
         better = None if ask.again else ask_again(ask, known, self._longest_retry)
         if better:
             self._asked_for_more.add(ask.key)

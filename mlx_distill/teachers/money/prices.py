@@ -9,8 +9,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from mlx_distill.config import setting
+from mlx_distill.config import Config, doc
 from mlx_distill.records import Messages, Usage
 
 PRICES_AS_OF = "2026-11-24"
@@ -20,26 +21,26 @@ FRAME_TOKENS = 200
 """More than what a provider adds to a conversation (a role for each message, a frame around it)."""
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(Config, frozen=True):
     """What a model costs. The prompt cache and batches are priced as a share of these."""
 
-    input_usd: float = setting(help="US dollars for a million tokens of input")
-    output_usd: float = setting(help="US dollars for a million tokens of output, thinking included")
-    most_input_tokens: int | None = setting(None, help="longer prompts have another price, which is not known here")
-    cache_write: float = setting(1.25, help="what input that is written to the prompt cache costs, times input_usd")
-    cache_read: float = setting(0.1, help="what input that is read from the prompt cache costs, times input_usd")
-    batch: float = setting(0.5, help="what a batch costs, times all of these")
+    input_usd: Annotated[float, doc("US dollars for a million tokens of input", ge=0)]
+    output_usd: Annotated[float, doc("US dollars for a million tokens of output, thinking included", ge=0)]
+    most_input_tokens: (
+        Annotated[int, doc("longer prompts have another price, which is not known here", ge=1)] | None
+    ) = None
+    cache_write: Annotated[
+        float, doc("what input that is written to the prompt cache costs, times input_usd", ge=0)
+    ] = 1.25
+    cache_read: Annotated[float, doc("what input that is read from the prompt cache costs, times input_usd", ge=0)] = (
+        0.1
+    )
+    batch: Annotated[float, doc("what a batch costs, times all of these", ge=0, le=1)] = 0.5
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("input_usd", "output_usd", "cache_write", "cache_read", "batch"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} is {value:g}, it must be 0 or more")
-        if self.batch > 1.0:
-            raise ValueError(f"batch is {self.batch:g}, it must be at most 1")
-        if self.most_input_tokens is not None and self.most_input_tokens < 1:
-            raise ValueError(f"most_input_tokens is {self.most_input_tokens}, it must be at least 1")
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite")
 
 
 Prices = Mapping[str, Price]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_distill.errors import BudgetError
-from mlx_distill.records import Request, conversation
+from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
 from mlx_distill.teachers.anthropic.batches import AnthropicBatches
 from tests.contract.batches.batching import HALF_USD, answers
@@ -111,7 +111,7 @@ def test_many_prompts_are_split_into_batches_of_the_sizes_allowed(server, collec
 
 def test_many_bytes_are_split_too_and_what_no_batch_can_hold_is_skipped(server, collect, monkeypatch) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
-    size = teacher.batches.size_of(Request(teacher.name, conversation("x" * 1000), 4096))
+    size = teacher.batches.size_of(Request(teacher.name, build_messages("x" * 1000), 4096))
     monkeypatch.setattr(AnthropicBatches, "most_bytes", 2 * size + 2000)
     result = collect(*(letter * 1000 for letter in "abc"), "d" * 9000, batch=True)
     assert result.n_answered == 3
@@ -125,7 +125,7 @@ def test_a_batch_is_no_larger_than_it_was_counted_and_its_names_are_safe(server,
     collect(*texts, batch=True, system='Answer "briefly".\nÜber alles.')
     [batch] = server.batches.values()
     counted = sum(
-        teacher.batches.size_of(Request(teacher.name, conversation(text, 'Answer "briefly".\nÜber alles.'), 4096))
+        teacher.batches.size_of(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
         for text in texts
     )
     assert batch.n_bytes <= counted + 100
