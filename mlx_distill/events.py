@@ -14,7 +14,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Caution:
+class Warning:
     """One line about something that works but may surprise; shown to stand out."""
 
     text: str
@@ -34,7 +34,7 @@ class Progress:
     note: str = ""
 
 
-Event = Note | Caution | Progress
+Event = Note | Warning | Progress
 Report = Callable[[Event], None]
 
 

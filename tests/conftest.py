@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mlx_distill import device
-from tests.tiny import make_tiny_qwen2
+from tests.support.tiny import make_tiny_qwen2
 
 device.load_fast_blas()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

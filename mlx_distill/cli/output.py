@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from mlx_distill.errors import DistillError
-from mlx_distill.events import Caution, Event, Note, Progress, Report
+from mlx_distill.events import Event, Note, Progress, Report, Warning
 
 PLAIN_EVERY_SECONDS = 10.0
 """How often a job that is still going says so where there is no terminal."""
@@ -92,7 +92,7 @@ class _PlainLines:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Note):
             click.echo(event.text, err=True)
-        elif isinstance(event, Caution):
+        elif isinstance(event, Warning):
             click.echo(f"Note: {event.text}", err=True)
         else:
             self._progress(event)
@@ -130,7 +130,7 @@ def _bars() -> Iterator[Report]:
         def report(event: Event) -> None:
             if isinstance(event, Note):
                 console.print(event.text, markup=False)
-            elif isinstance(event, Caution):
+            elif isinstance(event, Warning):
                 console.print(f"Note: {event.text}", markup=False, style="yellow")
             else:
                 total = f"/{event.total:g}" if event.total is not None else ""

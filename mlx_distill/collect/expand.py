@@ -16,7 +16,7 @@ from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.collect.run import unanswered_lines
 from mlx_distill.config import Config, doc
 from mlx_distill.errors import InputError, TeacherError
-from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Answer, Prompt, Request, TeacherRecord, build_messages
 from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.teachers import asking, open_teacher
@@ -117,7 +117,7 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
     n_wanted = config.variations * len(asks)
     if n_taken < n_wanted:
         left_out = f"; {n_near_copies} near copies were left out" if n_near_copies else ""
-        report(Caution(f"{n_taken} of {n_wanted} variations were taken{left_out}."))
+        report(Warning(f"{n_taken} of {n_wanted} variations were taken{left_out}."))
     out = config.out or config.prompts.with_name(f"{config.prompts.stem}.expanded.jsonl")
     write_jsonl(out, [prompt.to_json() for prompt in expanded])
     return ExpandResult(

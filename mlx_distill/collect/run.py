@@ -18,7 +18,7 @@ import msgspec
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.config import Config, doc
 from mlx_distill.errors import Interrupted, TeacherError
-from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Prompt, Request, build_messages
 from mlx_distill.storage.atomic import write_json_lists
 from mlx_distill.teachers import asking, open_teacher
@@ -219,7 +219,7 @@ def _tell_no_answers(asked: Asked, report: Report) -> None:
             why = f" ({'; '.join(sorted(reasons)[:3])})" if reasons else ""
             names = ", ".join(known.prompt_id for known in found[:5])
             more = ", ..." if len(found) > 5 else ""
-            report(Caution(f"{len(found):,} {words}{why}: {names}{more}. To ask again: collect with --retry {outcome}"))
+            report(Warning(f"{len(found):,} {words}{why}: {names}{more}. To ask again: collect with --retry {outcome}"))
 
 
 def _result(config: CollectConfig, asked: Asked) -> CollectResult:

@@ -18,7 +18,7 @@ from mlx_distill.compare.config import AnswerConfig
 from mlx_distill.compare.figures import Bounded, bounded_mean
 from mlx_distill.compare.history import Collected
 from mlx_distill.errors import DistillError
-from mlx_distill.events import Caution, Report
+from mlx_distill.events import Report, Warning
 from mlx_distill.records import Answer, Messages, Prompt, Request, TeacherRecord, build_messages, content_hash
 from mlx_distill.sanitize import encodable
 from mlx_distill.teachers import PROVIDERS
@@ -277,5 +277,5 @@ def _not_judged(what: str, why: str) -> str:
 
 def _told(cautions: list[str], report: Report) -> list[str]:
     for text in cautions:
-        report(Caution(text))
+        report(Warning(text))
     return cautions

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlx_distill import device
 from mlx_distill.compare.config import CompareConfig, PairConfig
 from mlx_distill.config import to_plain
-from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.storage.atomic import json_text, write_texts
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(config: CompareConfig | PairConfig, report: Report = ignore) -> CompareR
             taught, missing = answers.ask_teacher(questions, config, report)
         cautions += missing
     for text in cautions:
-        report(Caution(text))
+        report(Warning(text))
 
     scores, written, writing = {}, {}, {}
     for key, side in sides.items():

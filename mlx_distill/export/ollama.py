@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from mlx_distill import device
 from mlx_distill.config import Config, doc
 from mlx_distill.errors import MachineError
-from mlx_distill.events import Caution, Note, Report, ignore
+from mlx_distill.events import Note, Report, Warning, ignore
 from mlx_distill.records import Message, Messages
 from mlx_distill.storage.atomic import new_folder, write_text
 
@@ -94,7 +94,7 @@ def modelfile(tokenizer: TokenizerWrapper, gguf: str, system: str, report: Repor
     if is_chatml(tokenizer):
         lines.append(f'TEMPLATE """{CHATML}"""')
     else:
-        report(Caution("The chat template is not ChatML: the Modelfile names none, and Ollama takes the GGUF file's."))
+        report(Warning("The chat template is not ChatML: the Modelfile names none, and Ollama takes the GGUF file's."))
     lines += [f'PARAMETER stop "{token}"' for token in end_tokens(tokenizer)]
     if system:
         lines.append(f'SYSTEM """{system}"""')

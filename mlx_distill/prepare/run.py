@@ -13,7 +13,7 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.config import Config, doc, to_plain
 from mlx_distill.errors import InputError
-from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.prepare.decontaminate import Likeness
 from mlx_distill.prepare.filter_rows import Sieve
 from mlx_distill.prepare.filters import FilterConfig
@@ -162,7 +162,7 @@ def _write(
     files[config.data / "stats.json"] = json_text(stats)
     write_texts(files)
     for text in _cautions(result, sieve.identity_ids, assignment, [(a.held_out, a.train) for a in alike]):
-        report(Caution(text))
+        report(Warning(text))
     return result
 
 

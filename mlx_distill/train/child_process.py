@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from mlx_distill.config import to_plain
 from mlx_distill.errors import DistillError, Interrupted, MachineError
-from mlx_distill.events import Caution, Event, Note, Progress, Report
+from mlx_distill.events import Event, Note, Progress, Report, Warning
 
 CHILD = (sys.executable, "-m", "mlx_distill.train.worker")
 PATIENCE = 3
@@ -109,7 +109,7 @@ def _event(data: Any) -> Event | None:
     if not isinstance(data, Mapping) or "event" not in data:
         return None
     fields = {name: value for name, value in data.items() if name != "event"}
-    kinds: dict[str, type[Event]] = {"note": Note, "caution": Caution, "progress": Progress}
+    kinds: dict[str, type[Event]] = {"note": Note, "caution": Warning, "progress": Progress}
     return kinds[data["event"]](**fields)
 
 

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_distill import device
 from mlx_distill.config import to_plain
 from mlx_distill.errors import Interrupted, MachineError
-from mlx_distill.events import Caution, Note, Progress, Report, ignore
+from mlx_distill.events import Note, Progress, Report, Warning, ignore
 from mlx_distill.models.load import Student, load_student, read_config
 from mlx_distill.models.score import Score, score
 from mlx_distill.storage.atomic import make_folder, write_json
@@ -209,7 +209,7 @@ class Run:
             )
         )
         needs = self.plan.estimate or "unknown for this architecture"
-        kind = Note if self.plan.fits else Caution
+        kind = Note if self.plan.fits else Warning
         what = "memory" if self.plan.fits else "more memory than a job here should use"
         self.report(kind(f"{what}: about {needs}; up to {self.plan.micro_tokens} tokens in one forward pass."))
 

@@ -14,10 +14,10 @@ from typing import Any
 from mlx_distill import device
 from mlx_distill.config import parse
 from mlx_distill.errors import DistillError
-from mlx_distill.events import Caution, Event, Note, Progress
+from mlx_distill.events import Event, Note, Progress, Warning
 from mlx_distill.train import TrainConfig
 
-KINDS = {Note: "note", Caution: "caution", Progress: "progress"}
+KINDS = {Note: "note", Warning: "caution", Progress: "progress"}
 
 
 def main(path: Path) -> int:

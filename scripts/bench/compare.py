@@ -29,7 +29,7 @@ from typing import Any
 from near_ties import NEAR_TIE, parting
 
 from mlx_distill import device
-from mlx_distill.records import STUDENT_SYSTEM, Prompt
+from mlx_distill.records import STUDENT_SYSTEM, Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 

@@ -10,8 +10,8 @@ import pytest
 
 from mlx_distill.collect.run import CollectConfig, CollectResult, run
 from mlx_distill.events import Event
-from tests.contract.collecting import KEY, journal_of
-from tests.contract.messages_server import MessagesServer, answer
+from tests.support.collecting import KEY, journal_of
+from tests.support.messages_server import MessagesServer, answer
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from mlx_distill.collect.run import TEACHER_SYSTEM, CollectResult
 from mlx_distill.events import Note
-from tests.contract.collecting import KEY, REAL_USD, cautions, journal_of, scripted
-from tests.contract.messages_server import Reply, answer, error, message, streamed, text, thinking
+from tests.support.collecting import KEY, REAL_USD, cautions, journal_of, scripted
+from tests.support.messages_server import Reply, answer, error, message, streamed, text, thinking
 
 # What an answer becomes
 

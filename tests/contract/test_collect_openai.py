@@ -16,9 +16,9 @@ from mlx_distill.collect.run import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.teachers import open_teacher
 from mlx_distill.teachers.openai import is_here, without_thinking
-from tests.contract.collecting import KEY, cautions, scripted
-from tests.contract.completions import PATH, completion, failure
-from tests.contract.messages_server import DROPPED, MessagesServer, Reply
+from tests.support.collecting import KEY, cautions, scripted
+from tests.support.completions import PATH, completion, failure
+from tests.support.messages_server import DROPPED, MessagesServer, Reply
 
 
 @pytest.fixture

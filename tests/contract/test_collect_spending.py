@@ -16,9 +16,9 @@ from mlx_distill.events import Progress
 from mlx_distill.records import build_messages
 from mlx_distill.teachers import openai
 from mlx_distill.teachers.money.prices import PRICES, Price, worst_usd
-from tests.contract.collecting import REAL_USD, bill_of, cautions, scripted
-from tests.contract.messages_server import DROPPED, Reply, answer, error, message, streamed, text, thinking
 from tests.e2e.test_chat_terminal import Terminal
+from tests.support.collecting import REAL_USD, bill_of, cautions, scripted
+from tests.support.messages_server import DROPPED, Reply, answer, error, message, streamed, text, thinking
 
 SLOW = Reply(body=message(text("Fine.")), after_seconds=0.02)
 

@@ -17,8 +17,8 @@ import pytest
 
 from mlx_distill.errors import Interrupted
 from tests.conftest import Finished
-from tests.contract.collecting import KEY, bill_of, cautions, journal_of
-from tests.contract.messages_server import Call, Reply, answer, error, message, text
+from tests.support.collecting import KEY, bill_of, cautions, journal_of
+from tests.support.messages_server import Call, Reply, answer, error, message, text
 
 
 @pytest.fixture

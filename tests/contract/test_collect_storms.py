@@ -22,8 +22,8 @@ from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
 from mlx_distill.teachers.headers import retry_after
 from mlx_distill.teachers.protocol import TryLaterError
-from tests.contract.collecting import KEY, REAL_USD, bill_of, cautions, journal_of, scripted
-from tests.contract.messages_server import DROPPED, Call, MessagesServer, Reply, answer, error, message, streamed, text
+from tests.support.collecting import KEY, REAL_USD, bill_of, cautions, journal_of, scripted
+from tests.support.messages_server import DROPPED, Call, MessagesServer, Reply, answer, error, message, streamed, text
 
 # The pace
 

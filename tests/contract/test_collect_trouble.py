@@ -12,8 +12,8 @@ from mlx_distill.cli import main
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Progress
 from mlx_distill.teachers.asking import round
-from tests.contract.collecting import KEY, bill_of, cautions, scripted
-from tests.contract.messages_server import DROPPED, Call, Reply, answer, error, message, streamed, text
+from tests.support.collecting import KEY, bill_of, cautions, scripted
+from tests.support.messages_server import DROPPED, Call, Reply, answer, error, message, streamed, text
 
 # What is waited out
 

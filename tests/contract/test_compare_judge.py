@@ -14,11 +14,11 @@ from mlx_distill.compare.answers import PromptAnswers, StudentAnswer
 from mlx_distill.compare.config import CompareConfig, PairConfig
 from mlx_distill.compare.judge import families_of, requests_of
 from mlx_distill.compare.run import CompareResult, run
-from mlx_distill.events import Caution, Event
-from tests.adapters import make_adapter
-from tests.comparing import make_config
-from tests.contract.collecting import REAL_USD
-from tests.contract.messages_server import Call, MessagesServer, Reply, answer, error
+from mlx_distill.events import Event, Warning
+from tests.support.adapters import make_adapter
+from tests.support.collecting import REAL_USD
+from tests.support.comparing import make_config
+from tests.support.messages_server import Call, MessagesServer, Reply, answer, error
 
 JUDGE = "anthropic:claude-sonnet-4-6"
 N_PAIRS = 8
@@ -136,7 +136,7 @@ def test_what_ends_without_a_verdict_is_counted_and_never_guessed(
     assert judged.win_rate.low is None  # all alike: resampling says nothing
     said = next(caution for caution in result.cautions if "three verdicts" in caution)
     assert f"on {judged.n_unparseable} of {N_PAIRS} pairs" in said
-    assert Caution(said) in events
+    assert Warning(said) in events
 
 
 def test_an_answer_that_the_limit_cut_off_is_no_verdict(server: MessagesServer, config: CompareConfig) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from mlx_distill.models.provenance import PROVENANCE_FILE
 from tests.conftest import Finished
-from tests.contract.hub_server import COMMIT, NAME, OTHER_COMMIT, Hub, serve
-from tests.tiny import make_tiny_qwen2
+from tests.support.hub_server import COMMIT, NAME, OTHER_COMMIT, Hub, serve
+from tests.support.tiny import make_tiny_qwen2
 
 Convert = Callable[..., Finished]
 

@@ -13,8 +13,8 @@ import pytest
 
 from mlx_distill.errors import DistillError, InputError, Interrupted, MachineError, MissingError
 from mlx_distill.export.hub import Listing, PushConfig, run
-from tests.local_http import serving
-from tests.tiny import make_tiny_qwen2
+from tests.support.local_http import serving
+from tests.support.tiny import make_tiny_qwen2
 
 
 class Hub:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from tests.adapters import make_adapter
-from tests.rows import make_rows
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter
+from tests.support.rows import make_rows
+from tests.support.tiny import make_tiny_qwen2
 
 PROJECT = 'name = "p"\nteacher = "recorded:sample"\nstudent = "m"\n'
 COLLECT = "collect --teacher recorded:sample --out o --prompts {}"

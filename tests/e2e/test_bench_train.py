@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
-from tests.rows import make_rows
+from tests.support.rows import make_rows
 
 
 def test_both_trainers_make_the_same_updates_and_learn(tiny_student: Path, tmp_path: Path) -> None:

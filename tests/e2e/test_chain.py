@@ -28,9 +28,9 @@ from mlx_distill.models.score import score
 from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example, Message
 from mlx_distill.storage.jsonl import read_jsonl
-from tests.adapters import make_adapter, write_test_rows
-from tests.llama_cpp import LlamaCpp
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter, write_test_rows
+from tests.support.llama_cpp import LlamaCpp
+from tests.support.tiny import make_tiny_qwen2
 
 NEAR_TIE = 0.01
 """Nats between the two likeliest tokens, below which either may be chosen."""

@@ -18,7 +18,7 @@ import pytest
 
 from mlx_distill.chat.terminal import held_keys
 from mlx_distill.errors import DistillError
-from tests.tiny import make_tiny_qwen2
+from tests.support.tiny import make_tiny_qwen2
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
 

@@ -18,10 +18,10 @@ from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.history import Collected, Course, History, Moment, StageTime
 from mlx_distill.compare.html import page
 from mlx_distill.compare.run import run
-from tests.adapters import make_adapter
-from tests.comparing import example, make_prompts, write_lines
 from tests.conftest import skip
-from tests.reports import HOSTILE, make_report
+from tests.support.adapters import make_adapter
+from tests.support.comparing import example, make_prompts, write_lines
+from tests.support.reports import HOSTILE, make_report
 
 BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome"),

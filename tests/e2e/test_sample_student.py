@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished
-from tests.in_transformers import check_in_transformers
+from tests.support.in_transformers import check_in_transformers
 
 Cli = Callable[..., Finished]
 ROWS = {"train": 20, "valid": 3, "test": 5}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.small_project import write_project
-from tests.tiny import make_tiny_qwen2
+from tests.support.small_project import write_project
+from tests.support.tiny import make_tiny_qwen2
 
 SCRIPTS = REPOSITORY / "scripts"
 

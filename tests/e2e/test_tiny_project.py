@@ -11,8 +11,8 @@ import pytest
 
 from mlx_distill.storage.package_data import shipped
 from tests.conftest import Finished
-from tests.contract.messages_server import MessagesServer, answer
-from tests.small_project import write_project
+from tests.support.messages_server import MessagesServer, answer
+from tests.support.small_project import write_project
 
 Cli = Callable[..., Finished]
 SETTINGS = """

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mlx_distill import export
 from mlx_distill.fuse.run import FuseConfig
-from tests.adapters import make_adapter, write_test_rows
-from tests.in_transformers import check_in_transformers
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter, write_test_rows
+from tests.support.in_transformers import check_in_transformers
+from tests.support.tiny import make_tiny_qwen2
 
 
 def test_a_fused_tiny_qwen2_gives_the_same_logits_in_transformers(transformers_python: Path, tmp_path: Path) -> None:

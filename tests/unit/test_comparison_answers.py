@@ -10,7 +10,7 @@ from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAns
 from mlx_distill.compare.figures import bounded_mean
 from mlx_distill.compare.questions import questions_of, sample_rows
 from mlx_distill.records import Example, Prompt
-from tests.comparing import ROWS, SYSTEM, example
+from tests.support.comparing import ROWS, SYSTEM, example
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from mlx_distill.compare.observations import observe
 from mlx_distill.compare.subject_wording import clock, cost
 from mlx_distill.compare.vocabulary import vocabulary
 from mlx_distill.models.score import RowScore
-from tests.comparing import write_lines
-from tests.reports import make_sides
+from tests.support.comparing import write_lines
+from tests.support.reports import make_sides
 
 
 def read(folder: Path) -> History:

@@ -14,9 +14,9 @@ from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAns
 from mlx_distill.compare.markdown import page
 from mlx_distill.compare.report import definitions
 from mlx_distill.compare.subject_wording import command, millions
-from tests.adapters import make_adapter
-from tests.comparing import PROMPTS, make_data, make_prompts
-from tests.reports import HOSTILE, make_report
+from tests.support.adapters import make_adapter
+from tests.support.comparing import PROMPTS, make_data, make_prompts
+from tests.support.reports import HOSTILE, make_report
 
 
 def test_the_page_says_what_was_compared_with_which_figures() -> None:

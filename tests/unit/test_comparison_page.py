@@ -18,7 +18,7 @@ from mlx_distill.compare.history import Course, Moment
 from mlx_distill.compare.html import answer_html, page, typeset
 from mlx_distill.compare.plots import loss_intervals, training_curves
 from mlx_distill.models.score import RowScore
-from tests.reports import HOSTILE, make_report
+from tests.support.reports import HOSTILE, make_report
 
 MOMENTS = tuple(Moment(step, 2 - step / 9, 2 - step / 8, step / 9, step / 8) for step in range(9))
 COURSE = Course({"epochs": 3}, {"steps": 9}, MOMENTS)

@@ -14,9 +14,9 @@ from mlx_distill.cli import main
 from mlx_distill.compare.config import CompareConfig, PairConfig
 from mlx_distill.compare.run import run
 from mlx_distill.errors import InputError, MissingError
-from tests.adapters import make_adapter
-from tests.comparing import ROWS, example, make_data, make_prompts, write_lines
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter
+from tests.support.comparing import ROWS, example, make_data, make_prompts, write_lines
+from tests.support.tiny import make_tiny_qwen2
 
 
 @pytest.fixture(scope="module")

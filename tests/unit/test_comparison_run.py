@@ -14,15 +14,15 @@ import pytest
 from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.run import run
 from mlx_distill.errors import InputError, MissingError, VerificationError
-from mlx_distill.events import Caution, Event
+from mlx_distill.events import Event, Warning
 from mlx_distill.models.adapter import attach
 from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
-from tests.adapters import make_adapter
-from tests.comparing import PROMPTS, ROWS, SYSTEM, example, make_config, write_lines
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter
+from tests.support.comparing import PROMPTS, ROWS, SYSTEM, example, make_config, write_lines
+from tests.support.tiny import make_tiny_qwen2
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_an_adapter_that_changes_nothing_is_said_to(config: CompareConfig, tmp_p
     events: list[Event] = []
     result = run(replace(config, adapter=make_adapter(config.model, tmp_path / "zero", size=0.0)), events.append)
     assert "changes nothing" in result.cautions[0]
-    assert Caution(result.cautions[0]) in events
+    assert Warning(result.cautions[0]) in events
     assert "changes nothing" in result.markdown.read_text(encoding="utf-8")
     assert result.test.base == result.test.distilled
     assert all(answers.base.text == answers.distilled.text for answers in result.answers)

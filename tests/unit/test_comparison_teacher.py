@@ -10,8 +10,8 @@ import pytest
 
 from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.run import run
-from mlx_distill.events import Caution, Event
-from tests.comparing import PROMPTS, ROWS, make_config, write_lines
+from mlx_distill.events import Event, Warning
+from tests.support.comparing import PROMPTS, ROWS, make_config, write_lines
 
 
 def recording(file: Path, texts: list[str]) -> Path:
@@ -71,7 +71,7 @@ def test_a_prompt_that_the_recording_lacks_costs_that_answer_alone(config: Compa
     assert [answers.teacher is None for answers in result.answers] == [False, True]
     assert len(result.cautions) == 1
     assert "no answer to 1 of 2 test prompts (pool: " in result.cautions[0]
-    assert Caution(result.cautions[0]) in events
+    assert Warning(result.cautions[0]) in events
 
 
 @pytest.mark.parametrize(

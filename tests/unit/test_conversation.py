@@ -22,8 +22,8 @@ from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.prefix_cache import PrefixCache
 from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.sanitize import printable
-from tests.adapters import make_adapter
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter
+from tests.support.tiny import make_tiny_qwen2
 
 
 @pytest.fixture(scope="module")

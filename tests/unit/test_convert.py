@@ -19,8 +19,8 @@ from mlx_distill.events import Event, Note
 from mlx_distill.models.load import load_student
 from mlx_distill.models.provenance import PROVENANCE_FILE, Provenance
 from tests.conftest import Finished
-from tests.gguf_files import write_gguf
-from tests.tiny import CHAT_TEMPLATE, make_tiny_qwen2
+from tests.support.gguf_files import write_gguf
+from tests.support.tiny import CHAT_TEMPLATE, make_tiny_qwen2
 
 
 @pytest.fixture

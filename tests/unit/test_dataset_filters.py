@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlx_distill.prepare.dedup import near_duplicates
 from mlx_distill.prepare.filters import Duplicates, FilterConfig, broken_code, control_token, identity_phrase
 from mlx_distill.records import build_messages
-from tests.unit.dataset_records import record
+from tests.support.dataset_records import record
 
 
 def test_the_first_python_block_that_does_not_parse_is_named() -> None:

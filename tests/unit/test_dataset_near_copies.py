@@ -15,7 +15,7 @@ from mlx_distill.prepare.run import PrepareConfig
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
-from tests.unit.dataset_records import record
+from tests.support.dataset_records import record
 
 THRESHOLD = PrepareConfig.near_copy
 

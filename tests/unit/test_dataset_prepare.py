@@ -9,7 +9,7 @@ import pytest
 
 from mlx_distill.cli import main
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.events import Caution, Event
+from mlx_distill.events import Event, Warning
 from mlx_distill.models.load import load_tokenizer
 from mlx_distill.models.tokenize import render
 from mlx_distill.prepare import run as dataset
@@ -17,7 +17,7 @@ from mlx_distill.prepare.filters import FilterConfig
 from mlx_distill.prepare.preview import shown_rows
 from mlx_distill.prepare.run import PrepareConfig, PrepareResult
 from mlx_distill.records import SPLITS, Example, TeacherRecord
-from tests.unit.dataset_records import read_lines, record, some_records, write_current, write_journal
+from tests.support.dataset_records import read_lines, record, some_records, write_current, write_journal
 
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl", "rejected.jsonl", "stats.json")
 
@@ -123,7 +123,7 @@ def test_answers_that_speak_of_the_teacher_are_rejected_or_only_counted(tmp_path
     heard: list[Event] = []
     lenient = dataset.run(config_for(tmp_path, tiny_student, filter=FilterConfig(reject_identity=False)), heard.append)
     assert (lenient.n_identity_phrases, lenient.rejected) == (1, {})
-    assert any(isinstance(event, Caution) and "(who)" in event.text for event in heard)
+    assert any(isinstance(event, Warning) and "(who)" in event.text for event in heard)
 
 
 def test_answers_outside_the_length_bounds_are_rejected(tmp_path: Path, tiny_student: Path) -> None:
@@ -191,7 +191,7 @@ def test_an_unanswered_members_split_holds_for_its_family(tmp_path: Path, tiny_s
     heard: list[Event] = []
     assert dataset.run(config_for(tmp_path, tiny_student), heard.append).n_unanswered == 1
     assert "asked" in [row["id"] for row in read_lines(tmp_path / "test.jsonl")]
-    assert any(isinstance(event, Caution) and "Prompts without an answer: 1" in event.text for event in heard)
+    assert any(isinstance(event, Warning) and "Prompts without an answer: 1" in event.text for event in heard)
 
 
 def test_lengths_are_those_of_the_rendered_rows(tmp_path: Path, tiny_student: Path) -> None:
@@ -224,7 +224,7 @@ def test_held_out_prompts_that_read_like_train_prompts_are_pointed_out(tmp_path:
     dataset.run(config_for(tmp_path, tiny_student), heard.append)
     [pair] = json.loads((tmp_path / "stats.json").read_text())["look_alikes"]
     assert (pair["held_out"], pair["train"]) == ("twin", "sort")
-    assert any(isinstance(event, Caution) and "(twin ~ sort)" in event.text for event in heard)
+    assert any(isinstance(event, Warning) and "(twin ~ sort)" in event.text for event in heard)
 
 
 def test_with_few_families_one_is_moved_and_that_is_said(tmp_path: Path, tiny_student: Path) -> None:
@@ -238,7 +238,7 @@ def test_with_few_families_one_is_moved_and_that_is_said(tmp_path: Path, tiny_st
     moved = json.loads((tmp_path / "stats.json").read_text())["families_moved_to"]
     assert moved
     for family, split in moved.items():
-        assert any(isinstance(event, Caution) and f"to {split}, so {family}" in event.text for event in heard)
+        assert any(isinstance(event, Warning) and f"to {split}, so {family}" in event.text for event in heard)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.prepare.select import select
-from tests.unit.dataset_records import record, write_current, write_journal
+from tests.support.dataset_records import record, write_current, write_journal
 
 
 def test_without_a_list_the_newest_complete_answer_to_a_prompt_counts(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mlx_distill.device import Blas
 from mlx_distill.run import doctor
 from mlx_distill.run.project import ProjectConfig
 from tests.conftest import Finished
-from tests.local_http import serving
+from tests.support.local_http import serving
 
 SAMPLE = ProjectConfig(name="x", teacher="recorded:sample", student="sample")
 CLAUDE = ProjectConfig(name="x")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import InputError, MachineError
-from mlx_distill.events import Caution, Event
+from mlx_distill.events import Event, Warning
 from mlx_distill.export import ollama
 from mlx_distill.export.ollama import OllamaConfig, run
-from tests.tiny import make_tiny_qwen2
+from tests.support.tiny import make_tiny_qwen2
 
 
 def fake_ollama(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -52,7 +52,7 @@ def test_another_chat_template_is_left_to_the_gguf_file(tmp_path: Path) -> None:
     told: list[Event] = []
     text = ollama.modelfile(load_tokenizer(model), "other.gguf", "", told.append)
     assert "TEMPLATE" not in text and "SYSTEM" not in text and "PARAMETER stop" in text
-    assert isinstance(told[0], Caution)
+    assert isinstance(told[0], Warning)
 
 
 def test_where_ollama_is_installed_the_model_is_created(

@@ -15,8 +15,8 @@ from mlx_distill.events import Event, Note, ignore
 from mlx_distill.fuse.run import FuseConfig, run
 from mlx_distill.records import Example
 from mlx_distill.storage.jsonl import read_jsonl
-from tests.adapters import make_adapter, write_test_rows
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter, write_test_rows
+from tests.support.tiny import make_tiny_qwen2
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
-from tests.adapters import make_adapter
-from tests.comparing import SYSTEM
 from tests.conftest import REPOSITORY
+from tests.support.adapters import make_adapter
+from tests.support.comparing import SYSTEM
 
 
 def bench_module(name: str) -> Any:

@@ -14,10 +14,10 @@ from mlx_distill.convert.sources import sample_file
 from mlx_distill.errors import InputError
 from mlx_distill.models import gguf
 from mlx_distill.models.load import load_student, load_tokenizer
-from tests.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
-from tests.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
-from tests.llama_cpp import LlamaCpp
-from tests.tiny import make_tiny_qwen2
+from tests.support.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
+from tests.support.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
+from tests.support.llama_cpp import LlamaCpp
+from tests.support.tiny import make_tiny_qwen2
 
 PROMPT = [1, 70, 300, 12, 45, 399, 2, 8]
 

@@ -22,8 +22,8 @@ from mlx_distill.run.project import Project
 from mlx_distill.run.stages import RUN_ORDER
 from mlx_distill.train import TrainConfig
 from tests.conftest import Finished
-from tests.small_project import SPLITS, write_project
-from tests.tiny import make_tiny_qwen2
+from tests.support.small_project import SPLITS, write_project
+from tests.support.tiny import make_tiny_qwen2
 
 
 @pytest.fixture(scope="session")

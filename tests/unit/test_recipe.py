@@ -21,8 +21,8 @@ from mlx_distill.train import TrainConfig
 from mlx_distill.train.objectives import OBJECTIVES, sft
 from mlx_distill.train.run import run
 from tests.conftest import REPOSITORY, skip
-from tests.rows import make_rows
-from tests.training import metrics_of, same_weights
+from tests.support.rows import make_rows
+from tests.support.training import metrics_of, same_weights
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.run import run
-from tests.adapters import make_adapter
-from tests.comparing import make_data, make_prompts, write_lines
 from tests.conftest import REPOSITORY
+from tests.support.adapters import make_adapter
+from tests.support.comparing import make_data, make_prompts, write_lines
 
 
 def recompute(folder: Path) -> subprocess.CompletedProcess[str]:

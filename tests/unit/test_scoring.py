@@ -16,7 +16,7 @@ from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.score import TOKENS_A_BATCH, batches_by_length, pad, passes, score
 from mlx_distill.models.tokenize import Rendered, render
 from mlx_distill.records import Message
-from tests.tiny import make_tiny_qwen2
+from tests.support.tiny import make_tiny_qwen2
 
 ANSWERS = ["Yes.", "def f(x):\n    return x\n", "SELECT name FROM employees WHERE salary > 10;", "first " * 40]
 

@@ -23,8 +23,8 @@ from mlx_distill.errors import MachineError, MissingError
 from mlx_distill.serve.api import until
 from mlx_distill.serve.config import ServeConfig
 from mlx_distill.serve.run import run as serve
-from tests.adapters import make_adapter
-from tests.tiny import make_tiny_qwen2
+from tests.support.adapters import make_adapter
+from tests.support.tiny import make_tiny_qwen2
 
 SYSTEM = "You are a helpful assistant."
 

@@ -14,8 +14,8 @@ import pytest
 
 from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import InputError, MissingError, TeacherError
-from mlx_distill.events import Caution, Event, Progress
-from mlx_distill.records import Answer, Prompt, Request, Usage
+from mlx_distill.events import Event, Progress, Warning
+from mlx_distill.records import Answer, Prompt, Request, Usage, build_messages
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.package_data import shipped
 from mlx_distill.teachers import NoAnswerError, TryLaterError, open_teacher
@@ -209,7 +209,7 @@ def test_progress_begins_with_what_is_known_and_ends_with_everything_settled(tmp
     assert steps[0] == (1, 3)
     assert steps[-1] == (3, 3)
     assert {event.unit for event in events if isinstance(event, Progress)} == {"prompts"}  # those skipped among them
-    assert [event.text for event in events if isinstance(event, Caution)] == ["b is skipped: too hard."]
+    assert [event.text for event in events if isinstance(event, Warning)] == ["b is skipped: too hard."]
     assert [item.reason for item in asked.unanswered] == ["too hard"]
 
 
@@ -223,7 +223,7 @@ def test_one_trouble_that_many_meet_is_said_once(tmp_path: Path) -> None:
     parrot = Parrot(script)
     assert len(ask(parrot, tmp_path, *"abcdef", report=events.append).records()) == 6
     assert set(Counter(parrot.asked).values()) == {3}
-    assert len([event for event in events if isinstance(event, Caution)]) == 1
+    assert len([event for event in events if isinstance(event, Warning)]) == 1
 
 
 def test_a_bug_in_a_teacher_keeps_its_traceback_and_the_answers_before_it(tmp_path: Path) -> None:

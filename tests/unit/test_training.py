@@ -31,8 +31,8 @@ from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.objectives import OBJECTIVES, sft
 from mlx_distill.train.rows import read_rows
 from mlx_distill.train.run import run
-from tests.rows import make_rows
-from tests.training import metrics_of, same_weights, weights_of
+from tests.support.rows import make_rows
+from tests.support.training import metrics_of, same_weights, weights_of
 
 
 @pytest.fixture(scope="module")

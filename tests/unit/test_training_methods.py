@@ -28,9 +28,9 @@ from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.objectives import OBJECTIVES, Objective, padded, sft, sft_row
 from mlx_distill.train.rows import read_rows
 from mlx_distill.train.run import run
-from tests.rows import make_rows
-from tests.tiny import make_tiny_qwen2
-from tests.training import metrics_of, quantized, weights_of
+from tests.support.rows import make_rows
+from tests.support.tiny import make_tiny_qwen2
+from tests.support.training import metrics_of, quantized, weights_of
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlx_distill.errors import DistillError, Interrupted, MachineError
-from mlx_distill.events import Caution, Event, Note, Progress, ignore
+from mlx_distill.events import Event, Note, Progress, Warning, ignore
 from mlx_distill.train.child_process import train_in_child
 
 
@@ -61,7 +61,7 @@ def test_every_kind_of_event_is_passed_on_in_order(tmp_path: Path) -> None:
     assert events == [
         Note("begins"),
         Note("a library prints this"),
-        Caution("careful"),
+        Warning("careful"),
         Progress("train", 1, 2, "steps", "loss 1"),
     ]
 

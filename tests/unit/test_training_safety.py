@@ -17,9 +17,9 @@ from mlx_distill.errors import DistillError, InputError
 from mlx_distill.events import Event
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
-from tests.rows import make_rows
-from tests.tiny import make_tiny_qwen2
-from tests.training import metrics_of, same_weights, weights_of
+from tests.support.rows import make_rows
+from tests.support.tiny import make_tiny_qwen2
+from tests.support.training import metrics_of, same_weights, weights_of
 
 KILLS = 20
 

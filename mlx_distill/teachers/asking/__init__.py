@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_distill.errors import DistillError, InputError
-from mlx_distill.events import Caution, Report, ignore
+from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.atomic import missing_parents, remove_empty
 from mlx_distill.storage.journal import Journal
@@ -204,7 +204,7 @@ def _remove_if_empty(file: Path) -> None:
 
 def _tell_of_torn(journal: Journal, report: Report) -> None:
     if journal.torn:
-        report(Caution(f"{journal.path}: a half-written last line ({len(journal.torn)} bytes) was removed."))
+        report(Warning(f"{journal.path}: a half-written last line ({len(journal.torn)} bytes) was removed."))
 
 
 def is_paid(teacher: Teacher, budget: Budget) -> bool:

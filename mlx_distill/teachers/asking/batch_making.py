@@ -14,7 +14,7 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 
 from mlx_distill.errors import TeacherError
-from mlx_distill.events import Caution, Note, Report
+from mlx_distill.events import Note, Report, Warning
 from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch, custom_ids
 from mlx_distill.teachers.asking.patient import Patient
 from mlx_distill.teachers.asking.plan import Ask
@@ -104,7 +104,7 @@ class BatchMaker:
         except (TryLaterError, UnreadableError) as error:
             self.is_making = False
             reason = error.reason if isinstance(error, TryLaterError) else error.message.rstrip(".")
-            self._report(Caution(f"It is not known whether a batch was made ({reason}): it is looked for."))
+            self._report(Warning(f"It is not known whether a batch was made ({reason}): it is looked for."))
             self._failing_since = self._failing_since or time.monotonic()
             await self.find(batch, just_now=True)
             if batch.name in self._log.open:
@@ -173,7 +173,7 @@ class BatchMaker:
         if self._ledger and batch.reservation in self._ledger.under_way:
             self._ledger.unknown(batch.reservation, why)
         counted = " It counts in full as spent." if self._ledger else ""
-        self._report(Caution(f"A batch of {batch.n_requests:,} requests is lost: {why}.{counted}"))
+        self._report(Warning(f"A batch of {batch.n_requests:,} requests is lost: {why}.{counted}"))
         self._log.close(batch, f"lost: {why}")
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from mlx_distill.errors import DistillError, Interrupted, TeacherError
-from mlx_distill.events import Caution, Note, Report
+from mlx_distill.events import Note, Report, Warning
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers.asking import stopping
 from mlx_distill.teachers.asking.batch_log import BatchLog, OpenBatch
@@ -130,7 +130,7 @@ class BatchRound:
         if self._main and (again or not self._maker.is_making):
             self._main.cancel()
         elif self._main:
-            self._report(Caution("Stopping when the batch is made. Once more stops at once."))
+            self._report(Warning("Stopping when the batch is made. Once more stops at once."))
 
     async def _enter(self) -> None:
         async with self._teacher:
@@ -199,7 +199,7 @@ class BatchRound:
             self._plan_is_old = True
             self._count(batch, await self._call(lambda: self._take(batch)))
         except NotOursError:
-            self._report(Caution(f"Batch {batch.id} is not ours: its results name other requests."))
+            self._report(Warning(f"Batch {batch.id} is not ours: its results name other requests."))
             self._log.disowned(batch)
         except BatchGoneError as error:
             if datetime.now(UTC) - batch.announced_at < KEPT:  # rather another key than a batch that was deleted

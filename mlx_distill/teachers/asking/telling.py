@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mlx_distill.events import Caution, Progress, Report
+from mlx_distill.events import Progress, Report, Warning
 from mlx_distill.teachers.protocol import TryLaterError
 
 SAY_AGAIN_SECONDS = 10.0
@@ -62,7 +62,7 @@ class Teller:
         now = time.monotonic()
         if now >= self._said.get(about or text, 0.0):
             self._said[about or text] = now + seconds
-            self._report(Caution(text))
+            self._report(Warning(text))
 
 
 def span(seconds: float) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract.batches_server import BatchesServer
-from tests.contract.collecting import KEY
+from tests.support.batches_server import BatchesServer
+from tests.support.collecting import KEY
 
 
 @pytest.fixture

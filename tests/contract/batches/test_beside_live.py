@@ -11,9 +11,9 @@ from mlx_distill.cli import main
 from mlx_distill.collect.run import CollectConfig, estimate
 from mlx_distill.errors import DistillError, InputError
 from mlx_distill.run import pipeline
-from tests.contract.batches.batching import HALF_USD, answers, interrupted
-from tests.contract.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
-from tests.contract.collecting import KEY, REAL_USD, notes
+from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
+from tests.support.batching import HALF_USD, answers, interrupted
+from tests.support.collecting import KEY, REAL_USD, notes
 
 # Batch and live in one journal
 

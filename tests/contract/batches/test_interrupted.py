@@ -19,11 +19,11 @@ from mlx_distill.collect.run import CollectConfig, run
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.teachers.anthropic.batches import AnthropicBatches
 from mlx_distill.teachers.asking import batch_making, batch_round
-from tests.contract.batches.batching import HALF_USD, answers, interrupted, log_of, press_ctrl_c
-from tests.contract.batches_server import EXPIRED, BatchesServer, succeeded
-from tests.contract.collecting import KEY, REAL_USD, bill_of, cautions, journal_of
-from tests.contract.messages_server import DROPPED, Reply, error
 from tests.contract.test_collect_spending import worst
+from tests.support.batches_server import EXPIRED, BatchesServer, succeeded
+from tests.support.batching import HALF_USD, answers, interrupted, log_of, press_ctrl_c
+from tests.support.collecting import KEY, REAL_USD, bill_of, cautions, journal_of
+from tests.support.messages_server import DROPPED, Reply, error
 
 # Interruptions
 

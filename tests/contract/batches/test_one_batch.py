@@ -12,10 +12,10 @@ from mlx_distill.errors import BudgetError
 from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
 from mlx_distill.teachers.anthropic.batches import AnthropicBatches
-from tests.contract.batches.batching import HALF_USD, answers
-from tests.contract.batches_server import CANCELED, EXPIRED, errored, succeeded
-from tests.contract.collecting import bill_of, journal_of, notes
 from tests.contract.test_collect_spending import worst
+from tests.support.batches_server import CANCELED, EXPIRED, errored, succeeded
+from tests.support.batching import HALF_USD, answers
+from tests.support.collecting import bill_of, journal_of, notes
 
 # One batch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.compare.config import CompareConfig
-from tests.adapters import make_adapter
+from tests.support.adapters import make_adapter
 
 ROWS = [
     ("count", "python", "Count the words of a text.", "def count_words(text):\n    return len(text.split())"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.records import Answer, Prompt, Request, Split, TeacherRecord
+from mlx_distill.records import Answer, Prompt, Request, Split, TeacherRecord, build_messages
 
 TEST_PROMPT = {"id": "test-tree", "prompt": "Write a Python function to check whether a binary tree is balanced."}
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mlx_distill.errors import Interrupted
-from tests.contract.batches_server import BatchesServer
-from tests.contract.collecting import REAL_USD, journal_of
+from tests.support.batches_server import BatchesServer
+from tests.support.collecting import REAL_USD, journal_of
 
 HALF_USD = REAL_USD / 2
 """What an answer of a batch costs."""

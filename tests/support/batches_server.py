@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.contract.messages_server import DROPPED, MessagesServer, Reply, Script, answer, error, message, text
+from tests.support.messages_server import DROPPED, MessagesServer, Reply, Script, answer, error, message, text
 
 PATH = "/v1/messages/batches"
 Result = Mapping[str, Any]

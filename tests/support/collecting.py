@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.events import Caution, Event, Note
+from mlx_distill.events import Event, Note, Warning
 from mlx_distill.teachers.money.bill import Bill
 from mlx_distill.teachers.money.ledger import Ledger
-from tests.contract.messages_server import Call, Reply
+from tests.support.messages_server import Call, Reply
 
 KEY = "sk-ant-test-0123456789-secret"
 REAL_USD = (100 * 3 + 50 * 15) / 1e6
@@ -33,7 +33,7 @@ def scripted(*replies: Reply) -> Callable[[Call], Reply]:
 
 
 def cautions(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Caution)]
+    return [event.text for event in events if isinstance(event, Warning)]
 
 
 def notes(events: list[Event]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contract.messages_server import Reply
+from tests.support.messages_server import Reply
 
 PATH = "/v1/chat/completions"
 
