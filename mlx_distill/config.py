@@ -122,6 +122,11 @@ def fields_of(config: type[Config]) -> tuple[Field, ...]:
 _FIELDS: dict[type[Config], tuple[Field, ...]] = {}
 
 
+def default_of(config: type[Config], name: str) -> Any:
+    """Return the default value of a setting."""
+    return next(field.default for field in fields_of(config) if field.name == name)
+
+
 def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
     """Build a config from plain values (TOML, JSON, options). InputError lists all problems; `where` opens it."""
     fields = {field.name: field for field in fields_of(config)}
@@ -135,7 +140,7 @@ def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
             try:
                 parsed[name] = parse(field.group, value, name)
             except InputError as error:
-                problems += [f"{name}.{problem}" for problem in error.problems]
+                problems += [f"{name}: {problem}" for problem in error.problems]
         else:
             parsed[name], found = field.convert(value)
             problems += found

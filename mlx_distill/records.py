@@ -51,13 +51,15 @@ class Record(msgspec.Struct, frozen=True):
 
 def explain(error: msgspec.ValidationError) -> str:
     """Return msgspec's message in plain words, with the field's name first."""
-    text, _, path = str(error).partition(" - at `$")
-    text = text.replace("`", "").replace(r" matching regex '\S'", " that is not blank").replace("enum value", "value")
+    text, _, path = str(error).replace("`", "").partition(" - at $")
+    name = path.removeprefix(".")
     missing = re.fullmatch(r"Object missing required field (\w+)", text)
     if missing:
-        text, path = "is missing", f"{path.removesuffix('`')}.{missing.group(1)}"
-    name = path.removesuffix("`").removeprefix(".")
-    return f'"{name}" {text}' if missing else f'"{name}": {text[0].lower()}{text[1:]}' if name else text
+        return f'"{".".join(filter(None, [name, missing.group(1)]))}" is missing'
+    if "matching regex" in text:
+        return f'"{name}" is empty'
+    text = text.replace("Invalid enum value", "unknown value").replace("Expected", "expected")
+    return f'"{name}": {text}' if name else text
 
 
 class Message(Record, frozen=True):

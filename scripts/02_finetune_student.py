@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlx_distill.cli.output import print_error, reporting
 from mlx_distill.cli.run import print_stages
+from mlx_distill.config import default_of
 from mlx_distill.errors import DistillError, MissingError
 from mlx_distill.run import pipeline
 from mlx_distill.run.project import Project, ProjectConfig
@@ -40,7 +41,9 @@ def finetune(student: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--student", default=ProjectConfig.student, help="a Hub id, a folder, a GGUF file, or `sample`")
+    parser.add_argument(
+        "--student", default=default_of(ProjectConfig, "student"), help="a Hub id, a folder, a GGUF file, or `sample`"
+    )
     try:
         finetune(parser.parse_args().student)
     except DistillError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mlx_distill.cli import main
+from mlx_distill.config import default_of
 from mlx_distill.run.project import ProjectConfig
 from mlx_distill.storage.package_data import shipped
 
@@ -13,7 +14,9 @@ OUT = "distilled-student"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-teacher", action="store_true", help="leave the teacher out")
-    parser.add_argument("--teacher", default=ProjectConfig.teacher, help="anthropic:MODEL or recorded:FILE")
+    parser.add_argument(
+        "--teacher", default=default_of(ProjectConfig, "teacher"), help="anthropic:MODEL or recorded:FILE"
+    )
     parser.add_argument("--prompts", default=str(shipped("test_prompts.jsonl")), help="the test prompts, JSON lines")
     given = parser.parse_args()
     folders = ["--model", f"{OUT}/base", "--adapter", f"{OUT}/adapter", "--data", f"{OUT}/data", "--out", OUT]

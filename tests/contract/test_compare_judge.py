@@ -89,7 +89,7 @@ def test_a_judge_that_prefers_the_longer_answer_is_seen_to(server: MessagesServe
 def test_a_judge_with_an_opinion_gives_its_win_rate_and_is_not_asked_twice(
     server: MessagesServer, config: CompareConfig
 ) -> None:
-    server.script = with_an_opinion(run(replace(config, judge="")), liked=6)
+    server.script = with_an_opinion(run(config.replace(judge="")), liked=6)
     result = run(config)
     judged = result.judged
     assert judged is not None
@@ -117,7 +117,7 @@ def test_a_judge_with_an_opinion_gives_its_win_rate_and_is_not_asked_twice(
 def test_what_ends_without_a_verdict_is_counted_and_never_guessed(
     server: MessagesServer, config: CompareConfig
 ) -> None:
-    opinion = with_an_opinion(run(replace(config, judge="")), liked=N_PAIRS)
+    opinion = with_an_opinion(run(config.replace(judge="")), liked=N_PAIRS)
     unlike = ["I prefer A.", "Verdict: A or B", "Verdict: A\nBut B is good too.", "verdict: a", ""]
 
     def reply(call: Call) -> Reply:
@@ -149,7 +149,7 @@ def test_an_answer_that_the_limit_cut_off_is_no_verdict(server: MessagesServer, 
 def test_a_judge_that_stops_answering_costs_its_verdicts_alone_and_goes_on_later(
     server: MessagesServer, config: CompareConfig
 ) -> None:
-    opinion = with_an_opinion(run(replace(config, judge="")), liked=N_PAIRS)
+    opinion = with_an_opinion(run(config.replace(judge="")), liked=N_PAIRS)
     server.script = lambda call: (
         opinion(call) if len(server.calls) <= 4 else error(402, "billing_error", "Your credit balance is too low")
     )
@@ -157,7 +157,7 @@ def test_a_judge_that_stops_answering_costs_its_verdicts_alone_and_goes_on_later
     assert result.judged is not None
     assert result.judged.n_unanswered >= N_PAIRS - 4
     assert any("not judged" in caution and "balance" in caution for caution in result.cautions)
-    assert result.test == run(replace(config, judge="")).test
+    assert result.test == run(config.replace(judge="")).test
     answered = {call.prompt for call in server.calls[:4]}
     server.script, before = opinion, len(server.calls)
     again = run(config).judged
@@ -167,7 +167,7 @@ def test_a_judge_that_stops_answering_costs_its_verdicts_alone_and_goes_on_later
 
 
 def test_a_judge_of_the_teachers_family_is_warned_of(server: MessagesServer, config: CompareConfig) -> None:
-    warned = run(replace(config, teacher="anthropic:claude-opus-5-5")).cautions
+    warned = run(config.replace(teacher="anthropic:claude-opus-5-5")).cautions
     assert any("is of the family of the teacher" in caution and "claude" in caution for caution in warned)
     assert not any("of the family" in caution for caution in run(config).cautions)
 
@@ -226,7 +226,7 @@ def test_two_adapters_are_judged_under_their_own_names(
 
 
 def test_without_a_judge_nobody_is_asked(server: MessagesServer, config: CompareConfig) -> None:
-    result = run(replace(config, judge=""))
+    result = run(config.replace(judge=""))
     assert result.judged is None
     assert server.calls == []
     page = result.markdown.read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def test_answers_written_together_equal_those_of_mlx_lm_one_at_a_time(config: Co
 
     more = [("long", "python", "Write " + "a longer question about " * 12), ("short", "sql", "Hi"), *PROMPTS]
     prompts = [{"id": name, "category": kind, "prompt": text} for name, kind, text in more]
-    config = replace(config, test_prompts=write_lines(config.test_prompts, prompts), max_tokens=24)
+    config = config.replace(test_prompts=write_lines(config.test_prompts, prompts), max_tokens=24)
     result = run(config)
     for voice, adapter_path in (("base", None), ("distilled", str(config.adapter))):
         model, tokenizer = load(str(config.model), adapter_path=adapter_path)
@@ -154,7 +153,7 @@ def test_report_json_holds_the_findings_and_what_they_are_findings_of(config: Co
 
 def test_sampling_is_repeatable_by_its_seed(config: CompareConfig) -> None:
     def texts(seed: int) -> list[str]:
-        return [answers.distilled.text for answers in run(replace(config, temperature=1.0, seed=seed)).answers]
+        return [answers.distilled.text for answers in run(config.replace(temperature=1.0, seed=seed)).answers]
 
     assert texts(3) == texts(3)
     assert texts(3) != texts(4)
@@ -162,7 +161,7 @@ def test_sampling_is_repeatable_by_its_seed(config: CompareConfig) -> None:
 
 def test_an_adapter_that_changes_nothing_is_said_to(config: CompareConfig, tmp_path: Path) -> None:
     events: list[Event] = []
-    result = run(replace(config, adapter=make_adapter(config.model, tmp_path / "zero", size=0.0)), events.append)
+    result = run(config.replace(adapter=make_adapter(config.model, tmp_path / "zero", size=0.0)), events.append)
     assert "changes nothing" in result.cautions[0]
     assert Warning(result.cautions[0]) in events
     assert "changes nothing" in result.markdown.read_text(encoding="utf-8")
@@ -174,7 +173,7 @@ def test_what_training_wrote_down_is_in_the_report(config: CompareConfig, tmp_pa
     adapter = make_adapter(config.model, tmp_path / "trained", moment="best, step 40")
     record = {"settings": {"model": f"elsewhere/{config.model.name}"}, "result": {"best_step": 40}}
     (adapter / "run.json").write_text(json.dumps(record))
-    result = run(replace(config, adapter=adapter))
+    result = run(config.replace(adapter=adapter))
     assert result.adapters == (f"{adapter} (best, step 40)",)
     assert json.loads(result.report.read_text(encoding="utf-8"))["sides"]["distilled"]["adapter"]["choice"] == (
         "best, step 40"
@@ -183,12 +182,12 @@ def test_what_training_wrote_down_is_in_the_report(config: CompareConfig, tmp_pa
     assert result.cautions == ()
     record["settings"]["model"] = "models/another"
     (adapter / "run.json").write_text(json.dumps(record))
-    assert "was trained on models/another" in run(replace(config, adapter=adapter)).cautions[0]
+    assert "was trained on models/another" in run(config.replace(adapter=adapter)).cautions[0]
 
 
 def test_another_system_message_than_that_of_the_rows_is_pointed_out(config: CompareConfig) -> None:
     assert run(config).cautions == ()
-    assert "'Answer in verse.'" in run(replace(config, system="Answer in verse.")).cautions[0]
+    assert "'Answer in verse.'" in run(config.replace(system="Answer in verse.")).cautions[0]
 
 
 def test_fewer_than_five_families_get_a_difference_and_no_interval(config: CompareConfig) -> None:
@@ -245,21 +244,21 @@ def test_test_prompts_that_are_missing_or_broken_are_named(
 def test_an_adapter_of_another_model_is_refused(config: CompareConfig, tmp_path: Path) -> None:
     wider = make_tiny_qwen2(tmp_path / "wider", hidden=128)
     with pytest.raises(InputError, match="does not fit"):
-        run(replace(config, adapter=make_adapter(wider, tmp_path / "other")))
+        run(config.replace(adapter=make_adapter(wider, tmp_path / "other")))
     assert not config.out.exists()
 
 
 def test_an_adapter_that_breaks_the_model_is_no_result(config: CompareConfig, tmp_path: Path) -> None:
     broken = make_adapter(config.model, tmp_path / "broken", size=float("nan"))
     with pytest.raises(VerificationError, match="broken: the loss of distilled on the test rows is nan"):
-        run(replace(config, adapter=broken))
+        run(config.replace(adapter=broken))
     assert not config.out.exists()
 
 
 def test_a_report_from_before_survives_a_comparison_that_fails(config: CompareConfig, tmp_path: Path) -> None:
     before = run(config).report.read_bytes()
     with pytest.raises(MissingError):
-        run(replace(config, adapter=tmp_path / "nowhere"))
+        run(config.replace(adapter=tmp_path / "nowhere"))
     assert (config.out / "report.json").read_bytes() == before
 
 
@@ -268,4 +267,4 @@ def test_a_report_from_before_survives_a_comparison_that_fails(config: CompareCo
 )
 def test_settings_out_of_range_are_refused(config: CompareConfig, field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
-        replace(config, **{field: value})
+        config.replace(**{field: value})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +66,7 @@ def test_the_teacher_is_asked_what_the_student_is_asked(config: CompareConfig) -
 def test_a_prompt_that_the_recording_lacks_costs_that_answer_alone(config: CompareConfig, tmp_path: Path) -> None:
     events: list[Event] = []
     short = recording(tmp_path / "short.jsonl", ["Compare heights."])
-    result = run(replace(config, teacher=f"recorded:{short}"), events.append)
+    result = run(config.replace(teacher=f"recorded:{short}"), events.append)
     assert [answers.teacher is None for answers in result.answers] == [False, True]
     assert len(result.cautions) == 1
     assert "no answer to 1 of 2 test prompts (pool: " in result.cautions[0]
@@ -87,8 +86,8 @@ def test_a_teacher_that_cannot_be_asked_loses_nothing_else(
     config: CompareConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, teacher: str, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    alone = run(replace(config, teacher=""))
-    result = run(replace(config, teacher=teacher))
+    alone = run(config.replace(teacher=""))
+    result = run(config.replace(teacher=teacher))
     assert len(result.cautions) == 1
     assert says in result.cautions[0]
     assert "--no-teacher" in result.cautions[0]
@@ -102,7 +101,7 @@ def test_a_teacher_that_cannot_be_asked_loses_nothing_else(
 
 
 def test_without_a_teacher_no_journal_is_made(config: CompareConfig) -> None:
-    result = run(replace(config, teacher=""))
+    result = run(config.replace(teacher=""))
     assert not (config.data / "test_answers.jsonl").exists()
     assert all(answers.teacher is None for answers in result.answers)
     assert "| Teacher beside the answers | left out |" in result.markdown.read_text(encoding="utf-8")
@@ -111,7 +110,7 @@ def test_without_a_teacher_no_journal_is_made(config: CompareConfig) -> None:
 def test_questions_of_test_rows_are_answered_beside_the_prompts_and_hold_the_teachers_answer(
     config: CompareConfig,
 ) -> None:
-    result = run(replace(config, test_rows=4))
+    result = run(config.replace(test_rows=4))
     rows = [one for one in result.answers if one.origin == "test row"]
     assert [one.origin for one in result.answers[: len(PROMPTS)]] == ["test prompt"] * len(PROMPTS)
     held = {question: (family, answer) for family, _, question, answer in ROWS}
@@ -124,6 +123,6 @@ def test_questions_of_test_rows_are_answered_beside_the_prompts_and_hold_the_tea
     assert result.answer_figures.n_teacher == 6
     asked = (config.data / "test_answers.jsonl").read_text().splitlines()
     assert len(asked) == len(PROMPTS)  # a row's answer is not bought again
-    left_out = run(replace(config, test_rows=4, teacher=""))
+    left_out = run(config.replace(test_rows=4, teacher=""))
     assert all(one.teacher is None for one in left_out.answers)
     assert left_out.answer_figures.means["length"].teacher is None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.code_blocks import code_blocks
+from mlx_distill.config import default_of
 from mlx_distill.errors import InputError
 from mlx_distill.prepare.decontaminate import NearCopies, ReservedPrompt, read_test_prompts, topic_words, words
 from mlx_distill.prepare.run import PrepareConfig
@@ -17,7 +18,7 @@ from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 from tests.support.dataset_records import record
 
-THRESHOLD = PrepareConfig.near_copy
+THRESHOLD = default_of(PrepareConfig, "near_copy")
 
 PARAPHRASED = {
     "test-balanced-tree": [

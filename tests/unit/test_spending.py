@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_distill.errors import BudgetError, InputError
-from mlx_distill.records import Request, Usage
+from mlx_distill.records import Request, Usage, build_messages
 from mlx_distill.storage.journal import Journal
 from mlx_distill.teachers.money.ledger import Budget, Ledger
 from mlx_distill.teachers.money.prices import FRAME_TOKENS, PRICES, Price, cost_of, most_input_tokens, worst_usd

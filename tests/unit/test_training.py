@@ -94,15 +94,15 @@ def test_metrics_hold_a_line_for_step_0_and_one_for_each_step(config: TrainConfi
 def test_the_same_seed_gives_the_same_adapter_bit_for_bit_and_another_seed_does_not(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    run(replace(config, dropout=0.1))
-    run(replace(config, dropout=0.1, adapter=tmp_path / "again"))
-    run(replace(config, dropout=0.1, adapter=tmp_path / "other", seed=1))
+    run(config.replace(dropout=0.1))
+    run(config.replace(dropout=0.1, adapter=tmp_path / "again"))
+    run(config.replace(dropout=0.1, adapter=tmp_path / "other", seed=1))
     assert same_weights(config.adapter, tmp_path / "again")
     assert not same_weights(config.adapter, tmp_path / "other")
 
 
 def test_the_best_and_the_last_adapter_are_both_kept(config: TrainConfig) -> None:
-    result = run(replace(config, epochs=12, learning_rate=0.2, schedule="constant", evaluate_every=1))
+    result = run(config.replace(epochs=12, learning_rate=0.2, schedule="constant", evaluate_every=1))
     assert 0 < result.best_step < result.steps, "the settings must overshoot for this test to mean anything"
     student = load_student(config.model)
     adapter = attach(student, config.adapter)
@@ -113,13 +113,13 @@ def test_the_best_and_the_last_adapter_are_both_kept(config: TrainConfig) -> Non
 
 
 def test_early_stopping_ends_a_run_that_no_longer_gains(config: TrainConfig) -> None:
-    result = run(replace(config, epochs=30, learning_rate=0.1, patience=2))
+    result = run(config.replace(epochs=30, learning_rate=0.1, patience=2))
     assert result.stopped == "early stop"
     assert result.epochs < 30
 
 
 def test_a_time_budget_ends_the_run_with_the_schedule_run_down(config: TrainConfig) -> None:
-    result = run(replace(config, epochs=100000, minutes=0.05))
+    result = run(config.replace(epochs=100000, minutes=0.05))
     assert result.stopped == "time budget"
     assert result.seconds < 30
     rates = [line["learning_rate"] for line in metrics_of(config.adapter) if "learning_rate" in line]
@@ -165,7 +165,7 @@ def test_losses_equal_those_of_mlx_lms_trainer_on_the_same_unpadded_batches(conf
 
 
 def test_accumulated_pieces_equal_one_batch(config: TrainConfig, tmp_path: Path) -> None:
-    whole = replace(config, batch_size=10, epochs=1)
+    whole = config.replace(batch_size=10, epochs=1)
     run(whole)
     run(replace(whole, micro_tokens=64, adapter=tmp_path / "pieces"))
     one, pieces = metrics_of(config.adapter)[1], metrics_of(tmp_path / "pieces")[1]
@@ -178,7 +178,7 @@ def test_bfloat16_trains_with_the_adapter_and_its_optimiser_in_float32(
 ) -> None:
     exact = run(config)
     monkeypatch.setattr(loop, "load_student", lambda path, dtype: load_student(path, dtype=mx.bfloat16))
-    rough = run(replace(config, adapter=tmp_path / "rough"))
+    rough = run(config.replace(adapter=tmp_path / "rough"))
     assert math.isclose(exact.valid_loss_before, rough.valid_loss_before, rel_tol=2**-7)
     assert math.isclose(exact.valid_loss, rough.valid_loss, rel_tol=0.05)
     assert rough.valid_loss < rough.valid_loss_before - 0.1
@@ -199,7 +199,7 @@ def test_mlx_lm_reads_the_adapter(config: TrainConfig) -> None:
 
 
 def test_chosen_layers_alone_are_adapted(config: TrainConfig) -> None:
-    run(replace(config, epochs=1, targets=("self_attn.q_proj", "mlp.down_proj")))
+    run(config.replace(epochs=1, targets=("self_attn.q_proj", "mlp.down_proj")))
     adapted = {name.rsplit(".", 1)[0].split(".", 3)[-1] for name in weights_of(config.adapter)}
     assert adapted == {"self_attn.q_proj", "mlp.down_proj"}
 
@@ -230,7 +230,7 @@ def wait_for_step(config: TrainConfig, step: int) -> None:
 
 
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(config: TrainConfig, tmp_path: Path) -> None:
-    long = replace(config, epochs=60, dropout=0.1)
+    long = config.replace(epochs=60, dropout=0.1)
     whole = run(replace(long, adapter=tmp_path / "whole"))
     draw = random.Random(0)
     first = train_in_a_process(long, "--dropout", "0.1")
@@ -251,7 +251,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(config: Tra
 def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(
     config: TrainConfig, number: signal.Signals, code: int
 ) -> None:
-    long = replace(config, epochs=5000)
+    long = config.replace(epochs=5000)
     process = train_in_a_process(long)
     wait_for_step(long, 3)
     os.kill(process.pid, number)
@@ -265,7 +265,7 @@ def test_a_signal_finishes_the_step_saves_and_names_the_command_to_go_on(
 def test_a_checkpoint_of_other_settings_is_not_resumed(config: TrainConfig) -> None:
     run(config)
     with pytest.raises(InputError, match="other settings") as error:
-        run(replace(config, resume=True, rank=4))
+        run(config.replace(resume=True, rank=4))
     assert error.value.problems == ("rank: was 8, is 4",)
 
 
@@ -278,20 +278,20 @@ def test_an_adapter_folder_is_not_overwritten_unless_told(config: TrainConfig) -
     with pytest.raises(InputError, match="exists already"):
         run(config)
     assert all(np.array_equal(before[name], value) for name, value in weights_of(config.adapter).items())
-    assert isinstance(run(replace(config, force=True, epochs=1)), TrainResult)
+    assert isinstance(run(config.replace(force=True, epochs=1)), TrainResult)
     assert first.steps == 6
 
 
 def test_rows_that_are_too_long_are_named_before_anything_is_written(config: TrainConfig) -> None:
     with pytest.raises(InputError) as error:
-        run(replace(config, max_length=30))
+        run(config.replace(max_length=30))
     assert any("'train-" in problem and "max_length is 30" in problem for problem in error.value.problems)
     assert not config.adapter.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(config: TrainConfig) -> None:
     with pytest.raises(MachineError, match=r"rows 'train-\d") as error:
-        run(replace(config, learning_rate=1e30, clip=0.0, epochs=50))
+        run(config.replace(learning_rate=1e30, clip=0.0, epochs=50))
     assert "checkpoint" in error.value.next_step
 
 
@@ -310,19 +310,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(config: Trai
 )
 def test_settings_out_of_range_are_refused(config: TrainConfig, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(config, **change)
+        config.replace(**change)
 
 
 def test_unknown_layers_are_refused_with_the_known_ones(config: TrainConfig) -> None:
     with pytest.raises(InputError, match="attn_q") as error:
-        run(replace(config, targets=("attn_q",)))
+        run(config.replace(targets=("attn_q",)))
     assert "self_attn.q_proj" in error.value.next_step
 
 
 def test_missing_or_empty_rows_say_what_makes_them(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"train\.jsonl") as error:
-        run(replace(config, data=tmp_path / "nowhere"))
+        run(config.replace(data=tmp_path / "nowhere"))
     assert "mlx-distill prepare" in error.value.next_step
     empty = make_rows(tmp_path / "empty", valid=0)
     with pytest.raises(DistillError, match="holds no rows"):
-        run(replace(config, data=empty))
+        run(config.replace(data=empty))

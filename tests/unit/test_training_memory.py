@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import get_total_parameters
 
+from mlx_distill.config import default_of
 from mlx_distill.errors import MachineError
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.tokenize import Rendered
@@ -45,7 +45,7 @@ def test_parameters_are_counted_from_config_json(student: Student, config: Train
     assert shape
     biases = sum(value.size for name, value in tree_flatten(student.model.parameters()) if name.endswith("bias"))
     assert shape.parameters == get_total_parameters(student.model) - biases
-    chosen = replace(config, method=method)
+    chosen = config.replace(method=method)
     make_trainable(student, chosen)
     trained = sum(value.size for _, value in tree_flatten(student.model.trainable_parameters()))
     assert shape.trainable(chosen) == trained - (biases if method == "full" else 0)
@@ -62,7 +62,7 @@ def test_less_memory_means_smaller_pieces_and_at_last_a_refusal_with_advice(
     assert tight.micro_tokens < roomy.micro_tokens
     assert tight.estimate.total <= 0.6 * roomy.estimate.total
     with pytest.raises(MachineError, match="Training needs about") as error:
-        memory.make_plan(student, replace(config, method="full"), ROWS, 1 << 20)
+        memory.make_plan(student, config.replace(method="full"), ROWS, 1 << 20)
     assert "--method lora" in error.value.next_step
     assert "--grad-checkpoint" in error.value.next_step
 
@@ -74,7 +74,7 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_loaded(student: Stu
 
 
 def test_pieces_that_the_user_chose_are_kept_and_said_not_to_fit(student: Student, config: TrainConfig) -> None:
-    plan = memory.make_plan(student, replace(config, micro_tokens=4000), ROWS, 1 << 20)
+    plan = memory.make_plan(student, config.replace(micro_tokens=4000), ROWS, 1 << 20)
     assert plan.micro_tokens == 4000
     assert not plan.fits
 
@@ -83,7 +83,7 @@ def test_padding_on_the_sample_is_below_five_percent() -> None:
     for at_once in (1, 2):
         for epoch in range(10):
             real = computed = 0
-            for batch in epoch_batches(SAMPLE_LENGTHS, TrainConfig.batch_size, 0, epoch):
+            for batch in epoch_batches(SAMPLE_LENGTHS, default_of(TrainConfig, "batch_size"), 0, epoch):
                 for piece in micro_batches(SAMPLE_LENGTHS, batch, memory.MOST_TOKENS, at_once):
                     inputs = [SAMPLE_LENGTHS[row] - 1 for row in piece]  # the last token is only ever a target
                     real += sum(inputs)

@@ -79,7 +79,7 @@ def test_a_setting_that_contradicts_a_preset_is_refused_and_one_beside_it_stands
 def test_dora_learns_and_mlx_lm_and_attach_read_it(config: TrainConfig) -> None:
     from mlx_lm import load
 
-    result = run(replace(config, method="dora"))
+    result = run(config.replace(method="dora"))
     assert result.valid_loss < result.valid_loss_before - 0.1
     assert {name.rsplit(".", 1)[1] for name in weights_of(config.adapter)} == {"lora_a", "lora_b", "m"}
     load(str(config.model), adapter_path=str(config.adapter))
@@ -87,7 +87,7 @@ def test_dora_learns_and_mlx_lm_and_attach_read_it(config: TrainConfig) -> None:
 
 
 def test_all_weights_are_trained_and_mlx_lm_makes_a_model_of_them(config: TrainConfig, tmp_path: Path) -> None:
-    result = run(replace(config, method="full", learning_rate=1e-3))
+    result = run(config.replace(method="full", learning_rate=1e-3))
     assert result.n_trainable == result.n_parameters
     assert result.valid_loss < result.valid_loss_before - 0.1
     assert json.loads((config.adapter / "adapter_config.json").read_text())["fine_tune_type"] == "full"
@@ -103,7 +103,7 @@ def test_all_weights_are_trained_and_mlx_lm_makes_a_model_of_them(config: TrainC
 
 
 def test_a_quantised_student_learns_a_low_rank_update_but_not_all_weights(config: TrainConfig, tmp_path: Path) -> None:
-    small = replace(config, model=quantized(config.model, tmp_path / "q4"))
+    small = config.replace(model=quantized(config.model, tmp_path / "q4"))
     result = run(small)
     assert result.valid_loss < result.valid_loss_before - 0.1
     with pytest.raises(InputError, match="quantised"):
@@ -116,7 +116,7 @@ def test_checkpointed_layers_learn_the_same_and_are_plain_again_afterwards(confi
 
     plain = TransformerBlock.__call__
     run(config)
-    run(replace(config, grad_checkpoint=True, adapter=tmp_path / "again"))
+    run(config.replace(grad_checkpoint=True, adapter=tmp_path / "again"))
     assert TransformerBlock.__call__ is plain
     for one, other in zip(metrics_of(config.adapter)[1:], metrics_of(tmp_path / "again")[1:], strict=True):
         assert math.isclose(one["train_loss"], other["train_loss"], rel_tol=1e-4)
@@ -128,7 +128,7 @@ def test_checkpointed_layers_learn_the_same_and_are_plain_again_afterwards(confi
 )
 def test_settings_that_exclude_each_other_are_refused(config: TrainConfig, change: dict) -> None:
     with pytest.raises(ValueError, match=r"method|dropout"):
-        replace(config, **change)
+        config.replace(**change)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_loss_and_gradients_equal_a_plain_reference(
         model = quantized(model, tmp_path / "q4")
     student = load_student(model, dtype=dtype)
     rows = read_rows(config.data / "train.jsonl", student, OBJECTIVES["sft"], 1024).rows
-    make_trainable(student, replace(config, model=model, method=method))
+    make_trainable(student, config.replace(model=model, method=method))
     for name, module in student.model.named_modules():
         if "lora_b" in module:  # zero at the start, which would hide half of the gradients
             module.lora_b = 0.05 * mx.random.normal(module.lora_b.shape, key=mx.random.key(len(name)))
@@ -212,5 +212,5 @@ def test_an_objective_with_the_teachers_probabilities_needs_nothing_of_the_loop(
     soft = run(config, ignore, objective=Objective(row, batch, loss))
     assert soft.valid_loss < soft.valid_loss_before - 0.1
     halved = metrics_of(config.adapter)[1]["train_loss"]
-    run(replace(config, force=True))
+    run(config.replace(force=True))
     assert math.isclose(metrics_of(config.adapter)[1]["train_loss"], 2 * halved, rel_tol=1e-5)

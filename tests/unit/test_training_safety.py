@@ -71,7 +71,7 @@ def config(tiny_student: Path, tmp_path: Path) -> TrainConfig:
 def test_a_training_killed_at_twenty_random_moments_ends_with_the_weights_of_one_that_was_not(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    long = replace(config, epochs=60, dropout=0.1, checkpoint_every=1)
+    long = config.replace(epochs=60, dropout=0.1, checkpoint_every=1)
     subprocess.run([sys.executable, "-c", KILLER, json.dumps(to_plain(long)), str(KILLS)], check=True, timeout=300)
     run(replace(long, adapter=tmp_path / "whole"))
     assert same_weights(long.adapter, tmp_path / "whole")
@@ -95,13 +95,13 @@ def test_what_an_unfinished_start_left_is_no_result_and_anything_else_is(config:
         (config.adapter / name).unlink()
     with pytest.raises(InputError, match="exists already"):  # metrics of steps, and last/
         run(config)
-    foreign = replace(config, adapter=tmp_path / "foreign")
+    foreign = config.replace(adapter=tmp_path / "foreign")
     foreign.adapter.mkdir()
     (foreign.adapter / "metrics.jsonl").write_text("")
     (foreign.adapter / "adapters.safetensors").write_bytes((config.adapter / "adapters.safetensors").read_bytes())
     with pytest.raises(InputError, match="exists already"):
         run(foreign)
-    train_nothing = replace(config, learning_rate=1e30, clip=0.0, schedule="constant", warmup=0.0, force=True)
+    train_nothing = config.replace(learning_rate=1e30, clip=0.0, schedule="constant", warmup=0.0, force=True)
     with pytest.raises(DistillError):
         run(train_nothing)
     assert mx.load(str(config.adapter / "adapters.safetensors"), return_metadata=True)[1]["moment"] == "best, step 0"
@@ -128,7 +128,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_saved(config: TrainConfig, room
     """Room for no more than a few lines of metrics, or for those and not for the weights."""
     run(config)
     before = weights_of(config.adapter)
-    again = to_plain(replace(config, force=True, epochs=20, seed=1))
+    again = to_plain(config.replace(force=True, epochs=20, seed=1))
     finished = subprocess.run(
         [sys.executable, "-c", FULL_DISK, json.dumps(again), str(room)], capture_output=True, text=True, check=False
     )
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_named(config: TrainConfig, t
         closed = Path("/proc/self")
     for place in (tmp_path / "file" / "adapter", closed / "adapter"):
         with pytest.raises(DistillError, match=r"adapter|file") as error:
-            run(replace(config, adapter=place))
+            run(config.replace(adapter=place))
         assert "choose" in error.value.next_step.lower()
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -164,8 +164,8 @@ def test_a_run_is_not_continued_on_another_model_or_other_rows(config: TrainConf
         ({"data": others}, "train rows"),
     ):
         with pytest.raises(InputError, match="other settings") as error:
-            run(replace(config, resume=True, **change))
+            run(config.replace(resume=True, **change))
         assert any(named in problem for problem in error.value.problems)
     with pytest.raises(InputError, match="exists already"):
-        run(replace(config, model=wider))
+        run(config.replace(model=wider))
     assert (config.adapter / "checkpoint.safetensors").read_bytes() == kept

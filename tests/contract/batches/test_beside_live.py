@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -132,7 +131,7 @@ def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
     assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_under_way"]) == (3, 3, 0)
     assert outcome.result["bill"]["total_usd"] == pytest.approx(REAL_USD + 2 * HALF_USD)
     assert server.prompts == ["Three"]
-    assert pipeline.perform("collect", dataclasses.replace(config, batch=True), tmp_path / "manifests").skipped
+    assert pipeline.perform("collect", config.replace(batch=True), tmp_path / "manifests").skipped
 
 
 def test_wait_without_a_batch_says_so_and_what_is_missing(server, project, capsys) -> None:
