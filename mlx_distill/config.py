@@ -12,7 +12,6 @@ same checks.
 from __future__ import annotations
 
 import difflib
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -155,7 +154,7 @@ def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
 
 def to_plain(value: Any) -> Any:
     """Return a config, record or result as JSON data: paths become text, structs and dataclasses become objects."""
-    return json.loads(json.dumps(msgspec.to_builtins(value, enc_hook=_from_path, str_keys=True)))
+    return msgspec.to_builtins(value, enc_hook=_from_path, str_keys=True)
 
 
 def _unknown(name: str, config: type[Config]) -> str:

@@ -1,14 +1,14 @@
-"""Every error a person can cause or mend; the command line turns these into a message and an exit code.
+"""Errors that a user can cause or fix. The command line turns them into a message and an exit code.
 
-Anything else is a bug and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 
 DistillError                 exit 1
 ├── InputError               a file, record or setting is wrong
-├── MissingError             something that an earlier step makes, or that must be installed, is not there
-├── TeacherError             the teacher cannot be asked (key, model, balance, permission)
-├── BudgetError              what is left to ask may cost more than --max-cost allows
+├── MissingError             something is missing that an earlier step makes or that must be installed
+├── TeacherError             the teacher cannot answer (key, model, balance, permission)
+├── BudgetError              the remaining requests could exceed --max-cost
 ├── MachineError             this machine cannot do it (memory, disk, platform, no network)
-├── VerificationError        a result was made and failed its check
+├── VerificationError        a result failed its check
 └── Interrupted              Ctrl-C or SIGTERM, after everything was saved: exit 130 or 143
 """
 
@@ -17,12 +17,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx_distill.formatting import plural
+
+MAX_PROBLEMS = 20
+"""Maximum number of problems that one message lists."""
+
 
 class DistillError(Exception):
-    """Says where, what and what to do next.
+    """Says what is wrong, where, and what to do next.
 
-    `message` is where and what in one sentence; `next_step` is what to type or change; `problems` lists every fault
-    of a file together, so that all can be mended at once.
+    `message` is one sentence: where and what. `next_step` says what to type or change. `problems` lists all problems
+    of a file, so that the user can fix them together.
     """
 
     exit_code = 1
@@ -39,19 +44,19 @@ class DistillError(Exception):
 
 
 class InputError(DistillError):
-    """A file, record, flag or setting that the user gave is wrong."""
+    """A file, record, option or setting from the user is wrong."""
 
 
 class MissingError(DistillError):
-    """Something that an earlier step makes, or that has to be installed, is not there."""
+    """Something is missing that an earlier step makes or that must be installed."""
 
 
 class TeacherError(DistillError):
-    """The teacher cannot be asked: no key, an unknown model, no balance, no permission."""
+    """The teacher cannot answer: no key, an unknown model, no balance, no permission."""
 
 
 class BudgetError(DistillError):
-    """Asking on may cost more than the project may spend."""
+    """More requests could exceed the project's budget."""
 
 
 class MachineError(DistillError):
@@ -59,26 +64,22 @@ class MachineError(DistillError):
 
 
 class VerificationError(DistillError):
-    """A result was made, checked, and failed its check; it is not left where a good one belongs."""
+    """A result failed its check. It is not left in the place of a good one."""
 
 
-class Interrupted(DistillError):  # noqa: N818 - not an error in the user's eyes
-    """The user stopped it (Ctrl-C: 130, SIGTERM: 143) and everything up to then is saved."""
+class Interrupted(DistillError):  # noqa: N818 - not an error for the user
+    """The user stopped the command (Ctrl-C: 130, SIGTERM: 143). Everything so far is saved."""
 
     def __init__(self, message: str, next_step: str = "", exit_code: int = 130) -> None:
         super().__init__(message, next_step)
         self.exit_code = exit_code
 
 
-MOST_PROBLEMS_SHOWN = 20
-
-
 def raise_problems(path: Path, problems: Sequence[str], next_step: str) -> None:
-    """Raise one InputError that lists the problems of `path` (the first 20), or return if there are none."""
+    """Raise one InputError that lists the first 20 problems of `path`; return if there are none."""
     if not problems:
         return
-    shown = list(problems[:MOST_PROBLEMS_SHOWN])
+    shown = list(problems[:MAX_PROBLEMS])
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown)} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise InputError(f"{path}: {count}.", next_step, shown)
+    raise InputError(f"{path}: {plural(len(problems), 'problem')}.", next_step, shown)

@@ -1,37 +1,34 @@
-"""What the library tells whoever called it while it works. The command line draws these; nothing here prints."""
+"""Events that the library reports while it works. The command line draws them; the library prints nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Note:
-    """One line worth reading once: a decision taken, something dropped, a file written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Warning:
-    """One line about something that works but may surprise; shown to stand out."""
+class Note(msgspec.Struct, frozen=True, tag=True):
+    """A decision, something dropped, or a file written: one line."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a long job is. `total` is None where the end is not known; `note` holds the figures of the moment.
+class Warning(msgspec.Struct, frozen=True, tag=True):
+    """Something that works, but may surprise: one line."""
 
-    Events of one job share its `job` name; the last one has `done == total`.
-    """
+    text: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """Progress of a long job. Events of one job share its `job` name; the last one has `done == total`."""
 
     job: str
     done: float
     total: float | None
+    """None if the end is not known."""
     unit: str = ""
     note: str = ""
+    """Figures of the moment."""
 
 
 Event = Note | Warning | Progress
@@ -39,4 +36,4 @@ Report = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """The report of a caller who does not want to hear."""
+    """Ignore an event: the report of a caller who does not need it."""

@@ -1,4 +1,4 @@
-"""The command line: one file a command, each a door into one stage."""
+"""The command line: one file a command."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import click
 from mlx_distill.errors import DistillError
 
 COMMANDS = {
-    "init": "Make a project folder: settings and prompts.",
-    "doctor": "Say what works on this machine and what to do about what does not.",
-    "run": "Do the whole job of distill.toml, skipping what is up to date.",
-    "collect": "Ask the teacher for the answers that are missing.",
+    "init": "Create a project folder: settings and prompts.",
+    "doctor": "Check what works on this machine.",
+    "run": "Run all stages of distill.toml that are not up to date.",
+    "collect": "Collect the teacher's answers.",
     "expand": "Ask the teacher for variations of the base prompts.",
-    "prepare": "Make train, valid and test rows of the teacher's answers.",
-    "convert": "Make an MLX model of a student from the Hub, a folder or a GGUF file.",
+    "prepare": "Make train, valid and test rows from the answers.",
+    "convert": "Convert a student from the Hub, a folder or a GGUF file to MLX.",
     "train": "Train a LoRA adapter on the prepared rows.",
     "compare": "Compare base and distilled on held-out rows and test prompts.",
-    "fuse": "Add the adapter into a standalone model and check it.",
+    "fuse": "Fuse the adapter into a standalone model and verify it.",
     "export": "Write the fused model as GGUF or into Ollama.",
     "push": "Upload the fused model to the Hugging Face Hub.",
-    "chat": "Talk to the distilled student.",
+    "chat": "Chat with the distilled student.",
     "serve": "Serve base and distilled through an OpenAI-compatible API.",
-    "completion": "Print the script that completes commands in bash, zsh or fish.",
+    "completion": "Print the completion script for bash, zsh or fish.",
 }
-"""Name and one line of help, in the order of the flow. The files are imported only when a command runs."""
+"""Names and one-line helps, in the order of the flow. A command's file is imported only when it runs."""
 
 
 class Commands(click.Group):
-    """The commands, imported when they are asked for, so that --help answers at once."""
+    """Imports a command when it is needed, so that --help answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -83,7 +83,7 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and end the process with its exit code: 0, 1 (an error with advice), 2 (usage), 130 (Ctrl-C)."""
+    """Run a command and exit: 0, 1 (an error with advice), 2 (bad usage), 130 (Ctrl-C)."""
     try:
         code = group.main(arguments, prog_name="mlx-distill", standalone_mode=False)
     except DistillError as error:
@@ -91,16 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
 
         print_error(error)
         code = error.exit_code
-    except click.exceptions.Abort:
-        click.echo("\nStopped.", err=True)
-        code = 130
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("\nStopped.", err=True)
         code = 130
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+    except BrokenPipeError:  # the reader of a pipe ended, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""`mlx-distill doctor`"""
+"""`mlx-distill doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import click
 
 from mlx_distill.cli.options import json_option
 from mlx_distill.cli.output import print_json
-from mlx_distill.run import doctor
+from mlx_distill.formatting import plural
+from mlx_distill.run.doctor import DiagnosticCheck, run
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 @click.command("doctor")
-@click.option("--brief", is_flag=True, help="Only what needs attention, and one line in all.")
+@click.option("--brief", is_flag=True, help="print only what needs attention, and one line of counts")
 @json_option
 @click.pass_context
 def command(context: click.Context, brief: bool, as_json: bool) -> None:
-    """Say what works on this machine and what to do about what does not.
+    """Check what works on this machine, and say what to do about what does not.
 
-    Exit code 1 means that mlx-distill cannot work here; warnings alone end with 0.
+    Exit code 1 means that mlx-distill cannot work here. With warnings only, the exit code is 0.
 
     \b
     Examples:
       mlx-distill doctor
       mlx-distill -C demo doctor --json
     """
-    result = doctor.run()
+    result = run()
     if as_json:
         print_json(result)
     else:
@@ -33,8 +34,8 @@ def command(context: click.Context, brief: bool, as_json: bool) -> None:
     context.exit(0 if result.ok else 1)
 
 
-def print_checks(checks: tuple[doctor.Check, ...], brief: bool) -> None:
-    """A line for each check, what to do beneath it, and a last line that counts."""
+def print_checks(checks: tuple[DiagnosticCheck, ...], brief: bool) -> None:
+    """Print one line a check with the advice below it, then the counts."""
     width = max(len(check.name) for check in checks)
     for check in checks:
         if brief and check.status == "ok":
@@ -44,9 +45,4 @@ def print_checks(checks: tuple[doctor.Check, ...], brief: bool) -> None:
         if check.advice:
             click.echo(f"{'':9}{'':{width}}  → {check.advice}")
     counts = {status: sum(check.status == status for check in checks) for status in COLOURS}
-    said = [f"{counts['ok']} ok", _counted(counts["warning"], "warning"), _counted(counts["problem"], "problem")]
-    click.echo(", ".join(said))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    click.echo(f"{counts['ok']} ok, {plural(counts['warning'], 'warning')}, {plural(counts['problem'], 'problem')}")

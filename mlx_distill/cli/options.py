@@ -1,4 +1,4 @@
-"""Options made from a stage's config, and the config made from distill.toml and the options that were given."""
+"""Command-line options from a stage's config, and the config from `distill.toml` and the given options."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def config_options(config: type[Config], *, leave_out: tuple[str, ...] = ()) -> Callable[[Command], Command]:
-    """Add one option for each field of `config`, those of its groups too; those not given arrive as None."""
+    """Add one option for each field of `config` and of its groups. Options that are not given arrive as None."""
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields_of(config)):
             if field.group:
                 command = config_options(field.group)(command)
-            elif field.name not in leave_out and not field.is_table:  # a table is for the file
+            elif field.name not in leave_out and not field.is_table:  # tables are for the file
                 command = _option(field)(command)
         return command
 
@@ -31,26 +31,25 @@ def config_options(config: type[Config], *, leave_out: tuple[str, ...] = ()) -> 
 
 
 def field_help(config: type[Config], name: str) -> str:
-    """The help of a setting, for an option that is made by hand."""
+    """Return the help of a setting, for an option that is declared by hand."""
     return next(field.help for field in fields_of(config) if field.name == name)
 
 
 def json_option(command: Command) -> Command:
-    """`--json`: the result as one JSON object on standard output."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+    """Add `--json`: print the result as one JSON object to standard output."""
+    return click.option("--json", "as_json", is_flag=True, help="print the result as one JSON object")(command)
 
 
-def resolve(config: type[C], stage: str, flags: Mapping[str, Any], *, leave_out: tuple[str, ...] = ()) -> C:
-    """The stage's config: defaults, then distill.toml of this folder where there is one, then the flags given.
+def resolve(config: type[C], section: str, flags: Mapping[str, Any], *, leave_out: tuple[str, ...] = ()) -> C:
+    """Build a config: defaults, then the section of this folder's `distill.toml` if it exists, then the given flags.
 
-    What `leave_out` names is not taken from distill.toml.
+    Names in `leave_out` are not taken from `distill.toml`.
     """
     options = {name: value for name, value in flags.items() if value is not None and value != ()}
     project = Project.find(Path())
     if project:
-        own = {name: value for name, value in project.values(stage).items() if name not in leave_out}
-        values = _grouped(config, own, options)
-        return parse(config, values, f"{project.file} [{stage}] and the options")
+        own = {name: value for name, value in project.values(section).items() if name not in leave_out}
+        return parse(config, _grouped(config, own, options), f"{project.file} [{section}] and the options")
     missing = [
         f"--{field.name.replace('_', '-')}"
         for field in fields_of(config)
@@ -59,25 +58,25 @@ def resolve(config: type[C], stage: str, flags: Mapping[str, Any], *, leave_out:
     if missing:
         raise click.UsageError(
             f"This folder has no distill.toml, so {', '.join(missing)} must be given. "
-            "(`mlx-distill init NAME` makes a project folder.)"
+            "(`mlx-distill init NAME` creates a project folder.)"
         )
     return parse(config, _grouped(config, {}, options), "options")
 
 
 def given(**flags: object) -> str:
-    """The flags that were given, for another command that has to be told the same: ` --data 'my data'`."""
+    """Return the given flags for a command that we advise: ` --data 'my data'`."""
     return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
 
 
-def _grouped(config: type[Config], values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the options over them; options of a group go into its own table."""
-    merged = {**values, **given}
+def _grouped(config: type[Config], values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the options into the values. Options of a group go into its table."""
+    merged = {**values, **options}
     for field in fields_of(config):
         if field.group:
-            options = {inner.name: merged.pop(inner.name) for inner in fields_of(field.group) if inner.name in given}
+            inner = {name: merged.pop(name) for name in field.group.__struct_fields__ if name in options}
             table = merged.get(field.name, {})
-            if options and isinstance(table, Mapping):
-                merged[field.name] = {**table, **options}
+            if inner and isinstance(table, Mapping):
+                merged[field.name] = {**table, **inner}
     return merged
 
 
@@ -88,11 +87,9 @@ def _option(field: Field) -> Callable[[Command], Command]:
         text = f"{text}  [default: {field.default}]"
     if field.plain_type is bool:
         return click.option(f"--{flag}/--no-{flag}", field.name, default=None, help=text)
-    kind: Any = (
-        click.Choice([choice for choice in field.choices if choice])
-        if field.choices
-        else click.Path(path_type=Path)
-        if field.plain_type is Path
-        else field.plain_type
-    )
+    kind: Any = field.plain_type
+    if field.choices:
+        kind = click.Choice([choice for choice in field.choices if choice])
+    elif field.plain_type is Path:
+        kind = click.Path(path_type=Path)
     return click.option(f"--{flag}", field.name, type=kind, multiple=field.is_list, default=None, help=text)

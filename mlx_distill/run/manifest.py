@@ -1,66 +1,95 @@
-"""What a finished stage was made from, so that a rerun can tell in milliseconds that nothing has changed."""
+"""Manifests: what a finished stage was made from. They tell in milliseconds whether a stage must run again."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from mlx_distill.records import content_hash
+import msgspec
+
+from mlx_distill import device
 from mlx_distill.storage.atomic import write_json
 from mlx_distill.storage.file_states import FileState, states_of
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """The record of one finished stage."""
 
     stage: str
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, FileState]
-    outputs: Mapping[str, FileState]
-    versions: Mapping[str, str]
+    settings: dict[str, Any]
+    inputs: dict[str, FileState]
+    outputs: dict[str, FileState]
+    versions: dict[str, str]
     seconds: float
     finished_at: str
-    result: Mapping[str, Any]
-    """The figures the stage ended with, for the final table of a run that skips it."""
+    summary: str
+    """The main figures, for a run that skips the stage."""
+    incomplete: str = ""
+    """What is still missing, for example answers of the teacher. Empty if nothing is."""
 
-    def is_current(self, settings: Mapping[str, Any], inputs: Iterable[Path]) -> str:
-        """ "" where nothing has changed; otherwise the reason to run the stage again, in a few words."""
-        if content_hash(settings) != content_hash(self.settings):
-            changed = [name for name in settings if settings[name] != self.settings.get(name)]
-            return f"{', '.join(changed) or 'settings'} changed"
+    @classmethod
+    def begin(
+        cls, stage: str, settings: dict[str, Any], inputs: Iterable[Path], known: Mapping[str, FileState]
+    ) -> Self:
+        """Record settings and inputs of a stage that is about to run. `known` file states save hashing weights."""
+        return cls(stage, settings, states_of(inputs, known), {}, device.versions(), 0.0, "", "")
+
+    def finish(self, outputs: Iterable[Path], seconds: float, summary: str, incomplete: str = "") -> Self:
+        """Return the manifest of the stage after it ran."""
+        return msgspec.structs.replace(
+            self,
+            outputs=states_of(outputs, self.outputs),
+            seconds=round(seconds, 2),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            summary=summary,
+            incomplete=incomplete,
+        )
+
+    def reason_to_run(self, settings: Mapping[str, Any], inputs: Iterable[Path]) -> str:
+        """Return why the stage must run again, in a few words. Empty if nothing changed."""
+        changed = sorted(
+            name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name)
+        )
+        if changed:
+            return f"{', '.join(changed)} changed"
         for path, before in self.outputs.items():
             now = states_of([Path(path)], self.outputs).get(path)
             if now is None:
-                return f"{Path(path).name} is gone"
+                return f"{Path(path).name} is missing"
             if now.sha256 != before.sha256:
-                return f"{Path(path).name} was changed"
-        now_inputs = states_of(inputs, self.inputs)
-        for path in {*now_inputs, *self.inputs}:
-            now, old = now_inputs.get(path), self.inputs.get(path)
+                return f"{Path(path).name} changed"
+        current = states_of(inputs, self.inputs)
+        for path in sorted({*current, *self.inputs}):
+            now, old = current.get(path), self.inputs.get(path)
             if now is None or old is None or now.sha256 != old.sha256:
                 return f"{Path(path).name} changed"
-        return ""
+        return self.incomplete
+
+    def outputs_unchanged(self) -> bool:
+        """Return whether all outputs that exist are as the stage made them, so that it may replace them."""
+        now = states_of(map(Path, self.outputs), self.outputs)
+        return all(state.sha256 == self.outputs[path].sha256 for path, state in now.items())
 
     def save(self, path: Path) -> None:
-        write_json(path, {name: _plain(value) for name, value in vars(self).items()})
+        write_json(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Manifest | None:
-        """The manifest at `path`, or None where there is none that can be read: then the stage runs again."""
+        """Return the manifest at `path`, or None if it cannot be read: then the stage runs again."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("inputs", "outputs"):
-                data[name] = {file: FileState(**state) for file, state in data[name].items()}
-            return cls(**data)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return vars(value) if isinstance(value, FileState) else value
+def known_states(folder: Path) -> dict[str, FileState]:
+    """Return the file states of all manifests in a folder, so that weights that several stages read are hashed once."""
+    known: dict[str, FileState] = {}
+    for file in sorted(folder.glob("*.json")):
+        manifest = Manifest.load(file)
+        if manifest:
+            known.update(manifest.inputs)
+            known.update(manifest.outputs)
+    return known

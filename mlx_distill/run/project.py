@@ -1,4 +1,4 @@
-"""A project folder: what distill.toml says, and where each stage reads and writes."""
+"""A project folder: the settings in `distill.toml`, and where each stage reads and writes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,46 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from mlx_distill.config import Config, doc, parse
 from mlx_distill.errors import InputError
+from mlx_distill.formatting import plural
 from mlx_distill.records import STUDENT_SYSTEM
+from mlx_distill.storage.files import MANIFESTS, PROJECT_FILE, RUN_LOG
 from mlx_distill.storage.jsonl import read_text
-from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
-from mlx_distill.teachers.money.prices import Price, Prices
+from mlx_distill.teachers.pricing import MAX_COST, PRICES_TABLE, TRACK_COSTS, Budget, Price
 
-PROJECT_FILE = "distill.toml"
+SECTION_NAMES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 PRICES_SECTION = "prices"
-STAGES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 
 
 class ProjectConfig(Config, frozen=True):
-    """The settings above the sections of distill.toml: what several stages share."""
+    """The settings above the sections of `distill.toml`, which several stages share."""
 
-    name: Annotated[str, doc("names the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")]
-    teacher: Annotated[str, doc("who answers: anthropic:MODEL, openai:MODEL or recorded:FILE")] = (
+    renamed: ClassVar[Mapping[str, str]] = {"cost": "track_costs"}
+
+    name: Annotated[str, doc("name of the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")]
+    teacher: Annotated[str, doc("who answers: anthropic:MODEL, openai:MODEL[@URL], or recorded:FILE")] = (
         "anthropic:claude-sonnet-4-6"
     )
     student: Annotated[str, doc("who learns: a Hub id, a folder, a GGUF file, or `sample`")] = (
         "Qwen/Qwen2.5-0.5B-Instruct"
     )
-    system: Annotated[str, doc("the student's system message, in training and in use")] = STUDENT_SYSTEM
-    seed: Annotated[int, doc("makes runs repeatable")] = 0
+    system: Annotated[str, doc("system message of the student, in training and in use")] = STUDENT_SYSTEM
+    seed: Annotated[int, doc("random seed of all stages", ge=0)] = 0
     max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
-    cost: Annotated[bool, doc(COUNT_COST)] = True
+    track_costs: Annotated[bool, doc(TRACK_COSTS)] = True
 
     def check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
-                f"name {self.name!r} may hold letters, digits, '.', '_' and '-', must begin with a letter or digit, "
-                "and be at most 64 long"
+                f"name {self.name!r} may contain letters, digits, '.', '_' and '-', must start with a letter or "
+                "digit, and have at most 64 characters"
             )
-        Budget(self.max_cost, counted=self.cost)
+        Budget(self.max_cost, track_costs=self.track_costs)
 
 
 class _Prices(Config, frozen=True):
@@ -53,40 +55,37 @@ class _Prices(Config, frozen=True):
 
 @dataclass(frozen=True)
 class Project:
-    """A parsed distill.toml. All paths are relative to the project folder, which is the working folder."""
+    """A parsed `distill.toml`. All paths are relative to the project folder, which is the working folder."""
 
     file: Path
     config: ProjectConfig
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    prices: Prices = field(default_factory=dict)
-    """Of the section [prices]."""
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """The section [prices]."""
 
     @classmethod
     def find(cls, folder: Path) -> Project | None:
-        """The project of `folder`, or None where it has no distill.toml."""
+        """Return the project of `folder`, or None if it has no `distill.toml`."""
         file = folder / PROJECT_FILE
         return cls.load(file) if file.exists() else None
 
     @classmethod
     def load(cls, file: Path) -> Project:
-        """Read distill.toml; InputError names the line of a syntax fault, or every unknown or wrong setting."""
+        """Read `distill.toml`. InputError gives the line of a syntax error, or all unknown or wrong settings."""
         try:
-            data = tomllib.loads(read_text(file, "Make one with `mlx-distill init NAME`, or change to its folder."))
+            data = tomllib.loads(read_text(file, "Create one with `mlx-distill init NAME`, or change to its folder."))
         except tomllib.TOMLDecodeError as error:
-            raise InputError(
-                f"{file}: not valid TOML: {error}.", "Mend that line and run the command again."
-            ) from error
+            raise InputError(f"{file}: not valid TOML: {error}.", "Fix that line and run the command again.") from error
         return cls.from_values(file, data)
 
     @classmethod
     def from_values(cls, file: Path, data: Mapping[str, Any]) -> Project:
-        """The project of already parsed TOML data."""
+        """Build the project of parsed TOML data."""
         sections = {name: value for name, value in data.items() if isinstance(value, Mapping)}
-        known = (*STAGES, PRICES_SECTION)
+        known = (*SECTION_NAMES, PRICES_SECTION)
         unknown = [f"unknown section [{name}]; known are {', '.join(known)}" for name in sections if name not in known]
         if unknown:
-            count = "1 unknown section" if len(unknown) == 1 else f"{len(unknown)} unknown sections"
-            raise InputError(f"{file}: {count}.", "Mend it and run again.", unknown)
+            raise InputError(f"{file}: {plural(len(unknown), 'problem')}.", "Fix it and run the command again.", unknown)
         shared = {name: value for name, value in data.items() if name not in sections}
         prices = parse(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
         return cls(file, parse(ProjectConfig, shared, str(file)), sections, prices)
@@ -97,7 +96,7 @@ class Project:
 
     @property
     def model(self) -> Path:
-        """The converted student, named after its source."""
+        """Folder of the converted student, named after its source."""
         return Path("models") / student_name(self.config.student)
 
     @property
@@ -112,10 +111,18 @@ class Project:
     def report(self) -> Path:
         return Path("reports") / self.config.name
 
-    def values(self, stage: str) -> dict[str, Any]:
-        """What `stage` is built from: the project's paths and shared settings, then the stage's own section."""
+    @property
+    def manifests(self) -> Path:
+        return self.report / MANIFESTS
+
+    @property
+    def run_log(self) -> Path:
+        return self.report / RUN_LOG
+
+    def values(self, section: str) -> dict[str, Any]:
+        """Return the values of a section: paths and shared settings of the project, then the section's own."""
         config = self.config
-        budget = {"max_cost": config.max_cost, "cost": config.cost, "prices": self.prices}
+        budget = {"max_cost": config.max_cost, "track_costs": config.track_costs, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {
             "collect": {"teacher": config.teacher, "out": self.data, **budget},
             "expand": {"teacher": config.teacher, "data": self.data, **budget},
@@ -135,11 +142,11 @@ class Project:
             "fuse": {"model": self.model, "adapter": self.adapter, "data": self.data, "out": self.fused},
             "chat": {"model": self.model, "adapter": self.adapter, "system": config.system},
         }
-        return {**shared[stage], **self.sections.get(stage, {})}
+        return {**shared[section], **self.sections.get(section, {})}
 
 
 def student_name(source: str) -> str:
-    """A folder name for a student's source: the last part of a Hub id or path, without a .gguf suffix."""
+    """Return a folder name for a student: the last part of a Hub id or path, without a .gguf suffix."""
     if source == "sample":
         return "SmolLM2-135M-Instruct"
     name = Path(source.rstrip("/")).name.removesuffix(".gguf")

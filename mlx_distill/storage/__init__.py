@@ -1,1 +1,1 @@
-"""Files that survive: journals, atomic writes, stage manifests, and the data shipped with the package."""
+"""Journals, atomic writes, file names and file states, and the data that is installed with the package."""

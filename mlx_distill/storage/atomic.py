@@ -1,7 +1,8 @@
-"""Writes that are either whole or not there: sync to the disk, write aside and rename, for files and folders."""
+"""Atomic writes: a file or folder is complete on the disk, or it is not there."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,60 +14,105 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.config import to_plain
 from mlx_distill.errors import InputError, MachineError
+
+IGNORED = frozenset({".DS_Store"})
+"""Files that the Finder leaves in a folder. A folder with nothing else is empty."""
 
 
 def sync(descriptor: int) -> None:
-    """Force what was written to the disk. On macOS only F_FULLFSYNC does that; fsync stops at the drive's cache."""
+    """Force written data to the disk. On macOS only F_FULLFSYNC does that; fsync stops at the drive's cache."""
     if sys.platform == "darwin":
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        except OSError:  # some network and FUSE volumes know only fsync
+        except OSError:  # some network and FUSE volumes support only fsync
             os.fsync(descriptor)
     else:
         os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the folder's entries (a rename, a new file) to the disk."""
+    """Force a folder's entries (a rename, a new file) to the disk, if its file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         sync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # SMB and exFAT refuse to sync folders
+            raise
     finally:
         os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, or say why not."""
+    """Create a folder and its parents. Raises InputError or MachineError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(
-            f"{folder}: a file is in the way of this folder.", "Move it, or choose another path."
+            f"{folder}: a file is in the way of this folder.", "Move the file, or choose another path."
         ) from error
     except OSError as error:
         raise _cannot_write(folder, error) from error
 
 
+def is_occupied(path: Path) -> bool:
+    """Return whether there is a file at `path`, or a folder that is not empty."""
+    if path.is_dir():
+        return any(item.name not in IGNORED for item in path.iterdir())
+    return path.exists()
+
+
 def missing_parents(path: Path) -> list[Path]:
-    """The folders that have to be made for `path`, the innermost first."""
+    """Return the parents of `path` that do not exist, innermost first."""
     return [parent for parent in path.parents if not parent.exists()]
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, the innermost first, as far as nothing lies in them."""
+    """Remove folders, innermost first, until one is not empty."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
 
 
+def json_text(data: Any) -> str:
+    """Return records or plain data as indented JSON. Non-ASCII text is kept."""
+    return json.dumps(to_plain(data), indent=2, ensure_ascii=False) + "\n"
+
+
+def jsonl_text(rows: Iterable[Any]) -> str:
+    """Return records or plain data as JSON lines. Non-ASCII text is kept."""
+    return "".join(json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
+    """Replace a text file atomically."""
     write_texts({path: text})
 
 
+def write_json(path: Path, data: Any) -> None:
+    """Replace a JSON file atomically."""
+    write_text(path, json_text(data))
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Replace a JSON lines file atomically."""
+    write_text(path, jsonl_text(rows))
+
+
+def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
+    """Replace a JSON file, an object of long lists, with one item a line and one item in memory at a time."""
+    with new_file(path, replace=True) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
+        for number, (name, items) in enumerate(lists.items()):
+            file.write(f"{',' if number else '{'}\n  {json.dumps(name)}: [")
+            for position, item in enumerate(items):
+                file.write(f"{',' if position else ''}\n    {json.dumps(to_plain(item), ensure_ascii=False)}")
+            file.write("\n  ]")
+        file.write("\n}\n")
+
+
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Replace several text files together: all are on the disk before the first takes its place, in the order given."""
+    """Replace several text files. All are on the disk before the first one is renamed to its place, in order."""
     written: dict[Path, str] = {}
     path = next(iter(texts))
     try:
@@ -89,56 +135,15 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             Path(name).unlink(missing_ok=True)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Replace a JSON file in one step; readable by people, non-ASCII kept."""
-    write_text(path, json_text(data))
-
-
-def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
-    """`write_json` for an object of long lists, with one item in memory at a time."""
-    with new_file(path, replace=True) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_pieces(lists))
-
-
-def _pieces(lists: Mapping[str, Iterable[Any]]) -> Iterator[str]:
-    """What `json_text` makes of it, item by item; a \\n stands between the lines of JSON only, never in its texts."""
-    opening = "{"
-    for name, items in lists.items():
-        yield f"{opening}\n  {json.dumps(name, ensure_ascii=False)}: ["
-        end = "]"
-        for item in items:
-            before = "," if end != "]" else ""
-            end = "\n  ]"
-            yield f"{before}\n    " + json.dumps(item, indent=2, ensure_ascii=False).replace("\n", "\n    ")
-        yield end
-        opening = ","
-    yield "\n}\n"
-
-
-def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Replace a JSON lines file in one step."""
-    write_text(path, jsonl_text(rows))
-
-
-def json_text(data: Any) -> str:
-    """JSON for people: indented, non-ASCII kept."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def jsonl_text(rows: Iterable[Any]) -> str:
-    """JSON lines, non-ASCII kept."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 @contextmanager
 def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary file beside `path`, for large data, that takes its place when the block ends without an error.
+    """Yield a temporary file in the folder of `path`; rename it to `path` if the block succeeds.
 
-    Raises InputError at once where `path` exists, unless `replace`. On an error nothing is left.
+    Raises InputError at once if `path` exists, unless `replace`. After an error nothing is left.
     """
     if path.is_dir() or (path.exists() and not replace):
-        raise InputError(f"{path} exists already.", "Choose another path, or pass --force to replace the file.")
-    with _parents_of(path):
+        raise InputError(f"{path} already exists.", "Choose another path, or pass --force to replace the file.")
+    with _new_parents(path):
         try:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             os.close(descriptor)
@@ -147,8 +152,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
         scratch = Path(name)
         try:
             yield scratch
-            with scratch.open("rb") as file:
-                sync(file.fileno())
+            _sync_file(scratch)
             scratch.chmod(0o666 & ~_umask())
             os.replace(scratch, path)
             sync_folder(path.parent)
@@ -160,13 +164,13 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends without an error.
+    """Yield a temporary folder in the parent of `folder`; rename it to `folder` if the block succeeds.
 
-    Raises InputError at once where `folder` exists and is not empty, unless `replace`. On an error nothing is left.
+    Raises InputError at once if `folder` exists and is not empty, unless `replace`. After an error nothing is left.
     """
-    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists already.", "Choose another path, or pass --force to replace it.")
-    with _parents_of(folder):
+    if not replace and is_occupied(folder):
+        raise InputError(f"{folder} already exists.", "Choose another path, or pass --force to replace it.")
+    with _new_parents(folder):
         try:
             scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         except OSError as error:
@@ -175,8 +179,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             yield scratch
             for item in sorted(scratch.rglob("*")):
                 if item.is_file():
-                    with item.open("rb") as file:
-                        sync(file.fileno())
+                    _sync_file(item)
             scratch.chmod(0o777 & ~_umask())
             _swap(scratch, folder)
         except OSError as error:
@@ -186,8 +189,8 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def _parents_of(path: Path) -> Iterator[None]:
-    """The folder that `path` lies in. What had to be made of it is gone again where the block fails."""
+def _new_parents(path: Path) -> Iterator[None]:
+    """Create the parents of `path`; remove those that it created if the block fails."""
     made = missing_parents(path)
     make_folder(path.parent)
     try:
@@ -198,7 +201,7 @@ def _parents_of(path: Path) -> Iterator[None]:
 
 
 def _swap(scratch: Path, folder: Path) -> None:
-    """Rename `scratch` to `folder`; what was there is moved aside first and removed last."""
+    """Rename `scratch` to `folder`. The old folder is moved away first and removed last."""
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
@@ -207,6 +210,11 @@ def _swap(scratch: Path, folder: Path) -> None:
     sync_folder(folder.parent)
     if old:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        sync(file.fileno())
 
 
 def _umask() -> int:
@@ -218,5 +226,5 @@ def _umask() -> int:
 def _cannot_write(path: Path, error: OSError) -> MachineError:
     return MachineError(
         f"{path}: cannot write ({error.strerror or error}).",
-        "Free disk space or choose a folder that you may write to, then run the same command again.",
+        "Free disk space or choose a folder that you can write to, then run the same command again.",
     )

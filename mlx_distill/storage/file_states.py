@@ -1,4 +1,4 @@
-"""What a file was: its SHA-256, size and time, so that a later look can tell whether it changed."""
+"""File states: SHA-256, size and time of a file, to detect later whether it changed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HASHED_WHOLE = 4 << 20
-"""Files up to this size are hashed at every look; larger ones (weights) only when their size or time changed."""
+"""Smaller files are always hashed; larger ones (weights) only if their size or time changed."""
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as it was: its content's SHA-256, and the size and time that vouch for it without reading."""
+    """The state of one file."""
 
     sha256: str
     size: int
@@ -21,15 +21,15 @@ class FileState:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def states_of(paths: Iterable[Path], known: Mapping[str, FileState] | None = None) -> dict[str, FileState]:
-    """The state of each file (folders stand for all files in them, hidden ones left out); missing ones have none.
+    """Return the state of each file that exists. A folder stands for all files in it that are not hidden.
 
-    `known` holds states from before: a large file of the same size and time keeps its hash without being read.
+    `known` holds earlier states: a large file with the same size and time keeps its hash and is not read.
     """
     known = known or {}
     states: dict[str, FileState] = {}

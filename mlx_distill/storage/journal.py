@@ -1,4 +1,4 @@
-"""An append-only file of JSON lines that loses nothing: one writer, each line on the disk before it counts."""
+"""Append-only JSON lines files with one writer. Each line is on the disk before `append` returns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlx_distill.storage.atomic import make_folder, sync, sync_folder
 
 
 class Journal:
-    """The one writer of a journal, as a context manager.
+    """The only writer of a journal, as a context manager.
 
-    Opening takes a lock (InputError where another process holds it) and repairs a torn last line, which a crash or
-    a power cut in the middle of a write leaves: `torn` then holds the bytes that were cut off.
+    Opening takes a lock (InputError if another process holds it) and removes an incomplete last line, which a crash
+    during a write leaves: `torn` then holds the removed bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class Journal:
             ) from error
         try:
             self._lock()
-            if os.fstat(self._descriptor).st_nlink == 0:  # its last holder removed it, empty, in this very moment
+            if os.fstat(self._descriptor).st_nlink == 0:  # its last holder has just removed it
                 self.close()
                 return self.__enter__()
             if is_new:
@@ -53,9 +53,9 @@ class Journal:
         self.close()
 
     def append(self, data: Any, *, durable: bool = True) -> int:
-        """Write one line; returns, when it is on the disk, the byte that it begins at. A failed write changes nothing.
+        """Write one line and return the byte offset at which it starts. A failed write changes nothing.
 
-        A line that is not `durable` outlives this process, but a power cut may take it: for what is safe to forget.
+        A line that is not `durable` survives the end of this process, but not a power cut.
         """
         line = (json.dumps(data, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         start = os.fstat(self._descriptor).st_size
@@ -71,7 +71,7 @@ class Journal:
         return start
 
     def flush(self) -> None:
-        """Bring lines that were appended without `durable` to the disk."""
+        """Force lines that were appended without `durable` to the disk."""
         try:
             sync(self._descriptor)
         except OSError as error:
@@ -86,16 +86,21 @@ class Journal:
     def _cannot_write(self, error: OSError) -> MachineError:
         return MachineError(
             f"{self.path}: cannot write ({error.strerror}).",
-            "Everything up to here is saved. Free disk space and run the same command again.",
+            "Everything before this is saved. Free disk space and run the same command again.",
         )
 
     def _lock(self) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(
                 f"{self.path} is being written by another mlx-distill.",
                 "Wait for it to end, or stop it, and try again.",
+            ) from error
+        except OSError as error:
+            raise MachineError(
+                f"{self.path}: this file system cannot lock files ({error.strerror}).",
+                "Move the project to a local disk.",
             ) from error
 
     def _repair(self) -> None:
@@ -112,7 +117,7 @@ class Journal:
             json.loads(self.torn)
         except ValueError:
             os.ftruncate(self._descriptor, size - len(self.torn))
-        else:  # a whole record that an editor saved without its newline
+        else:  # a complete record that an editor saved without its newline
             os.write(self._descriptor, b"\n")
             self.torn = b""
         sync(self._descriptor)

@@ -1,4 +1,4 @@
-"""Reading JSON lines: every fault of a file with its line number, together."""
+"""Read JSON lines and text. All problems of a file are reported together, with line numbers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Record = TypeVar("Record")
 
 
 def read_text(path: Path, missing_step: str = "") -> str:
-    """The file's text (a byte order mark dropped); MissingError or InputError where it cannot be read as UTF-8."""
+    """Return a file's text without its byte order mark. Raises MissingError, or InputError if it is not UTF-8."""
     with _faults_of(path, missing_step):
         return _decoded(path, 0, path.read_bytes())
 
 
 @contextmanager
 def _faults_of(path: Path, missing_step: str = "") -> Iterator[None]:
-    """What may go wrong with reading a file, in words."""
+    """Turn errors of reading a file into MissingError and InputError."""
     try:
         yield
     except FileNotFoundError as error:
-        raise MissingError(f"{path}: there is no such file.", missing_step or "Check the path.") from error
+        raise MissingError(f"{path}: no such file.", missing_step or "Check the path.") from error
     except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder, a file was expected.", "Name the file inside it.") from error
+        raise InputError(f"{path} is a folder, but a file is expected.", "Name the file inside it.") from error
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}).", "Check the path and its permissions."
@@ -37,19 +37,19 @@ def _faults_of(path: Path, missing_step: str = "") -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a file that is not blank, without what is blank around it."""
+    """One line that is not blank, without the white space around it."""
 
     number: int
-    """From 1."""
+    """Starts at 1."""
     at: int
-    """The byte that it begins at."""
+    """Byte offset of the line's start."""
     text: str
 
 
 def each_line(path: Path, missing_step: str = "", *, torn_end: bool = False) -> Iterator[Line]:
-    """The lines of a file that are not blank, one in memory at a time. Only \\n ends a line, as in JSON lines.
+    """Yield the lines of a file that are not blank. Only a newline ends a line, as in JSON lines.
 
-    `torn_end` passes over a last line without its end. Raises what `read_text` raises.
+    `torn_end` skips a last line without a newline. Raises the same errors as `read_text`.
     """
     at = 0
     with _faults_of(path, missing_step), path.open("rb") as file:
@@ -61,7 +61,7 @@ def each_line(path: Path, missing_step: str = "", *, torn_end: bool = False) -> 
 
 
 def _decoded(path: Path, at: int, text: bytes) -> str:
-    """What stands in the file from this byte on, without its byte order mark."""
+    """Decode bytes that start at offset `at` of the file, without a byte order mark."""
     try:
         return text.decode("utf-8-sig" if at == 0 else "utf-8")
     except UnicodeDecodeError as error:
@@ -71,10 +71,10 @@ def _decoded(path: Path, at: int, text: bytes) -> str:
 
 
 def read_jsonl(path: Path, parse: Callable[[object], Record], missing_step: str = "") -> list[Record]:
-    """Parse every line of a JSON lines file.
+    """Parse every line of a JSON lines file. Blank lines are skipped.
 
-    `parse` turns one decoded value into a record and raises ValueError (or TypeError) with a sentence about it. All
-    faults are raised together, each as `file:line: what`. Blank lines are passed over.
+    `parse` turns one decoded value into a record and raises ValueError with one sentence. InputError lists all
+    problems, each as `file:line: problem`.
     """
     return [record for _, record in _parsed(path, each_line(path, missing_step), parse)]
 
@@ -82,16 +82,16 @@ def read_jsonl(path: Path, parse: Callable[[object], Record], missing_step: str 
 def each_jsonl(
     path: Path, parse: Callable[[object], Record], *, torn_end: bool = False
 ) -> Iterator[tuple[int, Record]]:
-    """`read_jsonl` for a long journal, with one line in memory at a time: faults come after the last.
+    """Yield (byte offset, record) for each line of a long journal; problems are raised after the last line.
 
-    Each record comes with the byte that its line begins at, by which `read_at` finds it again. `torn_end` passes over
-    a last line without its end, which another process is writing at this moment.
+    `read_at` finds a record by its offset. `torn_end` skips a last line without a newline, which another process is
+    writing at this moment.
     """
     return _parsed(path, each_line(path, torn_end=torn_end), parse)
 
 
 def read_at(path: Path, places: Iterable[int], parse: Callable[[object], Record]) -> Iterator[Record]:
-    """The records whose lines begin at these bytes of a file; InputError where there is none at one of them."""
+    """Yield the records whose lines start at these byte offsets. InputError if an offset starts no record."""
     with _faults_of(path), path.open("rb") as file:
         for at in places:
             file.seek(at)
@@ -99,7 +99,7 @@ def read_at(path: Path, places: Iterable[int], parse: Callable[[object], Record]
                 record = parse(json.loads(_decoded(path, at, file.readline())))
             except (ValueError, TypeError) as error:
                 raise InputError(
-                    f"{path}: it was changed while it was read: byte {at} begins no record ({error}).",
+                    f"{path} changed while it was read: no record starts at byte {at} ({error}).",
                     "Run the same command again.",
                 ) from error
             yield record
@@ -118,4 +118,4 @@ def _parsed(path: Path, lines: Iterable[Line], parse: Callable[[object], Record]
             problems.append(f"{path.name}:{line.number}: {error}")
         else:
             yield line.at, record
-    raise_problems(path, problems, "Mend or remove these lines and run the command again.")
+    raise_problems(path, problems, "Fix or remove these lines and run the command again.")

@@ -1,4 +1,4 @@
-"""Where the data that travels with the package lies: in the wheel, or in the checkout of an editable install."""
+"""Paths of the data that is installed with the package, from a wheel or from a checkout."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def shipped(name: str) -> Path:
-    """The path of a shipped file or folder, such as `prompts.jsonl` or `sample`."""
+    """Return the path of a packaged file or folder, such as `prompts.jsonl` or `sample`."""
     for root in (_PACKAGE / "_data", _PACKAGE.parent / "data"):
         path = root / name
         if path.exists():
             return path
-    raise MissingError(f"The shipped file {name} is not part of this installation.", "Install mlx-distill again.")
+    raise MissingError(f"The packaged file {name} is missing from this installation.", "Install mlx-distill again.")
