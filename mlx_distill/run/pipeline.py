@@ -6,6 +6,7 @@ and its main figures.
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
         begun = _begin(stage, config, project.manifests)
     started = time.monotonic()
     with keep_awake():
-        result = stage.run(config, report)
+        result = execute(stage, config, report)
     if project and begun:
         _finish(begun, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
     return result
@@ -106,13 +107,21 @@ def run_stage(
     elif isinstance(config, CollectConfig):
         result = _collect(config, report)
     elif isinstance(config, FuseConfig):
-        result = stage.run(config.replace(force=may_replace), report)
+        result = execute(stage, config.replace(force=may_replace), report)
     else:
-        result = stage.run(config.replace(force=True) if force and hasattr(config, "force") else config, report)
+        result = execute(stage, config.replace(force=True) if force and hasattr(config, "force") else config, report)
     device.release_memory()
     finished = _finish(begun, config, result, time.monotonic() - started)
     finished.save(file)
     return StageOutcome(stage.name, reason, finished.seconds, finished.summary, tuple(finished.outputs))
+
+
+def execute(stage: Stage[C, R], config: C, report: Report) -> R:
+    """Import a stage's code and run it."""
+    if stage.uses_mlx:
+        device.prepare()  # a fast BLAS must be loaded before MLX
+    result: R = importlib.import_module(f"mlx_distill.{stage.name}.run").run(config, report)
+    return result
 
 
 def load_project(config: RunConfig) -> Project:

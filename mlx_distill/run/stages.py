@@ -1,19 +1,16 @@
-"""The stages of the flow, in order. A stage's code is imported when the stage runs."""
+"""The stages of the flow, in order: config and result types, and titles. `pipeline` runs them."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from mlx_distill import device
 from mlx_distill.chat.config import ChatConfig
 from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.compare.config import CompareConfig, CompareResult
 from mlx_distill.config import Config, to_plain
 from mlx_distill.convert.config import ConvertConfig, ConvertResult
-from mlx_distill.events import Report
 from mlx_distill.fuse.config import FuseConfig, FuseResult
 from mlx_distill.prepare.config import PrepareConfig, PrepareResult
 from mlx_distill.run.config import RUN_ORDER
@@ -49,13 +46,6 @@ class Stage(Generic[C, R]):
     @property
     def name(self) -> str:
         return self.config.__module__.split(".")[1]
-
-    def run(self, config: C, report: Report) -> R:
-        """Import the stage and run it."""
-        if self.uses_mlx:
-            device.prepare()  # a fast BLAS must be loaded before MLX
-        result: R = importlib.import_module(f"mlx_distill.{self.name}.run").run(config, report)
-        return result
 
 
 COLLECT = Stage(

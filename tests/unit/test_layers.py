@@ -1,4 +1,4 @@
-"""The house stands: imports point one way, stages do not know one another, importing one loads nothing heavy."""
+"""The layout: imports point one way, stages do not import one another, and `--help` loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,94 +10,101 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlx_distill
-from mlx_distill.run.stages import STAGES
+from mlx_distill.cli import COMMANDS
+from mlx_distill.run.stages import SECTIONS
 
 PACKAGE = Path(mlx_distill.__file__).parent
 
-FLOORS = (
-    {"errors", "sanitize"},
-    {"storage", "device", "records", "events", "config"},
-    {"teachers", "models", "code_blocks"},
+LAYERS = (
+    {"errors", "formatting", "sanitize"},
+    {"config", "events", "records", "device", "cpu", "storage", "training_run"},
+    {"teachers", "models", "code_blocks", "similarity"},
     {"collect", "prepare", "convert", "train", "compare", "fuse", "export", "chat", "serve"},
     {"run"},
     {"cli"},
     {"__main__"},
 )
-"""From the ground up. A module imports from floors beneath its own."""
-STAGE_FLOOR = 3
-COMMON_ROOMS = {0, 1, 2}
-"""Floors whose modules may know one another; rooms of the others may not."""
+"""From the bottom. A module imports from lower layers; packages of one layer may import one another below STAGES."""
+STAGES = 3
 
 HEAVY = {
+    "anthropic",
+    "gguf",
+    "huggingface_hub",
     "mlx",
     "mlx_lm",
-    "transformers",
-    "tokenizers",
-    "anthropic",
-    "openai",
-    "huggingface_hub",
-    "gguf",
     "numpy",
+    "openai",
     "rich",
-    "matplotlib",
+    "starlette",
+    "tokenizers",
+    "transformers",
+    "tree_sitter",
+    "uvicorn",
 }
 
 
-def room_of(module: str) -> str:
-    """`mlx_distill.convert.hub` → `convert`."""
-    return module.removeprefix("mlx_distill").strip(".").split(".")[0]
+def layer_of(package: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if package in layer)
 
 
-def floor_of(room: str) -> int:
-    return next((number for number, floor in enumerate(FLOORS) if room in floor), -1)
-
-
-def imports() -> Iterator[tuple[str, str]]:
-    """(importing module, imported module) for each import of the package by itself, lazy ones too."""
+def imports(*, lazy: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield (importing module, imported module) for the package's imports of itself."""
     for file in sorted(PACKAGE.rglob("*.py")):
-        module = ".".join(["mlx_distill", *file.relative_to(PACKAGE).with_suffix("").parts])
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        module = ".".join(["mlx_distill", *(part for part in parts if part != "__init__")])
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree) if lazy else tree.body:
             if isinstance(node, ast.Import):
                 yield from ((module, name.name) for name in node.names if name.name.startswith("mlx_distill"))
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlx_distill"):
                 for name in node.names:
-                    whole = f"{node.module}.{name.name}"
-                    is_module = (PACKAGE.parent / Path(*whole.split("."))).with_suffix(".py").exists()
-                    is_package = (PACKAGE.parent / Path(*whole.split("."))).is_dir()
-                    yield module, whole if is_module or is_package else str(node.module)
-
-
-def test_every_module_has_its_floor() -> None:
-    rooms = {room_of(f"mlx_distill.{path.stem}") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    known = set().union(*FLOORS)
-
-    homeless = {room for room in rooms if room not in known and not room.startswith(("_", "__"))}
-    assert not homeless, f"give these a floor in {Path(__file__).name}: {sorted(homeless)}"
+                    full = f"{node.module}.{name.name}"
+                    path = PACKAGE.parent / Path(*full.split("."))
+                    yield module, full if path.with_suffix(".py").exists() or path.is_dir() else str(node.module)
 
 
 def test_imports_point_one_way() -> None:
     found = list(imports())
-    assert len(found) > 50  # the walk sees something
+    assert len(found) > 50  # the walk finds the package
 
     wrong = []
     for importer, imported in found:
-        above, beneath = room_of(importer), room_of(imported)
-        if above == beneath or not beneath:  # the package itself holds only its version
+        above, below = (name.split(".")[1] if "." in name else "" for name in (importer, imported))
+        if above == below or not below or not above:
             continue
-        floor, other = floor_of(above), floor_of(beneath)
-        if other > floor or (other == floor and floor not in COMMON_ROOMS):
+        allowed = layer_of(below) < layer_of(above) or (layer_of(below) == layer_of(above) < STAGES)
+        if not allowed:
             wrong.append(f"{importer} imports {imported}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_importing_every_stage_and_command_loads_nothing_heavy() -> None:
-    modules = sorted({stage.config_module or stage.module for stage in STAGES.values()})
-    modules += [f"mlx_distill.cli.{file.stem}" for file in sorted((PACKAGE / "cli").glob("*.py"))]
+def test_no_import_cycles() -> None:
+    graph: dict[str, set[str]] = {}
+    for importer, imported in imports():
+        if importer != imported:
+            graph.setdefault(importer, set()).add(imported)
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in finished:
+            for imported in sorted(graph.get(module, ())):
+                visit(imported, (*path, module))
+            finished.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def test_help_and_settings_load_nothing_heavy() -> None:
+    modules = sorted({config.__module__ for config, _ in SECTIONS.values()})
+    modules += [f"mlx_distill.cli.{name}" for name in COMMANDS]
     code = (
         "import importlib, json, sys\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
 
     assert not HEAVY & set(json.loads(finished.stdout))
