@@ -16,6 +16,7 @@ from typing import Any
 
 from mlx_distill.config import to_plain
 from mlx_distill.errors import InputError, MachineError
+from mlx_distill.storage.lock import exclusive
 
 IGNORED = frozenset({".DS_Store"})
 """Files that the Finder leaves in a folder. A folder with nothing else is empty."""
@@ -143,7 +144,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.is_dir() or (path.exists() and not replace):
         raise InputError(f"{path} already exists.", "Choose another path, or pass --force to replace the file.")
-    with _new_parents(path):
+    with _new_parents(path), exclusive(path):
         try:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             os.close(descriptor)
@@ -166,11 +167,12 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder in the parent of `folder`; rename it to `folder` if the block succeeds.
 
-    Raises InputError at once if `folder` exists and is not empty, unless `replace`. After an error nothing is left.
+    Raises InputError at once if `folder` exists and is not empty, unless `replace`, or if another process writes it.
+    After an error nothing is left.
     """
     if not replace and is_occupied(folder):
         raise InputError(f"{folder} already exists.", "Choose another path, or pass --force to replace it.")
-    with _new_parents(folder):
+    with _new_parents(folder), exclusive(folder):
         try:
             scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         except OSError as error:

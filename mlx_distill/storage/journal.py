@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlx_distill.errors import InputError, MachineError
+from mlx_distill.errors import MachineError
 from mlx_distill.storage.atomic import make_folder, sync, sync_folder
+from mlx_distill.storage.lock import take_lock
 
 
 class Journal:
@@ -35,7 +35,7 @@ class Journal:
                 f"{self.path}: cannot be opened for writing ({error.strerror}).", "Check its permissions."
             ) from error
         try:
-            self._lock()
+            take_lock(self._descriptor, self.path)
             if os.fstat(self._descriptor).st_nlink == 0:  # its last holder has just removed it
                 self.close()
                 return self.__enter__()
@@ -88,20 +88,6 @@ class Journal:
             f"{self.path}: cannot write ({error.strerror}).",
             "Everything before this is saved. Free disk space and run the same command again.",
         )
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{self.path} is being written by another mlx-distill.",
-                "Wait for it to end, or stop it, and try again.",
-            ) from error
-        except OSError as error:
-            raise MachineError(
-                f"{self.path}: this file system cannot lock files ({error.strerror}).",
-                "Move the project to a local disk.",
-            ) from error
 
     def _repair(self) -> None:
         size = os.fstat(self._descriptor).st_size

@@ -1,0 +1,65 @@
+"""Locks: one writer for an output file or folder at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_distill.errors import InputError, MachineError
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of an output path, a hidden file in its parent folder, which must exist.
+
+    Raises InputError with the process that holds the lock. The lock ends with its process, in every case.
+    """
+    lock = path.parent / f".{path.name}.lock"
+    descriptor = _open(lock)
+    while True:
+        take_lock(descriptor, path, _holder(lock))
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # its last holder has just removed it
+        descriptor = _open(lock)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def take_lock(descriptor: int, path: Path, holder: str = "another mlx-distill") -> None:
+    """Lock an open file. InputError if another process holds the lock, MachineError if there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path} is being written by {holder}.", "Wait until it ends, or stop it, and try again."
+        ) from error
+    except OSError as error:
+        raise MachineError(
+            f"{path}: this file system cannot lock files ({error.strerror}).", "Move the project to a local disk."
+        ) from error
+
+
+def _open(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise MachineError(
+            f"{lock.parent}: cannot write ({error.strerror}).", "Choose a folder that you can write to."
+        ) from error
+
+
+def _holder(lock: Path) -> str:
+    try:
+        process = lock.read_text().strip()
+    except OSError:
+        process = ""
+    return f"another mlx-distill (process {process})" if process.isdigit() else "another mlx-distill"

@@ -1,0 +1,33 @@
+"""Locks: a second writer is refused with the process that holds the lock."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlx_distill.errors import InputError
+from mlx_distill.storage.atomic import new_folder
+from mlx_distill.storage.lock import exclusive
+
+
+def test_second_writer_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "model"),
+        pytest.raises(InputError, match=f"model is being written by another mlx-distill \\(process {os.getpid()}\\)"),
+        exclusive(tmp_path / "model"),
+    ):
+        pass
+    with exclusive(tmp_path / "model"):  # the lock ends with the block
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_folder_has_one_writer(tmp_path: Path) -> None:
+    with (
+        new_folder(tmp_path / "model") as scratch,
+        pytest.raises(InputError, match="being written"),
+        new_folder(tmp_path / "model"),
+    ):
+        (scratch / "weights").touch()
