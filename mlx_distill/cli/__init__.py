@@ -91,6 +91,15 @@ def main(arguments: list[str] | None = None) -> None:
 
         print_error(error)
         code = error.exit_code
+    except RuntimeError as error:  # MLX raises it for memory and GPU errors
+        from mlx_distill.cli.output import print_error
+        from mlx_distill.gpu_errors import explain
+
+        machine_error = explain(error)
+        if machine_error is None:
+            raise
+        print_error(machine_error)
+        code = machine_error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("\nStopped.", err=True)
         code = 130

@@ -17,7 +17,7 @@ PACKAGE = Path(mlx_distill.__file__).parent
 
 LAYERS = (
     {"errors", "formatting", "sanitize"},
-    {"config", "events", "records", "device", "cpu", "storage", "training_run"},
+    {"config", "events", "records", "device", "cpu", "gpu_errors", "storage", "training_run"},
     {"teachers", "models", "code_blocks", "similarity"},
     {"collect", "prepare", "convert", "train", "compare", "fuse", "export", "chat", "serve"},
     {"run"},
