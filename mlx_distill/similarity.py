@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -109,23 +109,23 @@ class OverlapIndex:
     trigrams, because one changed word destroys most 8-grams of so short a text. The result is exact.
     """
 
-    def __init__(self, texts: Mapping[str, str], min_overlap: float = 0.0) -> None:
+    def __init__(self, texts: Iterable[tuple[str, str]], min_overlap: float = 0.0) -> None:
+        """Store (key, text) pairs."""
         self.min_overlap = min_overlap
-        self._ngrams = {key: ngrams(text) for key, text in texts.items()}
-        counts = Counter(ngram for own in self._ngrams.values() for ngram in own)
-        self._holders: dict[str, list[str]] = defaultdict(list)
-        for key, own in self._ngrams.items():
+        self._stored = [(key, ngrams(text)) for key, text in texts]
+        counts = Counter(ngram for _, own in self._stored for ngram in own)
+        self._holders: dict[str, list[int]] = defaultdict(list)
+        for place, (_, own) in enumerate(self._stored):
             # An overlap of m of n trigrams includes one of any n - m + 1, so the rarest ones suffice to find it.
             n_needed = max(math.ceil(min_overlap * len(own) - 1e-9), 1)
             for ngram in sorted(own, key=lambda ngram: (counts[ngram], ngram))[: len(own) - n_needed + 1]:
-                self._holders[ngram].append(key)
+                self._holders[ngram].append(place)
 
     def find(self, text: str) -> Iterator[Match]:
         """Yield each protected text whose overlap is above 0 and at least `min_overlap`."""
         found = ngrams(text)
-        candidates = dict.fromkeys(key for ngram in found & self._holders.keys() for key in self._holders[ngram])
-        for key in sorted(candidates):
-            own = self._ngrams[key]
+        for place in sorted({place for ngram in found & self._holders.keys() for place in self._holders[ngram]}):
+            key, own = self._stored[place]
             overlap = len(own & found) / len(own)
             if overlap >= self.min_overlap:
                 yield Match(key, overlap)

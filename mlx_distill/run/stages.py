@@ -17,8 +17,6 @@ from mlx_distill.events import Report
 from mlx_distill.storage.package_data import shipped
 
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json")
-PREPARED_FILES = ("train.jsonl", "valid.jsonl", "test.jsonl", "rejected.jsonl", "stats.json")
 
 Files = Iterable[Path]
 
@@ -98,12 +96,9 @@ STAGES: Mapping[str, Stage] = {
     "prepare": Stage(
         "mlx_distill.prepare.run",
         "PrepareConfig",
-        reads=lambda config: [
-            *_in(config.data, ["teacher_data.jsonl", "collect.json"]),
-            *_in(config.model, TOKENIZER_FILES),
-            config.test_prompts,
-        ],
-        writes=lambda config: _in(config.data, PREPARED_FILES),
+        reads=lambda config: config.inputs(),
+        writes=lambda config: config.outputs(),
+        config_module="mlx_distill.prepare.config",
     ),
     "train": Stage(
         "mlx_distill.train.run",

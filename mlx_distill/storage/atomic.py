@@ -65,8 +65,11 @@ def write_text(path: Path, text: str) -> None:
     write_texts({path: text})
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Replace several text files together: all are on the disk before the first takes its place, in the order given."""
+def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
+    """Replace several text files together: all are on the disk before the first takes its place, in the order given.
+
+    A text may come in pieces, so that a large file does not have to fit in memory.
+    """
     written: dict[Path, str] = {}
     path = next(iter(texts))
     try:
@@ -74,7 +77,7 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             make_folder(path.parent)
             descriptor, written[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 sync(file.fileno())
             os.chmod(written[path], 0o666 & ~_umask())
@@ -127,7 +130,12 @@ def json_text(data: Any) -> str:
 
 def jsonl_text(rows: Iterable[Any]) -> str:
     """JSON lines, non-ASCII kept."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(jsonl_lines(rows))
+
+
+def jsonl_lines(rows: Iterable[Any]) -> Iterator[str]:
+    """Yield the lines of `jsonl_text`, one row in memory at a time."""
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 @contextmanager
