@@ -1,7 +1,7 @@
-"""Similarity of texts in word trigrams: near-duplicates by MinHash, and overlap with protected texts.
+"""Similarity of texts in word trigrams: near-duplicates (MinHash), and overlap with protected texts (contamination).
 
-Word trigrams ("shingles") are the usual compromise: different texts on one subject share words and word pairs, but few
-runs of three words. Case, punctuation and the Unicode form do not count.
+Different texts on one subject share words and word pairs, but few runs of three words. Case and punctuation do not
+count.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from rensa import RMinHash, RMinHashLSH
 
 NGRAM_WORDS = 3
 MAX_CANDIDATES = 100
-"""Verify at most this many candidates (the newest) of a text, so that rows made from one template stay cheap."""
-BAND_MATCH = 0.3
-"""Aim for this probability that a pair at the threshold agrees in one band. Higher values give more candidates."""
-MAX_MISSED = 0.01
-"""Maximum probability that MinHash misses a pair exactly at the threshold. It falls fast above the threshold."""
+"""Verify at most the newest 100 candidates of a text, so that rows made from one template stay cheap."""
+BAND_MATCH, MAX_MISSED = 0.3, 0.01
+"""Probabilities for a pair exactly at the threshold: that it agrees in one band, and that it is missed."""
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
-"""A word; each Chinese or Japanese character is a word, because no spaces separate them."""
+"""A word. Each Chinese or Japanese character is a word, because no spaces separate them."""
 
 
 def normalize(text: str) -> str:
@@ -37,10 +35,9 @@ def normalize(text: str) -> str:
 @lru_cache(maxsize=512)
 def ngrams(text: str) -> frozenset[str]:
     """Return the set of word trigrams. A text of one or two words is one n-gram; a text without words has none."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    if 0 < len(words) < NGRAM_WORDS:
-        return frozenset([" ".join(words)])
-    return frozenset(" ".join(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1))
+    words = _WORD.findall(normalize(text))
+    n_runs = max(len(words) - NGRAM_WORDS + 1, min(len(words), 1))
+    return frozenset(" ".join(words[start : start + NGRAM_WORDS]) for start in range(n_runs))
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,9 @@ class Match:
 class NearDuplicateIndex:
     """Finds the stored text that is most similar to a text, if their similarity reaches the threshold.
 
-    The measure is the Jaccard index: trigrams in both texts, divided by trigrams in either. MinHash signatures in bands
-    (locality-sensitive hashing; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.4) give the candidates,
-    and their exact Jaccard index decides. So every match is correct, and fewer than MAX_MISSED of the pairs at the
-    threshold are missed. The signatures are seeded: equal calls give equal results in every process.
+    The measure is the Jaccard index: trigrams in both texts, divided by trigrams in either. Seeded MinHash signatures
+    in bands give the candidates (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.4), and the exact index
+    decides: each match is correct, and about MAX_MISSED of the pairs at the threshold are missed, far fewer above it.
     """
 
     def __init__(self, threshold: float, seed: int = 0) -> None:
@@ -66,9 +62,9 @@ class NearDuplicateIndex:
             raise ValueError("threshold must be above 0 and at most 1")
         self.threshold = threshold
         self._seed = seed
-        likely = min(threshold, 0.99)  # the formulas below have no value for 1
-        n_rows = min(max(round(math.log(BAND_MATCH) / math.log(likely)), 1), 16)
-        n_bands = math.ceil(math.log(MAX_MISSED) / math.log(1 - likely**n_rows))
+        similarity = min(threshold, 0.99)  # the logarithms have no value for 1
+        n_rows = min(max(round(math.log(BAND_MATCH) / math.log(similarity)), 1), 16)
+        n_bands = math.ceil(math.log(MAX_MISSED) / math.log(1 - similarity**n_rows))
         self._n_hashes = n_bands * n_rows
         self._bands = RMinHashLSH(threshold, self._n_hashes, n_bands)
         self._stored: list[tuple[str, str]] = []
@@ -76,29 +72,23 @@ class NearDuplicateIndex:
     def find(self, text: str) -> Match | None:
         """Return the most similar stored text (the first of equally similar ones), or None."""
         own = ngrams(text)
-        if not own:
-            return None
-        candidates = sorted(self._bands.query(self._signature(own)))[-MAX_CANDIDATES:]
-        matches = (Match(key, _jaccard(own, ngrams(other))) for key, other in map(self._stored.__getitem__, candidates))
-        best = max(matches, key=lambda match: match.similarity, default=None)
-        return best if best and best.similarity >= self.threshold else None
+        candidates = sorted(self._bands.query(self._signature(own)))[-MAX_CANDIDATES:] if own else []
+        best = None
+        for key, other in (self._stored[place] for place in candidates):
+            n_shared = len(own & ngrams(other))
+            similarity = n_shared / (len(own) + len(ngrams(other)) - n_shared)
+            if similarity >= self.threshold and (best is None or similarity > best.similarity):
+                best = Match(key, similarity)
+        return best
 
     def add(self, key: str, text: str) -> None:
-        """Store a text."""
-        own = ngrams(text)
-        if own:
-            self._bands.insert(len(self._stored), self._signature(own))
+        """Store a text. A text without words is never found."""
+        if ngrams(text):
+            self._bands.insert(len(self._stored), self._signature(ngrams(text)))
             self._stored.append((key, text))
 
     def _signature(self, own: frozenset[str]) -> RMinHash:
-        signature = RMinHash(self._n_hashes, self._seed)
-        signature.update(own)
-        return signature
-
-
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)
+        return RMinHash.from_token_sets([own], self._n_hashes, self._seed)[0]
 
 
 class OverlapIndex:
@@ -106,7 +96,7 @@ class OverlapIndex:
 
     The overlap is the share of the protected text's trigrams that the other text contains, however long that is. PaLM
     (Chowdhery et al. 2022) calls a test item contaminated from 70 % of its 8-grams; prompts of 10 to 20 words need
-    trigrams, because one changed word destroys most 8-grams of so short a text. The result is exact.
+    trigrams, because one changed word destroys most 8-grams of a text so short. The result is exact.
     """
 
     def __init__(self, texts: Iterable[tuple[str, str]], min_overlap: float = 0.0) -> None:

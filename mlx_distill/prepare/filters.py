@@ -14,7 +14,7 @@ from mlx_distill.prepare.config import Nearest, PrepareConfig
 from mlx_distill.prepare.rows import Row
 from mlx_distill.prepare.select import Reason, Rejection
 from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
-from mlx_distill.similarity import Match, NearDuplicateIndex, OverlapIndex, ngrams, normalize
+from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 
@@ -41,9 +41,10 @@ def protected_texts(path: Path) -> list[tuple[str, str]]:
 
 
 class RowFilter:
-    """Turns answers into rows, one after another. Each answer is compared with the rows that were kept before it."""
+    """Turns answers into rows, one after another. Each answer is compared with the rows before it."""
 
     def __init__(self, config: PrepareConfig) -> None:
+        self.rows: list[Row] = []
         self.rejected: list[Rejection] = []
         self.identity_ids: list[str] = []
         """Kept answers in which the teacher calls itself a model."""
@@ -54,15 +55,13 @@ class RowFilter:
         self._system = (Message("system", config.system),) if config.system else ()
         if found := find_control_token(self._system, self._control_tokens):
             raise InputError(f"The setting system cannot be used: {found}.", "Remove the control token from it.")
-        protected = protected_texts(config.test_prompts_file)
-        self._protected = OverlapIndex(protected)
-        self._protected_exact = {normalize(text): test_id for test_id, text in protected}
+        self._protected = OverlapIndex(protected_texts(config.test_prompts_file))
         self._first_ids: dict[str, str] = {}
         threshold = config.filter.dedup_threshold
         self._kept = NearDuplicateIndex(threshold) if threshold else None
 
-    def keep(self, record: TeacherRecord) -> Row | None:
-        """Return the row of an answer, or None if the answer is rejected.
+    def add(self, record: TeacherRecord) -> None:
+        """Add the row of an answer, or the reason against it.
 
         The student's system message replaces the teacher's, and the answer loses white space at its ends.
         """
@@ -71,15 +70,17 @@ class RowFilter:
         example = Example(messages, record.prompt_id, record.family, record.category)
         outcome = self._check(example, "\n".join(turn.content for turn in turns))
         if isinstance(outcome, Row):
-            return outcome
-        self.rejected.append(Rejection(record.prompt_id, record.key, *outcome))
-        return None
+            self.rows.append(outcome)
+        else:
+            self.rejected.append(Rejection(record.prompt_id, record.key, *outcome))
 
     def _check(self, example: Example, prompt: str) -> Row | tuple[Reason, str]:
         """Return the row, or the first reason against it with its detail."""
         config, limits, answer = self._config, self._config.filter, example.messages[-1].content
         text, exact = f"{prompt}\n{answer}", normalize(prompt)
-        overlap = self._nearest_protected(exact, text)
+        # The prompt alone matches a test prompt of one or two words, which is a single n-gram.
+        overlaps = (*self._protected.find(prompt), *self._protected.find(text))
+        overlap = max(overlaps, key=lambda match: match.similarity, default=None)
         if overlap and overlap.similarity >= config.contamination_threshold:
             threshold = f"contamination_threshold is {config.contamination_threshold:g}"
             return Reason.CONTAMINATION, f"contains {overlap.similarity:.2f} of {overlap.key}, {threshold}"
@@ -111,14 +112,8 @@ class RowFilter:
         if identity:
             self.identity_ids.append(example.id)
         if overlap and overlap.similarity > (self.nearest.likeness if self.nearest else 0):
-            self.nearest = Nearest(example.id, overlap.key, overlap.similarity)
+            self.nearest = Nearest(example.id, overlap.key, round(overlap.similarity, 4))
         return row
-
-    def _nearest_protected(self, exact: str, text: str) -> Match | None:
-        """Return the test prompt of which the row repeats most, in its prompt or its known answer."""
-        if exact in self._protected_exact:
-            return Match(self._protected_exact[exact], 1.0)
-        return max(self._protected.find(text), key=lambda match: match.similarity, default=None)
 
 
 def find_broken_code(answer: str) -> str:

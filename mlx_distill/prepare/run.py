@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlx_distill.config import to_plain
@@ -12,7 +12,7 @@ from mlx_distill.events import Progress, Report, Warning, ignore
 from mlx_distill.prepare.config import PrepareConfig, PrepareResult
 from mlx_distill.prepare.filters import RowFilter
 from mlx_distill.prepare.rows import Row, token_stats
-from mlx_distill.prepare.select import Selection, select
+from mlx_distill.prepare.select import select
 from mlx_distill.prepare.split import assign_splits, find_leaks, named_splits
 from mlx_distill.records import SPLITS
 from mlx_distill.storage import files
@@ -31,7 +31,10 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
     selection = select(config.data)
     named = named_splits(selection.prompts)
     row_filter = RowFilter(config)
-    rows = _filter(selection, row_filter, report)
+    for done, record in enumerate(selection.records, start=1):
+        row_filter.add(record)
+        report(Progress("prepare", done, len(selection.records), "answers"))
+    rows = row_filter.rows
     rejected = [*selection.rejected, *row_filter.rejected]
     counts = Counter(str(rejection.reason) for rejection in rejected)
     if not rows:
@@ -40,13 +43,13 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
             "Collect complete answers with `mlx-distill collect`, or change the settings that reject them.",
             [f"{reason}: {count}" for reason, count in counts.items()],
         )
-    families = [row.example.family for row in rows]
     fractions = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
-    splits, moved = assign_splits(families, named, **fractions, seed=config.seed)
-    by_split = _group(rows, [splits[family] for family in families], SPLITS)
-    categories = [row.example.category for row in rows]
-    by_category = _group(rows, categories, sorted(set(categories)))
+    splits, moved = assign_splits((row.example.family for row in rows), named, **fractions, seed=config.seed)
+    by_split = {split: [row for row in rows if splits[row.example.family] == split] for split in SPLITS}
     held_out = [*by_split["valid"], *by_split["test"]]
+    by_category: dict[str, list[Row]] = {}
+    for row in rows:
+        by_category.setdefault(row.example.category, []).append(row)
     result = PrepareResult(
         data=config.data,
         n_records=selection.n_records,
@@ -60,7 +63,7 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
         look_alikes=tuple(find_leaks(by_split["train"], held_out, config.contamination_threshold)),
         total=token_stats("all", rows),
         splits=tuple(token_stats(split, group) for split, group in by_split.items()),
-        categories=tuple(token_stats(category, group) for category, group in by_category.items()),
+        categories=tuple(token_stats(category, group) for category, group in sorted(by_category.items())),
     )
     texts: dict[Path, Iterable[str]] = {
         config.data / f"{split}.jsonl": jsonl_lines(row.example.to_json() for row in group)
@@ -74,24 +77,6 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
     return result
 
 
-def _filter(selection: Selection, row_filter: RowFilter, report: Report) -> list[Row]:
-    rows = []
-    for done, record in enumerate(selection.records, start=1):
-        row = row_filter.keep(record)
-        if row:
-            rows.append(row)
-        report(Progress("prepare", done, len(selection.records), "answers"))
-    return rows
-
-
-def _group(rows: Sequence[Row], names: Iterable[str], order: Iterable[str]) -> dict[str, list[Row]]:
-    """Return the rows by name (one name for each row), with the groups in this order."""
-    groups: dict[str, list[Row]] = {name: [] for name in order}
-    for row, name in zip(rows, names, strict=True):
-        groups[name].append(row)
-    return groups
-
-
 def _stats(config: PrepareConfig, result: PrepareResult) -> str:
     """Return the text of stats.json. It contains no path, so that every folder gets the same bytes."""
     settings, stats = to_plain(config), to_plain(result)
@@ -102,28 +87,22 @@ def _stats(config: PrepareConfig, result: PrepareResult) -> str:
     return json_text({"settings": settings, **stats})
 
 
-def _warnings(result: PrepareResult) -> list[str]:
-    warnings: list[str] = []
+def _warnings(result: PrepareResult) -> Iterator[str]:
     if result.n_unanswered:
-        warnings.append(f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks for them.")
+        yield f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks for them."
     if ids := result.identity_phrases:
-        warnings.append(
-            f"Answers in which the teacher calls itself a model: {_list(ids)}. The student will learn to say so; "
-            "--reject-identity rejects them."
-        )
+        yield f"Answers in which the teacher calls itself a model: {_list(ids)}. --reject-identity rejects them."
     for family, split in result.families_moved_to.items():
-        warnings.append(
-            f"The hash put no family into {split}, so {family} moved there. With few families, name the splits in "
-            "the prompts file."
-        )
+        yield f"The hash put no family into {split}, so {family} moved there. The prompts file can name the splits."
     if leaks := result.look_alikes:
-        warnings.append(
-            f"Held-out prompts that a train prompt nearly repeats: "
-            f"{_list([f'{leak.held_out} ~ {leak.train}' for leak in leaks])}. The figures will look too good. "
-            "Give these prompts one family."
+        pairs = _list([f"{leak.held_out} ~ {leak.train}" for leak in leaks])
+        yield (
+            f"Held-out prompts that a train prompt nearly repeats: {pairs}. The figures will look too good. Give these "
+            "prompts one family."
         )
-    empty = [stats.name for stats in result.splits if not stats.n_rows]
-    return [*warnings, *(f"{name} has no rows: its fraction is 0 and no prompt names it." for name in empty)]
+    for stats in result.splits:
+        if not stats.n_rows:
+            yield f"{stats.name} has no rows: its fraction is 0 and no prompt names it."
 
 
 def _list(names: Sequence[str]) -> str:

@@ -87,5 +87,5 @@ def find_leaks(train: Sequence[Row], held_out: Sequence[Row], threshold: float) 
     for row in train:
         for match in index.find(row.prompt_text):
             if match.key not in leaks or match.similarity > leaks[match.key].similarity:
-                leaks[match.key] = Leak(match.key, row.example.id, match.similarity)
+                leaks[match.key] = Leak(match.key, row.example.id, round(match.similarity, 4))
     return [leaks[row.example.id] for row in held_out if row.example.id in leaks]
