@@ -104,18 +104,29 @@ class OverlapIndex:
         self.min_overlap = min_overlap
         self._stored = [(key, ngrams(text)) for key, text in texts]
         counts = Counter(ngram for _, own in self._stored for ngram in own)
-        self._holders: dict[str, list[int]] = defaultdict(list)
+        self._holders: dict[str, set[int]] = defaultdict(set)
         for place, (_, own) in enumerate(self._stored):
             # An overlap of m of n trigrams includes one of any n - m + 1, so the rarest ones suffice to find it.
             n_needed = max(math.ceil(min_overlap * len(own) - 1e-9), 1)
             for ngram in sorted(own, key=lambda ngram: (counts[ngram], ngram))[: len(own) - n_needed + 1]:
-                self._holders[ngram].append(place)
+                self._holders[ngram].add(place)
 
-    def find(self, text: str) -> Iterator[Match]:
-        """Yield each protected text whose overlap is above 0 and at least `min_overlap`."""
+    def find(self, text: str) -> list[Match]:
+        """Return each protected text whose overlap is above 0 and at least `min_overlap`."""
+        return [Match(self._stored[place][0], overlap) for place, overlap in self._overlaps(text)]
+
+    def pop(self, text: str) -> list[Match]:
+        """Return what `find` returns, and remove these protected texts."""
+        found = list(self._overlaps(text))
+        for place, _ in found:
+            for ngram in self._stored[place][1] & self._holders.keys():
+                self._holders[ngram].discard(place)
+        return [Match(self._stored[place][0], overlap) for place, overlap in found]
+
+    def _overlaps(self, text: str) -> Iterator[tuple[int, float]]:
         found = ngrams(text)
         for place in sorted({place for ngram in found & self._holders.keys() for place in self._holders[ngram]}):
-            key, own = self._stored[place]
+            own = self._stored[place][1]
             overlap = len(own & found) / len(own)
             if overlap >= self.min_overlap:
-                yield Match(key, overlap)
+                yield place, overlap

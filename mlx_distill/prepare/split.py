@@ -81,11 +81,13 @@ def hash_position(family: str, seed: int) -> float:
 
 
 def find_leaks(train: Sequence[Row], held_out: Sequence[Row], threshold: float) -> list[Leak]:
-    """Return the held-out prompts that a train prompt nearly repeats, each with its most similar train prompt."""
+    """Return the held-out prompts that a train prompt nearly repeats, each with the first such train prompt.
+
+    A prompt that was found leaves the index: otherwise prompts made from one template would take quadratic time.
+    """
     index = OverlapIndex(((row.example.id, row.prompt_text) for row in held_out), threshold)
-    leaks: dict[str, Leak] = {}
-    for row in train:
-        for match in index.find(row.prompt_text):
-            if match.key not in leaks or match.similarity > leaks[match.key].similarity:
-                leaks[match.key] = Leak(match.key, row.example.id, round(match.similarity, 4))
-    return [leaks[row.example.id] for row in held_out if row.example.id in leaks]
+    return [
+        Leak(match.key, row.example.id, round(match.similarity, 4))
+        for row in train
+        for match in index.pop(row.prompt_text)
+    ]

@@ -92,4 +92,5 @@ def test_overlap_equals_the_comparison_with_every_text(protected: list[str], tex
     overlaps = [len(own & ngrams(text)) / max(len(own), 1) for own in map(ngrams, protected)]
     expected = [Match(str(n), overlap) for n, overlap in enumerate(overlaps) if overlap and overlap >= min_overlap]
     index = OverlapIndex(((str(number), own) for number, own in enumerate(protected)), min_overlap)
-    assert list(index.find(text)) == expected
+    assert index.find(text) == index.pop(text) == expected
+    assert index.find(text) == []
