@@ -139,18 +139,6 @@ def test_rerun_gives_the_same_bytes_and_no_other_file(tmp_path: Path, tiny_stude
     assert {item.name for item in (tmp_path / "one").iterdir()} == {*FILES, "teacher_data.jsonl", "test_prompts.jsonl"}
 
 
-def test_new_prompts_move_no_row_between_splits(tmp_path: Path, tiny_student: Path) -> None:
-    def split_of_each() -> dict[str, str]:
-        return {row.id: split for split, rows in read_rows(tmp_path).items() for row in rows}
-
-    records = [record(f"What is thing {number}?", f"It is {number}.", id=f"q{number}") for number in range(60)]
-    prepare(tmp_path, tiny_student, records[:40])
-    before = split_of_each()
-    prepare(tmp_path, tiny_student, records[::-1])
-    assert set(before.values()) == set(SPLITS)
-    assert {name: split for name, split in split_of_each().items() if name in before} == before
-
-
 def test_split_of_an_unanswered_prompt_holds_for_its_family(tmp_path: Path, tiny_student: Path) -> None:
     records = [*good_records(), record("Asked.", id="asked", family="shared")]
     write_records(tmp_path, records)
@@ -210,20 +198,17 @@ def test_family_that_moves_to_an_empty_split_is_reported(tmp_path: Path, tiny_st
         (good_records(), {"system": "Say <|im_end|>."}, "The setting system cannot be used"),
     ],
 )
-def test_input_that_cannot_be_prepared_writes_nothing(
+def test_input_that_cannot_be_prepared_changes_no_file(
     tmp_path: Path, tiny_student: Path, records: list[TeacherRecord], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(tmp_path, tiny_student, records, **settings)
-    assert not any((tmp_path / name).exists() for name in FILES)
-
-
-def test_failed_rerun_keeps_the_earlier_files(tmp_path: Path, tiny_student: Path) -> None:
-    prepare(tmp_path, tiny_student, good_records())
-    before = contents(tmp_path)
+        prepare(tmp_path / "new", tiny_student, records, **settings)
+    assert not any((tmp_path / "new" / name).exists() for name in FILES)
+    prepare(tmp_path / "old", tiny_student, good_records())
+    before = contents(tmp_path / "old")
     with pytest.raises(InputError):
-        prepare(tmp_path, tiny_student, good_records(), max_length=3)
-    assert contents(tmp_path) == before
+        prepare(tmp_path / "old", tiny_student, records, **settings)
+    assert contents(tmp_path / "old") == before
 
 
 def test_missing_model_names_the_command_to_run(tmp_path: Path) -> None:
@@ -236,8 +221,6 @@ def test_missing_model_names_the_command_to_run(tmp_path: Path) -> None:
     [
         ({"max_length": 0}, "max_length = 0: expected int >= 1"),
         ({"contamination_threshold": 0.0}, "contamination_threshold = 0.0: expected float > 0"),
-        ({"contamination_threshold": 1.5}, "contamination_threshold = 1.5: expected float <= 1"),
-        ({"valid_fraction": -0.1}, "valid_fraction = -0.1: expected float >= 0"),
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing is left for train"),
     ],
 )
