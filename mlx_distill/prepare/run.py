@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlx_distill.config import to_plain
@@ -12,9 +12,9 @@ from mlx_distill.events import Progress, Report, Warning, ignore
 from mlx_distill.prepare.config import PrepareConfig, PrepareResult
 from mlx_distill.prepare.filters import RowFilter
 from mlx_distill.prepare.rows import Row, token_stats
-from mlx_distill.prepare.select import select
+from mlx_distill.prepare.select import Rejection, select
 from mlx_distill.prepare.split import assign_splits, find_leaks, named_splits
-from mlx_distill.records import SPLITS
+from mlx_distill.records import SPLITS, Split
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import json_text, jsonl_lines, write_texts
 
@@ -65,26 +65,28 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
         splits=tuple(token_stats(split, group) for split, group in by_split.items()),
         categories=tuple(token_stats(category, group) for category, group in sorted(by_category.items())),
     )
-    texts: dict[Path, Iterable[str]] = {
-        config.data / f"{split}.jsonl": jsonl_lines(row.example.to_json() for row in group)
-        for split, group in by_split.items()
-    }
-    texts[config.data / files.REJECTED] = jsonl_lines(rejection.to_json() for rejection in rejected)
-    texts[config.data / files.STATS] = [_stats(config, result)]
-    write_texts(texts)
+    _write(config, result, by_split, rejected)
     for text in _warnings(result):
         report(Warning(text))
     return result
 
 
-def _stats(config: PrepareConfig, result: PrepareResult) -> str:
-    """Return the text of stats.json. It contains no path, so that every folder gets the same bytes."""
+def _write(
+    config: PrepareConfig, result: PrepareResult, by_split: Mapping[Split, Sequence[Row]], rejected: Sequence[Rejection]
+) -> None:
     settings, stats = to_plain(config), to_plain(result)
-    for path in ("data", "model", "test_prompts"):
+    for path in ("data", "model", "test_prompts"):  # so that equal data gives equal bytes in every folder
         del settings[path]
     del stats["data"]
     stats["lengths"] = {name: stats.pop(name) for name in ("total", "splits", "categories")}
-    return json_text({"settings": settings, **stats})
+    names: dict[Split, str] = {"train": files.TRAIN, "valid": files.VALID, "test": files.TEST}
+    texts: dict[Path, Iterable[str]] = {
+        config.data / names[split]: jsonl_lines(row.example.to_json() for row in rows)
+        for split, rows in by_split.items()
+    }
+    texts[config.data / files.REJECTED] = jsonl_lines(rejection.to_json() for rejection in rejected)
+    texts[config.data / files.STATS] = [json_text({"settings": settings, **stats})]
+    write_texts(texts)
 
 
 def _warnings(result: PrepareResult) -> Iterator[str]:
