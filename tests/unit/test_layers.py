@@ -15,7 +15,7 @@ from mlx_distill.run.stages import STAGES
 PACKAGE = Path(mlx_distill.__file__).parent
 
 FLOORS = (
-    {"errors", "sanitize"},
+    {"errors", "sanitize", "similarity"},
     {"storage", "device", "records", "events", "config"},
     {"teachers", "models", "code_blocks"},
     {"collect", "prepare", "convert", "train", "compare", "fuse", "export", "chat", "serve"},
