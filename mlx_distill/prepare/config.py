@@ -48,7 +48,9 @@ class PrepareConfig(Config, frozen=True):
     data: Annotated[Path, doc("folder of teacher_data.jsonl; the rows are written to the same folder")]
     model: Annotated[Path, doc("folder of the converted student, for its tokenizer and chat template")]
     system: Annotated[str, doc("student's system message in every row; empty: no system message")] = STUDENT_SYSTEM
-    test_prompts: Annotated[Path, doc("JSONL of prompts to keep out of training  [default: four]")] | None = None
+    test_prompts: Annotated[Path, doc("JSONL of prompts to keep out of training; default: the four shipped")] | None = (
+        None
+    )
     max_length: Annotated[int, doc("maximum tokens of a row; longer ones are rejected, not cut", ge=1)] = 2048
     contamination_threshold: Annotated[
         float, doc("reject answers that contain this share of a test prompt's word trigrams", gt=0, le=1)

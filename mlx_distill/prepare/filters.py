@@ -78,6 +78,8 @@ class RowFilter:
         """Return the row, or the first reason against it with its detail."""
         config, limits, answer = self._config, self._config.filter, example.messages[-1].content
         text, exact = f"{prompt}\n{answer}", normalize(prompt)
+        if half := re.search(r"[\ud800-\udfff]", text):
+            return Reason.INVALID_TEXT, f"contains \\u{ord(half.group()):04x}, which is half of a character"
         # The prompt alone matches a test prompt of one or two words, which is a single n-gram.
         overlaps = (*self._protected.find(prompt), *self._protected.find(text))
         overlap = max(overlaps, key=lambda match: match.similarity, default=None)

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     NOT_CURRENT = "not among the current prompts"
     NOT_COMPLETE = "not complete"
     SUPERSEDED = "superseded"
+    INVALID_TEXT = "invalid text"
     CONTAMINATION = "contamination"
     BROKEN_CODE = "code does not parse"
     IDENTITY = "identity phrase"

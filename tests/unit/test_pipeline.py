@@ -193,7 +193,9 @@ def test_a_stage_done_by_its_own_command_counts(project: Path) -> None:
 
 def test_a_stage_done_with_other_settings_does_not_count(project: Path) -> None:
     manifest = Path("reports/tiny/manifests/prepare.json").read_text()
-    config = pipeline.stage_configs(load_project(RunConfig(overrides=("prepare.contamination_threshold=0.9",))))["prepare"]
+    config = pipeline.stage_configs(load_project(RunConfig(overrides=("prepare.contamination_threshold=0.9",))))[
+        "prepare"
+    ]
 
     pipeline.alone("prepare", config)
 

@@ -78,6 +78,7 @@ def test_rows_follow_their_family_with_the_given_system(tmp_path: Path, tiny_stu
 def test_every_answer_is_a_row_or_is_rejected_with_a_reason(tmp_path: Path, tiny_student: Path) -> None:
     bad = [
         record("Cut?", "half", id="cut", stop_reason="max_tokens"),
+        record("Half?", "One \ud83d of two.", id="half"),
         record("Write a Python function to check whether a binary tree is complete.", id="leak"),
         record("Code?", "So:\n```python\ndef f(:\n```", id="code"),
         record("Who?", "As an AI, I cannot say.", id="who"),
@@ -85,9 +86,10 @@ def test_every_answer_is_a_row_or_is_rejected_with_a_reason(tmp_path: Path, tiny
         record("what does the NUMBER 1 stand for?", "Another answer.", id="again"),
     ]
     result = prepare(tmp_path, tiny_student, [*good_records(), *bad])
-    assert result.n_rows + sum(result.rejected.values()) == result.n_records == 16
+    assert result.n_rows + sum(result.rejected.values()) == result.n_records == 17
     assert reasons(tmp_path) == {
         "cut": ("not complete", "stop reason max_tokens"),
+        "half": ("invalid text", "contains \\ud83d, which is half of a character"),
         "leak": ("contamination", "contains 0.90 of test-tree, contamination_threshold is 0.7"),
         "code": ("code does not parse", "code block 1 (python), line 1: invalid syntax"),
         "who": ("identity phrase", 'the answer says "As an AI"'),
