@@ -36,6 +36,8 @@ class Config(msgspec.Struct, frozen=True):
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Old names of settings, and the new ones that the error message gives."""
+    removed: ClassVar[Mapping[str, str]] = {}
+    """Settings that no longer exist, and the reason that the error message gives."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -160,6 +162,8 @@ def to_plain(value: Any) -> Any:
 def _unknown(name: str, config: type[Config]) -> str:
     if name in config.renamed:
         return f"{name} is called {config.renamed[name]} now"
+    if name in config.removed:
+        return f"{name} no longer exists: {config.removed[name]}"
     close = difflib.get_close_matches(name, config.__struct_fields__, n=1)
     return f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 

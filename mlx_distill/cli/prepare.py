@@ -1,4 +1,4 @@
-"""`mlx-distill prepare`: train, valid and test rows of the teacher's answers."""
+"""`mlx-distill prepare`: make train, valid and test rows from the teacher's answers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
-from mlx_distill.prepare.run import PrepareConfig, PrepareResult
+from mlx_distill.prepare import PrepareConfig, PrepareResult
 from mlx_distill.run.pipeline import alone
 from mlx_distill.sanitize import printable
 
 
 @click.command("prepare")
 @config_options(PrepareConfig)
-@click.option(
-    "--show", type=click.IntRange(min=1), metavar="N", help="Print the first N train rows, supervised tokens marked."
-)
+@click.option("--show", type=click.IntRange(min=1), metavar="N", help="Print the first N train rows with their mask.")
 @json_option
 def command(show: int | None, as_json: bool, **flags: Any) -> None:
-    """Make train, valid and test rows of the teacher's answers, split by family.
+    """Make train, valid and test rows from the teacher's answers, split by family.
 
     \b
     Examples:
@@ -47,31 +45,24 @@ def _print_result(result: PrepareResult) -> None:
     facts = [("answers", f"{result.n_records} read, {result.n_rows} kept, {n_rejected} rejected")]
     facts += [("rejected", f"{count} {reason}") for reason, count in result.rejected.items()]
     families = ", ".join(f"{split} {count}" for split, count in result.n_families.items())
-    facts += [("families", families), ("written to", str(result.data))]
-    print_facts("Prepared", facts)
-    click.echo()
-    header: tuple[str, ...] = ("tokens a row", "rows", "min", "median", "p90", "max", "tokens", "supervised", "share")
-    lines = [header]
-    for lengths in (*result.splits, *result.categories, result.total):
-        counts = (lengths.n_rows, lengths.shortest, lengths.median, lengths.p90, lengths.longest)
-        totals = (lengths.n_tokens, lengths.n_supervised)
-        lines.append((lengths.name, *(f"{n:,}" for n in (*counts, *totals)), f"{lengths.supervised_share:.0%}"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        first, *rest = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  " + "  ".join([first.strip().ljust(widths[0]), *rest]))
+    print_facts("Prepared", [*facts, ("families", families), ("written to", str(result.data))])
+    click.echo("\n  tokens a row    rows   min  median   p90   max       tokens   supervised  share")
+    for stats in (*result.splits, *result.categories, result.total):
+        lengths = f"{stats.shortest:>4}  {stats.median:>6}  {stats.p90:>4}  {stats.longest:>4}"
+        totals = f"{stats.n_tokens:>11,}  {stats.n_supervised:>11,}  {stats.supervised_share:>5.0%}"
+        click.echo(f"  {printable(stats.name):<12}  {stats.n_rows:>6,}  {lengths}  {totals}")
 
 
-def _print_rows(config: PrepareConfig, count: int) -> None:
-    """Supervised tokens in green on a terminal with colours, between ⟦ and ⟧ elsewhere."""
-    from mlx_distill.prepare.preview import shown_rows
+def _print_rows(config: PrepareConfig, n_rows: int) -> None:
+    """Print supervised text in green on a terminal with colours, and between ⟦ and ⟧ elsewhere."""
+    from mlx_distill.prepare.rows import preview_rows  # imports mlx
 
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for row in shown_rows(config.data / "train.jsonl", config.model, count):
-        click.echo(f"\n--- {printable(row.id)}: {row.n_tokens} tokens, {row.n_supervised} supervised")
-        for segment in row.segments:
-            text = printable(segment.text)
-            if segment.supervised:
-                text = click.style(text, fg="green", bold=True) if coloured else f"⟦{text}⟧"
-            click.echo(text, nl=False)
+    for row, segments in preview_rows(config.data / "train.jsonl", config.model, n_rows):
+        click.echo(f"\n--- {printable(row.example.id)}: {row.n_tokens} tokens, {row.n_supervised} supervised")
+        for text, supervised in segments:
+            shown = printable(text)
+            if supervised:
+                shown = click.style(shown, fg="green", bold=True) if coloured else f"⟦{shown}⟧"
+            click.echo(shown, nl=False)
         click.echo()

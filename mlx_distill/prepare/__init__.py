@@ -1,1 +1,5 @@
-"""Teacher records to rows: what is complete, split by family, measured in the student's tokens."""
+"""`prepare`: teacher records to train, valid and test rows."""
+
+from mlx_distill.prepare.config import FilterConfig, PrepareConfig, PrepareResult
+
+__all__ = ["FilterConfig", "PrepareConfig", "PrepareResult"]

@@ -1,45 +1,125 @@
-"""What an answer must be to become a row: one function a reason, each saying what is wrong or nothing."""
+"""Filters: the requirements that turn a teacher's answer into a row, with one reason for each failure."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
 
 from mlx_distill.code_blocks import code_blocks, parse_fault
-from mlx_distill.config import Config, doc
-from mlx_distill.records import COMPLETE_STOP_REASONS, Messages, TeacherRecord
+from mlx_distill.errors import InputError
+from mlx_distill.models.load import load_tokenizer
+from mlx_distill.models.tokenize import control_tokens, render
+from mlx_distill.prepare.config import Nearest, PrepareConfig
+from mlx_distill.prepare.rows import Row
+from mlx_distill.prepare.select import Reason, Rejection
+from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
+from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
+from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.storage.package_data import shipped
+
+MIN_ANSWER_NGRAMS = 20
+"""A known answer with fewer trigrams is too short to show that another answer copies it."""
 
 
-class FilterConfig(Config, frozen=True):
-    """The quality gate: what an answer must be to become a row. Whatever fails is in rejected.jsonl with its reason."""
-
-    stop_reasons: Annotated[tuple[str, ...], doc("how an answer must have ended; end_turn is of its own accord")] = (
-        tuple(sorted(COMPLETE_STOP_REASONS))
-    )
-    shortest_answer: Annotated[int, doc("fewest tokens of an answer, its end token included", ge=1)] = 1
-    longest_answer: Annotated[int, doc("most tokens of an answer, its end token included", ge=1)] | None = None
-    require_parsing_code: Annotated[bool, doc("reject answers with Python code that does not parse")] = True
-    near_duplicate: Annotated[
-        float,
-        doc(
-            "likeness to an earlier row (shared runs of three words) from which one is rejected; 0 keeps all",
-            ge=0,
-            le=1,
-        ),
-    ] = 0.8
-    reject_identity: Annotated[bool, doc('reject answers that say "as an AI" or "I am Claude"; else only count')] = True
-
-    def check(self) -> None:
-        if not self.stop_reasons:
-            raise ValueError("stop_reasons is empty, so that no answer would be kept")
-        if self.longest_answer is not None and self.longest_answer < self.shortest_answer:
-            raise ValueError(f"longest_answer is {self.longest_answer}, below shortest_answer ({self.shortest_answer})")
+class _TestPrompt(Prompt, frozen=True):
+    answer: str = ""
 
 
-def broken_code(answer: str) -> str:
-    """The first code block in a language with a parser here (Python) that does not parse, and where; else ""."""
+def protected_texts(path: Path) -> list[tuple[str, str]]:
+    """Return (id, text) of each test prompt of a JSONL file, and of its answer if that is known.
+
+    A line may contain its "answer"; the answers to the shipped test prompts are known.
+    """
+    known = read_jsonl(shipped("sample") / "test_answers.jsonl", TeacherRecord.from_json)
+    answers = {record.prompt_id: record.answer for record in known}
+    next_step = "Give the file of your test prompts, or remove the setting to use the shipped ones."
+    prompts = read_jsonl(path, _TestPrompt.from_json, next_step)
+    answered = [(prompt.id, prompt.answer or answers.get(prompt.id, "")) for prompt in prompts]
+    long_enough = [(prompt_id, text) for prompt_id, text in answered if len(ngrams(text)) >= MIN_ANSWER_NGRAMS]
+    return [(prompt.id, prompt.text) for prompt in prompts] + long_enough
+
+
+class RowFilter:
+    """Turns answers into rows, one after another. Each answer is compared with the rows before it."""
+
+    def __init__(self, config: PrepareConfig) -> None:
+        self.rows: list[Row] = []
+        self.rejected: list[Rejection] = []
+        self.identity_ids: list[str] = []
+        """Kept answers in which the teacher calls itself a model."""
+        self.nearest: Nearest | None = None
+        self._config = config
+        self._tokenizer = load_tokenizer(config.model)
+        self._control_tokens = control_tokens(self._tokenizer)
+        self._system = (Message("system", config.system),) if config.system else ()
+        if found := find_control_token(self._system, self._control_tokens):
+            raise InputError(f"The setting system cannot be used: {found}.", "Remove the control token from it.")
+        self._protected = OverlapIndex(protected_texts(config.test_prompts_file))
+        self._first_ids: dict[str, str] = {}
+        threshold = config.filter.dedup_threshold
+        self._kept = NearDuplicateIndex(threshold) if threshold else None
+
+    def add(self, record: TeacherRecord) -> None:
+        """Add the row of an answer, or the reason against it.
+
+        The student's system message replaces the teacher's, and the answer loses white space at its ends.
+        """
+        turns = tuple(message for message in record.messages if message.role != "system")
+        messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
+        example = Example(messages, record.prompt_id, record.family, record.category)
+        outcome = self._check(example, "\n".join(turn.content for turn in turns))
+        if isinstance(outcome, Row):
+            self.rows.append(outcome)
+        else:
+            self.rejected.append(Rejection(record.prompt_id, record.key, *outcome))
+
+    def _check(self, example: Example, prompt: str) -> Row | tuple[Reason, str]:
+        """Return the row, or the first reason against it with its detail."""
+        config, limits, answer = self._config, self._config.filter, example.messages[-1].content
+        text, exact = f"{prompt}\n{answer}", normalize(prompt)
+        if half := re.search(r"[\ud800-\udfff]", text):
+            return Reason.INVALID_TEXT, f"contains \\u{ord(half.group()):04x}, which is half of a character"
+        # The prompt alone matches a test prompt of one or two words, which is a single n-gram.
+        overlaps = (*self._protected.find(prompt), *self._protected.find(text))
+        overlap = max(overlaps, key=lambda match: match.similarity, default=None)
+        if overlap and overlap.similarity >= config.contamination_threshold:
+            threshold = f"contamination_threshold is {config.contamination_threshold:g}"
+            return Reason.CONTAMINATION, f"contains {overlap.similarity:.2f} of {overlap.key}, {threshold}"
+        if limits.require_parsing_code and (broken := find_broken_code(answer)):
+            return Reason.BROKEN_CODE, broken
+        identity = find_identity_phrase(answer)
+        if identity and limits.reject_identity:
+            return Reason.IDENTITY, f'the answer says "{identity}"'
+        if found := find_control_token(example.messages, self._control_tokens):
+            return Reason.CONTROL_TOKEN, found
+        rendered = render(self._tokenizer, example.messages)
+        row = Row(example, len(rendered.tokens), rendered.n_supervised)
+        n = row.n_supervised
+        if row.n_tokens > config.max_length:
+            return Reason.TOO_LONG, f"{row.n_tokens} tokens, max_length is {config.max_length}"
+        if n < limits.min_answer_tokens:
+            return Reason.ANSWER_TOO_SHORT, f"{n} tokens, min_answer_tokens is {limits.min_answer_tokens}"
+        if limits.max_answer_tokens is not None and n > limits.max_answer_tokens:
+            return Reason.ANSWER_TOO_LONG, f"{n} tokens, max_answer_tokens is {limits.max_answer_tokens}"
+        if exact in self._first_ids:
+            return Reason.DUPLICATE, f"same prompt as {self._first_ids[exact]}"
+        if self._kept and (match := self._kept.find(text)):
+            threshold = f"dedup_threshold is {limits.dedup_threshold:g}"
+            return Reason.NEAR_DUPLICATE, f"{match.similarity:.2f} like {match.key}, {threshold}"
+
+        self._first_ids[exact] = example.id
+        if self._kept:
+            self._kept.add(example.id, text)
+        if identity:
+            self.identity_ids.append(example.id)
+        if overlap and overlap.similarity > (self.nearest.likeness if self.nearest else 0):
+            self.nearest = Nearest(example.id, overlap.key, round(overlap.similarity, 4))
+        return row
+
+
+def find_broken_code(answer: str) -> str:
+    """Return which code block does not parse, and where; "" if all blocks of a known language (Python) parse."""
     for number, block in enumerate(code_blocks(answer), start=1):
         fault = parse_fault(block)
         if fault:
@@ -47,36 +127,19 @@ def broken_code(answer: str) -> str:
     return ""
 
 
-def identity_phrase(answer: str) -> str:
-    """A phrase in which the teacher speaks of itself as a model ("as an AI", "I am Claude"); else ""."""
+def find_identity_phrase(answer: str) -> str:
+    """Return a phrase in which the teacher calls itself a model ("as an AI", "I am Claude"), or ""."""
     found = _IDENTITY.search(answer)
     return found.group() if found else ""
 
 
-def control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
-    """A control token's text inside a message, where it would end or open a turn; else ""."""
+def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
+    """Return which message contains a control token, where it would end or open a turn, or ""."""
     for message in messages:
         for token in control_tokens:
             if token in message.content:
-                return f"the {message.role} message holds {token}"
+                return f"the {message.role} message contains {token}"
     return ""
-
-
-class Duplicates:
-    """Tells of each record whether an earlier one asked the same."""
-
-    def __init__(self) -> None:
-        self._first: dict[tuple[str, ...], str] = {}
-
-    def same_as(self, record: TeacherRecord) -> str:
-        """Which earlier record has the same prompt up to case, spaces and Unicode form; else ""."""
-        turns = tuple(_normal(turn.content) for turn in record.messages if turn.role != "system")
-        first = self._first.setdefault(turns, record.prompt_id)
-        return "" if first == record.prompt_id else f"asks the same as {first}"
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 _IDENTITY = re.compile(

@@ -1,212 +1,112 @@
-"""The prepare stage: choose, filter, measure, split and write, in that order."""
+"""The prepare stage: select, filter, split and write."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
-from msgspec.structs import force_setattr
-
-from mlx_distill.config import Config, doc, to_plain
+from mlx_distill.config import to_plain
 from mlx_distill.errors import InputError
-from mlx_distill.events import Report, Warning, ignore
-from mlx_distill.prepare.decontaminate import Likeness
-from mlx_distill.prepare.filter_rows import Sieve
-from mlx_distill.prepare.filters import FilterConfig
-from mlx_distill.prepare.select import JOURNAL, Selection, select
-from mlx_distill.prepare.split import Assignment, assign, named_splits
-from mlx_distill.prepare.token_stats import Lengths, Row, by_category, by_split, lengths_of
-from mlx_distill.records import SPLITS, STUDENT_SYSTEM
-from mlx_distill.storage.atomic import json_text, jsonl_text, write_texts
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.events import Progress, Report, Warning, ignore
+from mlx_distill.prepare.config import PrepareConfig, PrepareResult
+from mlx_distill.prepare.filters import RowFilter
+from mlx_distill.prepare.rows import Row, token_stats
+from mlx_distill.prepare.select import Rejection, select
+from mlx_distill.prepare.split import assign_splits, find_leaks, named_splits
+from mlx_distill.records import SPLITS, Split
+from mlx_distill.storage import files
+from mlx_distill.storage.atomic import json_text, jsonl_lines, write_texts
 
-MOST_NAMED = 5
-"""How many ids a caution names; the files name all."""
-
-
-class PrepareConfig(Config, frozen=True):
-    """What becomes a row, and where it goes."""
-
-    data: Annotated[Path, doc("folder of teacher_data.jsonl; the rows are written beside it")]
-    model: Annotated[Path, doc("folder of the converted student, for its tokenizer and chat template")]
-    system: Annotated[str, doc("the student's system message in every row; empty: none")] = STUDENT_SYSTEM
-    test_prompts: (
-        Annotated[
-            Path, doc("JSONL of the prompts kept for comparing; near copies are rejected (default: the shipped four)")
-        ]
-        | None
-    ) = None
-    max_length: Annotated[int, doc("longest row in tokens; longer ones are rejected, never cut", ge=1)] = 2048
-    near_copy: Annotated[
-        float, doc("likeness to a test prompt, in topic words or in code, from which an answer is rejected", gt=0, le=1)
-    ] = 0.75
-    valid_share: Annotated[
-        float, doc("share of families, by hash, held out to choose the best checkpoint", ge=0, lt=1)
-    ] = 0.1
-    test_share: Annotated[
-        float, doc("share of families, by hash, held out for the figures that are claimed", ge=0, lt=1)
-    ] = 0.1
-    seed: Annotated[int, doc("decides, with its name, where a family goes that names no split")] = 0
-    filter: FilterConfig = FilterConfig()
-
-    def __post_init__(self) -> None:
-        if self.test_prompts is None:
-            force_setattr(self, "test_prompts", shipped("test_prompts.jsonl"))
-        super().__post_init__()
-
-    def check(self) -> None:
-        if self.valid_share + self.test_share >= 1:
-            raise ValueError("valid_share and test_share together must be below 1, or nothing is left for train")
-
-
-@dataclass(frozen=True)
-class PrepareResult:
-    """What was made."""
-
-    data: Path
-    n_records: int
-    """Answers in the journal."""
-    n_unanswered: int
-    """Current prompts without an answer."""
-    n_rows: int
-    n_families: Mapping[str, int]
-    """Families with rows, for each split."""
-    rejected: Mapping[str, int]
-    """Reason to number of answers; rejected.jsonl names each."""
-    n_identity_phrases: int
-    """Kept answers in which the teacher speaks of itself as a model."""
-    total: Lengths
-    splits: tuple[Lengths, ...]
-    categories: tuple[Lengths, ...]
+MAX_NAMED = 5
+"""How many ids a warning lists. The files list all of them."""
 
 
 def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
-    """Write train.jsonl, valid.jsonl, test.jsonl, rejected.jsonl and stats.json into `config.data`, all together.
+    """Write train.jsonl, valid.jsonl, test.jsonl, rejected.jsonl and stats.json into `config.data`, all or none.
 
-    The same inputs give the same bytes. Raises MissingError or InputError where a file is missing or wrong, where a
-    family names two splits, and where a split would be without a row; nothing is written then.
+    Equal inputs give equal bytes. Raises MissingError or InputError for a file that is missing or wrong, for a family
+    that names two splits, and for a split without rows. Then nothing is written.
     """
-    selection = select(config.data, config.filter.stop_reasons)
-    named = named_splits(selection.members)
-    sieve = Sieve(config)
-    sieve.rejected.extend(selection.rejected)
-    rows = sieve.keep(selection.records, report)
+    selection = select(config.data)
+    named = named_splits(selection.prompts)
+    row_filter = RowFilter(config)
+    for done, record in enumerate(selection.records, start=1):
+        row_filter.add(record)
+        report(Progress("prepare", done, len(selection.records), "answers"))
+    rows = row_filter.rows
+    rejected = [*selection.rejected, *row_filter.rejected]
+    counts = Counter(str(rejection.reason) for rejection in rejected)
     if not rows:
         raise InputError(
-            f"{config.data / JOURNAL}: none of its {selection.n_records} answers can be used.",
+            f"{config.data / files.TEACHER_DATA}: none of its {selection.n_records} answers can be used.",
             "Collect complete answers with `mlx-distill collect`, or change the settings that reject them.",
-            [f"{reason}: {count}" for reason, count in Counter(r.reason for r in sieve.rejected).items()],
+            [f"{reason}: {count}" for reason, count in counts.items()],
         )
-    assignment = assign(
-        [row.example.family for row in rows],
-        named,
-        valid_share=config.valid_share,
-        test_share=config.test_share,
-        seed=config.seed,
-    )
-    rows = [dataclasses.replace(row, split=assignment.splits[row.example.family]) for row in rows]
-    return _write(config, selection, sieve, assignment, rows, report)
-
-
-def _write(
-    config: PrepareConfig,
-    selection: Selection,
-    sieve: Sieve,
-    assignment: Assignment,
-    rows: Sequence[Row],
-    report: Report,
-) -> PrepareResult:
-    from mlx_distill.prepare.leakage import look_alikes
-
-    examples = {split: [row.example for row in rows if row.split == split] for split in SPLITS}
-    alike = look_alikes(examples["train"], [*examples["valid"], *examples["test"]])
+    fractions = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
+    splits, moved = assign_splits((row.example.family for row in rows), named, **fractions, seed=config.seed)
+    by_split = {split: [row for row in rows if splits[row.example.family] == split] for split in SPLITS}
+    held_out = [*by_split["valid"], *by_split["test"]]
+    by_category: dict[str, list[Row]] = {}
+    for row in rows:
+        by_category.setdefault(row.example.category, []).append(row)
     result = PrepareResult(
         data=config.data,
         n_records=selection.n_records,
         n_unanswered=selection.n_unanswered,
         n_rows=len(rows),
-        n_families={split: len({example.family for example in examples[split]}) for split in SPLITS},
-        rejected=dict(sorted(Counter(rejection.reason for rejection in sieve.rejected).items())),
-        n_identity_phrases=len(sieve.identity_ids),
-        total=lengths_of("all", rows),
-        splits=by_split(rows),
-        categories=by_category(rows),
+        rejected=dict(sorted(counts.items())),
+        n_families={split: len({row.example.family for row in group}) for split, group in by_split.items()},
+        families_moved_to=moved,
+        identity_phrases=tuple(row_filter.identity_ids),
+        nearest_to_a_test_prompt=row_filter.nearest,
+        look_alikes=tuple(find_leaks(by_split["train"], held_out, config.contamination_threshold)),
+        total=token_stats("all", rows),
+        splits=tuple(token_stats(split, group) for split, group in by_split.items()),
+        categories=tuple(token_stats(category, group) for category, group in sorted(by_category.items())),
     )
-    stats: dict[str, Any] = {
-        "settings": {
-            name: value for name, value in to_plain(config).items() if name not in ("data", "model", "test_prompts")
-        },
-        "n_records": result.n_records,
-        "n_unanswered": result.n_unanswered,
-        "n_rows": result.n_rows,
-        "rejected": result.rejected,
-        "n_families": result.n_families,
-        "families_moved_to": assignment.moved,
-        "identity_phrases": sieve.identity_ids,
-        "nearest_to_a_test_prompt": _nearest(sieve.nearest_kept),
-        "look_alikes": [pair.to_json() for pair in alike],
-        "lengths": {
-            "total": dataclasses.asdict(result.total),
-            "splits": [dataclasses.asdict(lengths) for lengths in result.splits],
-            "categories": [dataclasses.asdict(lengths) for lengths in result.categories],
-        },
-    }
-    files = {
-        config.data / f"{split}.jsonl": jsonl_text(example.to_json() for example in examples[split]) for split in SPLITS
-    }
-    files[config.data / "rejected.jsonl"] = jsonl_text(rejection.to_json() for rejection in sieve.rejected)
-    files[config.data / "stats.json"] = json_text(stats)
-    write_texts(files)
-    for text in _cautions(result, sieve.identity_ids, assignment, [(a.held_out, a.train) for a in alike]):
+    _write(config, result, by_split, rejected)
+    for text in _warnings(result):
         report(Warning(text))
     return result
 
 
-def _nearest(kept: tuple[str, Likeness] | None) -> dict[str, Any] | None:
-    """How near the kept answers come to the test prompts, so that the threshold can be judged."""
-    if kept is None or not kept[1].value:
-        return None
-    record_id, likeness = kept
-    return {
-        "id": record_id,
-        "test_prompt": likeness.test_id,
-        "measure": likeness.measure,
-        "likeness": round(likeness.value, 4),
+def _write(
+    config: PrepareConfig, result: PrepareResult, by_split: Mapping[Split, Sequence[Row]], rejected: Sequence[Rejection]
+) -> None:
+    settings, stats = to_plain(config), to_plain(result)
+    for path in ("data", "model", "test_prompts"):  # so that equal data gives equal bytes in every folder
+        del settings[path]
+    del stats["data"]
+    stats["lengths"] = {name: stats.pop(name) for name in ("total", "splits", "categories")}
+    names: dict[Split, str] = {"train": files.TRAIN, "valid": files.VALID, "test": files.TEST}
+    texts: dict[Path, Iterable[str]] = {
+        config.data / names[split]: jsonl_lines(row.example.to_json() for row in rows)
+        for split, rows in by_split.items()
     }
+    texts[config.data / files.REJECTED] = jsonl_lines(rejection.to_json() for rejection in rejected)
+    texts[config.data / files.STATS] = [json_text({"settings": settings, **stats})]
+    write_texts(texts)
 
 
-def _cautions(
-    result: PrepareResult, identity_ids: Sequence[str], assignment: Assignment, alike: Sequence[tuple[str, str]]
-) -> list[str]:
-    cautions: list[str] = []
+def _warnings(result: PrepareResult) -> Iterator[str]:
     if result.n_unanswered:
-        cautions.append(f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks for them.")
-    if identity_ids:
-        cautions.append(
-            f"Answers that speak of the teacher as a model: {len(identity_ids)} ({_some(identity_ids)}). The student "
-            "will learn to; --reject-identity leaves them out."
+        yield f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks for them."
+    if ids := result.identity_phrases:
+        yield f"Answers in which the teacher calls itself a model: {_list(ids)}. --reject-identity rejects them."
+    for family, split in result.families_moved_to.items():
+        yield f"The hash put no family into {split}, so {family} moved there. The prompts file can name the splits."
+    if leaks := result.look_alikes:
+        pairs = _list([f"{leak.held_out} ~ {leak.train}" for leak in leaks])
+        yield (
+            f"Held-out prompts that a train prompt nearly repeats: {pairs}. The figures will look too good. Give these "
+            "prompts one family."
         )
-    for family, split in assignment.moved.items():
-        cautions.append(
-            f"The hash sent no family to {split}, so {family} was moved there. With few families, name the splits in "
-            "the prompts file."
-        )
-    if alike:
-        pairs = [f"{held_out} ~ {train}" for held_out, train in alike]
-        cautions.append(
-            f"Held-out prompts that read almost like a train prompt: {len(alike)} ({_some(pairs)}), which flatters the "
-            "figures. Give them one family."
-        )
-    for lengths in result.splits:
-        if not lengths.n_rows:
-            cautions.append(f"{lengths.name} has no rows: its share is 0 and no prompt names it.")
-    return cautions
+    for stats in result.splits:
+        if not stats.n_rows:
+            yield f"{stats.name} has no rows: its fraction is 0 and no prompt names it."
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{len(names)} ({', '.join(names[:MAX_NAMED])}{more})"

@@ -83,7 +83,12 @@ def json_text(data: Any) -> str:
 
 def jsonl_text(rows: Iterable[Any]) -> str:
     """Return records or plain data as JSON lines. Non-ASCII text is kept."""
-    return "".join(json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(jsonl_lines(rows))
+
+
+def jsonl_lines(rows: Iterable[Any]) -> Iterator[str]:
+    """Yield the lines of `jsonl_text`, with one row in memory at a time."""
+    return (json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,17 +108,23 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
     """Replace a JSON file, an object of long lists, with one item a line and one item in memory at a time."""
-    with new_file(path, replace=True) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
+
+    def pieces() -> Iterator[str]:
         for number, (name, items) in enumerate(lists.items()):
-            file.write(f"{',' if number else '{'}\n  {json.dumps(name)}: [")
+            yield f"{',' if number else '{'}\n  {json.dumps(name)}: ["
             for position, item in enumerate(items):
-                file.write(f"{',' if position else ''}\n    {json.dumps(to_plain(item), ensure_ascii=False)}")
-            file.write("\n  ]")
-        file.write("\n}\n")
+                yield f"{',' if position else ''}\n    {json.dumps(to_plain(item), ensure_ascii=False)}"
+            yield "\n  ]"
+        yield "\n}\n"
+
+    write_texts({path: pieces()})
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Replace several text files. All are on the disk before the first one is renamed to its place, in order."""
+def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
+    """Replace several text files. All are on the disk before the first one is renamed to its place, in order.
+
+    A text can come in pieces, so that a large file does not have to fit in memory.
+    """
     written: dict[Path, str] = {}
     path = next(iter(texts))
     try:
@@ -121,7 +132,7 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             make_folder(path.parent)
             descriptor, written[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 sync(file.fileno())
             os.chmod(written[path], 0o666 & ~_umask())

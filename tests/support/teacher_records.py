@@ -1,4 +1,4 @@
-"""Teacher records and prepared folders for the dataset tests."""
+"""Teacher records, and folders with the files that `prepare` reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.records import Answer, Prompt, Request, Split, TeacherRecord, build_messages
+from mlx_distill.storage import files
 
 TEST_PROMPT = {"id": "test-tree", "prompt": "Write a Python function to check whether a binary tree is balanced."}
 
@@ -24,48 +25,39 @@ def record(
     system: str = "",
     detail: str = "",
 ) -> TeacherRecord:
-    """A record whose id is the prompt's text unless it is given one."""
+    """Build a record. The id defaults to the prompt's text, and the family to the id."""
     asked = Prompt(prompt, id or prompt, family or id or prompt, category, split)
     request = Request("recorded:test", build_messages(prompt, system), 512)
     return TeacherRecord.of(asked, request, Answer(answer, stop_reason, "teacher", detail=detail))
 
 
-def some_records() -> list[TeacherRecord]:
-    """Ten sound records in ten families of two categories; the last two families are named valid and test."""
-    splits: list[Split] = ["train"] * 8 + ["valid", "test"]
+def good_records() -> list[TeacherRecord]:
+    """Build ten records that pass every filter, in ten families: eight train, one valid, one test."""
     return [
         record(
             f"What does the number {number} stand for?",
             f"It stands for {number}." + " More of it." * number,
             id=f"p{number}",
             category="odd" if number % 2 else "even",
-            split=split,
+            split="test" if number == 9 else "valid" if number == 8 else "train",
         )
-        for number, split in enumerate(splits)
+        for number in range(10)
     ]
 
 
-def write_journal(folder: Path, records: Iterable[TeacherRecord]) -> Path:
-    """Write teacher_data.jsonl and a file of one test prompt; returns the folder."""
+def write_records(folder: Path, records: Iterable[TeacherRecord]) -> Path:
+    """Write teacher_data.jsonl and a file of one test prompt; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_lines(folder / "teacher_data.jsonl", (item.to_json() for item in records))
+    write_lines(folder / files.TEACHER_DATA, (item.to_json() for item in records))
     write_lines(folder / "test_prompts.jsonl", [TEST_PROMPT])
     return folder
 
 
-def write_current(folder: Path, records: Iterable[TeacherRecord]) -> None:
-    """Write the collect.json that lists these records' prompts."""
-    entries = [
-        {
-            "key": item.key,
-            "id": item.prompt_id,
-            "family": item.family,
-            "category": item.category,
-            "split": item.split,
-        }
-        for item in records
-    ]
-    (folder / "collect.json").write_text(json.dumps({"answers": entries}))
+def write_index(folder: Path, records: Iterable[TeacherRecord]) -> None:
+    """Write the collect.json that lists the prompts of these records."""
+    names = ("key", "family", "category", "split")
+    entries = [{"id": item.prompt_id, **{name: getattr(item, name) for name in names}} for item in records]
+    (folder / files.PROMPT_INDEX).write_text(json.dumps({"answers": entries}))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
