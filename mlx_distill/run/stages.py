@@ -131,7 +131,13 @@ STAGES: Mapping[str, Stage] = {
         reads=lambda config: [config.model, *_in(config.adapter, ADAPTER_FILES), config.data / "test.jsonl"],
         writes=lambda config: [config.out],
     ),
-    "chat": Stage("mlx_distill.chat.run", "ChatConfig", reads=lambda _: [], writes=lambda _: []),
+    "chat": Stage(
+        "mlx_distill.chat.run",
+        "ChatConfig",
+        reads=lambda _: [],
+        writes=lambda _: [],
+        config_module="mlx_distill.chat.config",
+    ),
 }
 """In the order of a run, of which `chat` is no part; `prepare` needs the tokenizer that `convert` writes."""
 
