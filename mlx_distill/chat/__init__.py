@@ -1,1 +1,5 @@
-"""The conversation with a student on the terminal."""
+"""The chat with a student on the terminal."""
+
+from mlx_distill.chat.config import ChatConfig, ChatResult
+
+__all__ = ["ChatConfig", "ChatResult"]

@@ -1,20 +1,23 @@
-"""The settings of a chat, and what it came to."""
+"""The settings and the result of a chat."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
+from mlx_distill.formatting import plural
 from mlx_distill.models.config import AnswerConfig
 
 
 class ChatConfig(AnswerConfig, frozen=True):
-    """The model that answers on the terminal."""
+    """The model that answers on the terminal, and how it answers."""
 
 
-@dataclass(frozen=True)
-class ChatResult:
-    """What a chat came to."""
+class ChatResult(msgspec.Struct, frozen=True):
+    """Counts of a chat."""
 
     n_answers: int
     n_tokens: int
-    """Written by the model."""
+    """Tokens that the model wrote."""
+
+    def summary(self) -> str:
+        return f"{plural(self.n_answers, 'answer')}, {plural(self.n_tokens, 'token')}"

@@ -1,4 +1,4 @@
-"""The loop on a terminal: reads lines, streams answers, knows a few commands."""
+"""The loop of a chat: reads lines, streams answers, and runs the commands that start with a slash."""
 
 from __future__ import annotations
 
@@ -11,37 +11,33 @@ from pathlib import Path
 from types import FrameType
 
 from mlx_distill.chat.config import ChatResult
-from mlx_distill.chat.highlight import CodePainter
-from mlx_distill.chat.transcript import save
+from mlx_distill.chat.conversation import Conversation, Turn
 from mlx_distill.errors import DistillError
-from mlx_distill.models.config import check_temperature
-from mlx_distill.models.conversation import Conversation, Turn
+from mlx_distill.models.config import MAX_TEMPERATURE
 from mlx_distill.sanitize import encodable, printable
 
 HELP = """\
-/help          this list
+/help          show this list
 /reset         forget the conversation
-/system TEXT   start over under another system message; without TEXT, show it
-/retry         take the last answer back and ask again
-/temp NUMBER   the temperature from now on, 0 to 10; without NUMBER, show it
-/ab            the base answers each turn as well; again to end that
+/system TEXT   start over with another system message; without TEXT, show it
+/retry         remove the last answer and ask again
+/undo          remove the last question and its answer
+/temp NUMBER   set the temperature, 0 to 10; without NUMBER, show it
+/ab            base and distilled both answer each turn; again to switch it off
 /save FILE     write the conversation as Markdown, or as JSON (FILE.json)
-/exit          leave (Ctrl-D does the same)
-Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, begins a new line;
-lines that are pasted stay together."""
-
-NO_ADAPTER = "There is one model here and no adapter, so there is nothing to compare with."
+/exit          leave (or Ctrl-D)
+Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, starts a new line.
+Pasted lines stay together."""
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
 
-class Session:
-    """One chat. `read` returns a line and raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C.
+class Repl:
+    """One chat session.
 
-    `write` takes pieces of the answer, in colours where `colors` is True, `say` whole lines of everything else.
-    `held_keys` keeps what is typed while an answer is written from being shown amid it. With `ab`, base and distilled
-    answer each turn, one after the other: both from the conversation so far, which goes on with the distilled
-    student's answer.
+    `read` returns a line, and raises EOFError for Ctrl-D and KeyboardInterrupt for Ctrl-C. `write` takes pieces of
+    answers, `say` whole lines of everything else. `hold_keys` hides what the user types while an answer streams.
+    With `ab`, base and distilled answer each turn, and the conversation goes on with the distilled answer.
     """
 
     def __init__(
@@ -52,17 +48,26 @@ class Session:
         say: Callable[[str], None],
         *,
         ab: bool = False,
-        colors: bool = False,
-        held_keys: Callable[[], AbstractContextManager[None]] = nullcontext,
+        hold_keys: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.conversation = conversation
-        self._ab, self._colors = ab, colors
+        self._conversation = conversation
         self._read, self._write, self._say = read, write, say
-        self._held_keys = held_keys
+        self._ab = ab
+        self._hold_keys = hold_keys
         self._n_answers = self._n_tokens = 0
+        self._commands: dict[str, Callable[[str], str]] = {  # each takes the text after its name, returns what to say
+            "help": lambda _: HELP,
+            "reset": self._reset,
+            "system": self._system,
+            "retry": self._retry,
+            "undo": self._undo,
+            "temp": self._temperature,
+            "ab": self._switch_ab,
+            "save": self._save,
+        }
 
     def run(self) -> ChatResult:
-        """Talk until the user leaves."""
+        """Chat until the user leaves."""
         while True:
             try:
                 line = self._read()
@@ -71,168 +76,151 @@ class Session:
             except KeyboardInterrupt:
                 self._say("(Ctrl-D or /exit leaves)")
                 continue
-            if not line.strip():
-                continue
             command = _COMMAND.fullmatch(line.strip())
             if command is None:
-                self.answer(line)
+                if line.strip():
+                    self.answer(line)
             elif command[1] in ("exit", "quit"):
                 break
             else:
-                self._obey(command[1], (command[2] or "").strip())
+                self._run_command(command[1], (command[2] or "").strip())
         return ChatResult(self._n_answers, self._n_tokens)
 
     def answer(self, text: str) -> None:
-        """Stream the answer, or both answers; or say why there is none. Ctrl-C ends the turn."""
+        """Stream the answer or both answers, or say why there is none. Ctrl-C ends the turn."""
         text = encodable(text)
-        if not self._ab:
-            self._stream(self.conversation.ask, text)
-            return
-        self._say("base:")
-        if self._stream(self.conversation.ask_base, text):
-            self._say("distilled:")
-            self._stream(self.conversation.ask, text)
-
-    def _stream(self, ask: Callable[[str], Generator[str, None, None]], text: str) -> bool:
-        """Write one answer and what is worth knowing about it; False where it was stopped, or there was none."""
-        try:
-            with self._held_keys(), _ctrl_c() as stop:
-                painter = CodePainter() if self._colors else None
-                ends_line = write_pieces(ask(text), self._write, stop, painter)
-        except DistillError as error:
-            self._say(str(error))
-            return False
-        except KeyboardInterrupt:  # the second Ctrl-C: the model was busy with a long prompt
-            ends_line = False
-        turn = self.conversation.turn
-        if not ends_line:
-            self._write("\n")
-        if turn:
-            self._n_answers += 1
-            self._n_tokens += turn.n_tokens
-            for line in closing_lines(turn, self.conversation.max_tokens):
-                self._say(line)
-        return turn is not None and turn.finish_reason != "stopped"
-
-    def _obey(self, name: str, text: str) -> None:
-        conversation = self.conversation
-        if name == "help":
-            self._say(HELP)
-        elif name == "reset":
-            conversation.start_over()
-            self._say("(forgotten)")
-        elif name == "system":
-            if text:
-                conversation.start_over(text)
-                self._say("(new system message; the conversation starts over)")
-            else:
-                self._say(printable(conversation.system) or "(no system message)")
-        elif name == "retry":
-            question = conversation.take_back()
-            if question is None:
-                self._say("There is no answer to take back.")
-            else:
-                self.answer(question)
-        elif name == "temp":
-            self._set_temperature(text)
-        elif name == "ab":
-            self._switch_ab()
-        elif name == "save":
-            self._save(text)
-        else:
-            self._say(f"There is no command /{name}. /help lists them.")
-
-    def _set_temperature(self, text: str) -> None:
-        try:
-            if text:
-                wanted = float(text)
-                check_temperature(wanted)
-                self.conversation.temperature = wanted
-        except ValueError:
-            self._say(f"{printable(text)} is no temperature: give a number between 0 and 10.")
-            return
-        temperature = self.conversation.temperature
-        always = ": always the likeliest token" if temperature == 0 else ""
-        self._say(f"(temperature {temperature:g}{always})")
-
-    def _switch_ab(self) -> None:
-        if self.conversation.adapter is None:
-            self._say(NO_ADAPTER)
-            return
-        self._ab = not self._ab
         if self._ab:
-            self._say(
-                "(each turn is answered by base and distilled; the conversation goes on with the distilled answer)"
-            )
-        else:
-            self._say("(only the distilled student answers)")
+            self._say("base:")
+            if not self._stream(text, base=True):
+                return
+            self._say("distilled:")
+        self._stream(text)
 
-    def _save(self, text: str) -> None:
-        if not text:
-            self._say("/save needs the name of a file, for example: /save chat.md")
+    def _stream(self, text: str, *, base: bool = False) -> bool:
+        """Stream one answer. Returns False if the user stopped it or the text was refused."""
+        conversation = self._conversation
+        try:
+            with self._hold_keys(), _ctrl_c() as stop:
+                line_ended = write_answer(conversation.ask(text, base=base), self._write, stop)
+        except DistillError as error:
+            self._say(printable(str(error)))
+            return False
+        except KeyboardInterrupt:  # the second Ctrl-C, while the model reads a long prompt
+            line_ended = False
+        if not line_ended:
+            self._write("\n")
+        turn = conversation.turn
+        if turn is None:
+            return False
+        self._n_answers += 1
+        self._n_tokens += turn.n_tokens
+        for line in turn_notes(turn, conversation.max_tokens):
+            self._say(line)
+        return turn.finish_reason != "stopped"
+
+    def _run_command(self, name: str, text: str) -> None:
+        if name not in self._commands:
+            self._say(f"There is no command /{name}. /help lists the commands.")
             return
         try:
-            file = save(self.conversation.messages, Path(text))
+            reply = self._commands[name](text)
         except DistillError as error:
-            self._say(str(error))
-            return
-        self._say(f"(saved in {file})")
+            reply = str(error)
+        if reply:
+            self._say(printable(reply))
+
+    def _reset(self, _text: str) -> str:
+        self._conversation.start_over()
+        return "(conversation forgotten)"
+
+    def _system(self, text: str) -> str:
+        if not text:
+            return self._conversation.system or "(no system message)"
+        self._conversation.start_over(encodable(text))
+        return "(new system message; the conversation starts over)"
+
+    def _retry(self, _text: str) -> str:
+        question = self._conversation.take_back()
+        if question is None:
+            return "There is no answer to replace."
+        self.answer(question)
+        return ""
+
+    def _undo(self, _text: str) -> str:
+        return "There is no turn to remove." if self._conversation.take_back() is None else "(last turn removed)"
+
+    def _temperature(self, text: str) -> str:
+        try:
+            wanted = float(text) if text else self._conversation.temperature
+        except ValueError:
+            wanted = -1.0
+        if not 0 <= wanted <= MAX_TEMPERATURE:
+            return f"The temperature must be a number between 0 and {MAX_TEMPERATURE}, not {text}."
+        self._conversation.temperature = wanted
+        return f"(temperature {wanted:g}{'' if wanted else ': always the most probable token'})"
+
+    def _switch_ab(self, _text: str) -> str:
+        if self._conversation.model.adapter is None:
+            return "This model has no adapter, so there is nothing to compare. Start the chat with --adapter."
+        self._ab = not self._ab
+        if not self._ab:
+            return "(only the distilled student answers)"
+        return "(base and distilled answer each turn; the conversation goes on with the distilled answer)"
+
+    def _save(self, text: str) -> str:
+        if not text:
+            return "/save needs a file name, for example: /save chat.md"
+        return f"(saved in {self._conversation.save(Path(text))})"
 
 
-def write_pieces(
-    pieces: Generator[str, None, None],
-    write: Callable[[str], None],
-    stop: threading.Event,
-    painter: CodePainter | None = None,
-) -> bool:
-    """Write what a model says, made harmless, until it ends or `stop` is set; whether the last piece ended its line.
-
-    A `painter` puts colours on code, and may hold back a line until it is whole.
-    """
+def write_answer(pieces: Generator[str, None, None], write: Callable[[str], None], stop: threading.Event) -> bool:
+    """Write printable text until `pieces` ends or `stop` is set. Returns True if the text ends with a line end."""
     last = ""
     try:
         for piece in pieces:
             text = printable(piece)
-            write(painter.feed(text) if painter else text)
+            write(text)
             last = text or last
             if stop.is_set():
                 break
     finally:
         pieces.close()
-        if painter:
-            write(painter.end())
     return last.endswith("\n")
 
 
-def closing_lines(turn: Turn, max_tokens: int) -> list[str]:
-    """What is worth knowing after an answer."""
+def turn_notes(turn: Turn, max_tokens: int) -> list[str]:
+    """Return the lines to show below an answer."""
     lines = []
     if turn.n_dropped:
         turns = "the oldest turn was" if turn.n_dropped == 1 else f"the {turn.n_dropped} oldest turns were"
         lines.append(f"({turns} dropped: the context is full)")
     if turn.finish_reason == "length":
-        raise_limit = "; --max-tokens raises the limit" if turn.n_tokens >= max_tokens else ": the context is full"
-        lines.append(f"(cut off after {turn.n_tokens} tokens{raise_limit})")
+        lines.append(cut_off_note(turn, max_tokens))
     rate = f", {turn.tokens_per_second:.0f} tokens/s" if turn.tokens_per_second else ""
     stopped = "stopped after " if turn.finish_reason == "stopped" else ""
-    lines.append(f"({stopped}{turn.n_tokens} tokens{rate})")
-    return lines
+    return [*lines, f"({stopped}{turn.n_tokens} tokens{rate})"]
+
+
+def cut_off_note(turn: Turn, max_tokens: int) -> str:
+    """Return the line that says which limit cut an answer."""
+    advice = "; --max-tokens raises the limit" if turn.n_tokens >= max_tokens else ": the context is full"
+    return f"(cut off after {turn.n_tokens} tokens{advice})"
 
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """Within the block the first Ctrl-C sets the event, a second one raises KeyboardInterrupt.
+    """Set the event on the first Ctrl-C in the block; raise KeyboardInterrupt on the second.
 
-    An interrupt in the middle of a model step would leave its cache in pieces; between two tokens it does not.
+    An answer stops between two tokens: an interrupt inside a model step would break the cache.
     """
     pressed = threading.Event()
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
+    def handle(_signal: int, _frame: FrameType | None) -> None:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield pressed
     finally:

@@ -1,4 +1,4 @@
-"""Where the chat meets the user: a terminal with line editing and history, or a pipe with one prompt."""
+"""Input and output of a chat: a terminal with line editing and history, or a pipe with one prompt."""
 
 from __future__ import annotations
 
@@ -8,42 +8,33 @@ import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from mlx_distill.errors import InputError
 
-if TYPE_CHECKING:
-    from prompt_toolkit.history import History
-
 
 def is_interactive() -> bool:
-    """Whether a person types and reads here."""
+    """Return True if standard input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def shows_colors() -> bool:
-    """Whether this terminal shows colours and its user wants them. https://no-color.org"""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-
-
 def read_pipe() -> str:
-    """All of standard input as one prompt; InputError where it is empty or not text."""
+    """Return standard input as one prompt. InputError if it is empty or not UTF-8."""
     try:
         text = sys.stdin.buffer.read().decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise InputError("Standard input is not UTF-8 text.", "Pipe a text file into the command.") from error
     if not text:
-        raise InputError("Standard input holds no prompt.", "For example: echo 'What is a queue?' | mlx-distill chat")
+        raise InputError("Standard input has no prompt.", "For example: echo 'What is a queue?' | mlx-distill chat")
     return text
 
 
 def line_reader() -> Callable[[], str]:
-    """A function that asks for one line (Alt-Enter begins a new one), with the history of earlier chats."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-
+    """Return a function that reads one line (Alt-Enter starts a new one), with the history of earlier chats."""
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
@@ -54,19 +45,12 @@ def line_reader() -> Callable[[], str]:
     return lambda: session.prompt("> ", prompt_continuation="  ")
 
 
-def history_file() -> Path:
-    """Where what the user typed is kept from one chat to the next."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "mlx-distill" / "chat_history"
-
-
 def _history() -> History:
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
-
-    file = history_file()
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    file = Path(state).expanduser() / "mlx-distill" / "chat_history"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # what one asks a model is nobody else's business
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # readable by its owner only
     except OSError as error:
         say(f"(no history of earlier chats: {file} cannot be opened: {error.strerror})")
         return InMemoryHistory()
@@ -74,14 +58,11 @@ def _history() -> History:
 
 
 @contextmanager
-def held_keys(descriptor: int = 0) -> Iterator[None]:
-    """Within the block, what is typed is not shown amid the answer; it is there at the next prompt.
-
-    Ctrl-C stays a signal, and throws away what was typed before it, as everywhere on a terminal.
-    """
+def hold_keys(descriptor: int = 0) -> Iterator[None]:
+    """Hide what the user types in the block; it appears at the next prompt. Ctrl-C stays a signal."""
     before = termios.tcgetattr(descriptor)
     held = termios.tcgetattr(descriptor)
-    held[3] &= ~(termios.ECHO | termios.ICANON)  # without ICANON keys reach the prompt's own line editing as they are
+    held[3] &= ~(termios.ECHO | termios.ICANON)  # without ICANON, the keys reach the prompt's line editor unchanged
     termios.tcsetattr(descriptor, termios.TCSADRAIN, held)
     try:
         yield
@@ -90,11 +71,11 @@ def held_keys(descriptor: int = 0) -> Iterator[None]:
 
 
 def write(text: str) -> None:
-    """A piece of an answer, shown at once."""
+    """Show a piece of an answer at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """A line that is not part of an answer."""
+    """Show a line that is not part of an answer, on standard error."""
     click.secho(text, dim=True, err=True)

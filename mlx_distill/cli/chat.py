@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from mlx_distill import device
 from mlx_distill.chat.config import ChatConfig
-from mlx_distill.chat.run import run
 from mlx_distill.cli.options import config_options, resolve
 from mlx_distill.events import Event, Progress
 from mlx_distill.models.config import AnswerConfig
@@ -18,12 +18,12 @@ Config = TypeVar("Config", bound=AnswerConfig)
 
 @click.command("chat")
 @config_options(ChatConfig)
-@click.option("--base", is_flag=True, help="Leave the project's adapter off.")
-@click.option("--ab", is_flag=True, help="Let base and distilled answer each turn, over one copy of the weights.")
+@click.option("--base", is_flag=True, help="Use the base, without the project's adapter.")
+@click.option("--ab", is_flag=True, help="Base and distilled both answer each turn, over one copy of the weights.")
 def command(base: bool, ab: bool, **flags: Any) -> None:
-    """Talk to the distilled student: in a project, its adapter on the base.
+    """Talk to the distilled student. In a project this is the base with the project's adapter.
 
-    A prompt that is piped in is answered on standard output, with nothing else there.
+    With a piped prompt, standard output holds only the answer.
 
     \b
     Examples:
@@ -31,14 +31,18 @@ def command(base: bool, ab: bool, **flags: Any) -> None:
       echo "What is a queue?" | mlx-distill chat --model models/mine
     """
     if base and ab:
-        raise click.UsageError("--base and --ab exclude each other.")
-    run(chat_config(ChatConfig, flags, base=base), print_notes, ab=ab)
+        raise click.UsageError("--base and --ab cannot be used together.")
+    config = chat_config(ChatConfig, flags, base=base)
+    device.prepare()
+    from mlx_distill.chat.run import run
+
+    run(config, print_notes, ab=ab)
 
 
 def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> Config:
-    """The settings of [chat] and the flags. A model named alone stands alone: the project's adapter is not its own."""
+    """Build a config from [chat] and the options. `--model` without `--adapter` omits the project's adapter."""
     if base and flags["adapter"]:
-        raise click.UsageError("--base and --adapter exclude each other.")
+        raise click.UsageError("--base and --adapter cannot be used together.")
     config = resolve(kind, "chat", flags)
     if base or (flags["model"] and not flags["adapter"]):
         config = config.replace(adapter=None)
@@ -46,6 +50,6 @@ def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> 
 
 
 def print_notes(event: Event) -> None:
-    """Notes as lines: progress bars would fight with the line editor."""
+    """Print notes as lines, without progress bars: they disturb the line editor."""
     if not isinstance(event, Progress):
         click.secho(event.text, dim=True, err=True)

@@ -1,8 +1,9 @@
-"""`mlx-distill completion`: the script that teaches a shell to complete commands and options."""
+"""`mlx-distill completion`: the script that lets a shell complete commands and options."""
 
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
 INSTALL = {
     "bash": "mlx-distill completion bash > ~/.mlx-distill.bash && echo '. ~/.mlx-distill.bash' >> ~/.bashrc",
@@ -10,27 +11,25 @@ INSTALL = {
     "fish": "mkdir -p ~/.config/fish/completions"
     " && mlx-distill completion fish > ~/.config/fish/completions/mlx-distill.fish",
 }
-"""Written to a file once: asking for the script at every start of a shell would slow that down."""
+"""The script goes to a file: running this command at every start of a shell would slow the shell down."""
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(list(INSTALL)))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the completion script of a shell, with the line that installs it as a comment at its end.
+    """Print the completion script for a shell. Its last line is a comment with the install command.
 
-    bash has to be 4.4 or later (macOS brings 3.2), and zsh needs its completion switched on (compinit).
+    bash must be 4.4 or later (macOS has 3.2). zsh must have completion enabled (compinit).
 
     \b
     Examples:
       mlx-distill completion zsh
       mlx-distill completion bash > ~/.mlx-distill.bash && echo '. ~/.mlx-distill.bash' >> ~/.bashrc
     """
-    from click.shell_completion import get_completion_class
-
     kind = get_completion_class(shell)
-    assert kind is not None  # the argument is one of click's shells
+    assert kind is not None  # click.Choice admits only shells that click knows
     complete = kind(context.find_root().command, {}, "mlx-distill", "_MLX_DISTILL_COMPLETE")
-    # click's own `source` also runs bash to look at its version; the script depends on nothing but the names.
+    # click's own `source` also runs bash to check its version; the script needs only the names.
     click.echo((kind.source_template % complete.source_vars()).strip())
     click.echo(f"# To install: {INSTALL[shell]}")

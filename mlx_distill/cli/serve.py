@@ -1,4 +1,4 @@
-"""`mlx-distill serve`: base and distilled for programs that speak OpenAI's API."""
+"""`mlx-distill serve`: base and distilled for programs that use OpenAI's API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_distill.serve.config import ServeConfig
 
 @click.command("serve")
 @config_options(ServeConfig)
-@click.option("--base", is_flag=True, help="Leave the project's adapter off.")
+@click.option("--base", is_flag=True, help="Serve the base only, without the project's adapter.")
 def command(base: bool, **flags: Any) -> None:
     """Serve `base` and `distilled` on 127.0.0.1 through an OpenAI-compatible API, over one copy of the weights.
 

@@ -1,8 +1,8 @@
-"""Streaming with a memory: what a prompt has in common with the one before is not computed again."""
+"""A key-value cache that survives between prompts: a common prefix is computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
@@ -10,52 +10,57 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_p
 from mlx_distill.models.generate import Piece, stream
 from mlx_distill.models.load import Student
 
+MIN_SAMPLING = 1e-4
+"""Below this temperature or top_p, decoding is greedy. Dividing by much smaller values overflows."""
+
 
 class PrefixCache:
-    """Keys and values of the last prompt and its answer. They belong to one student with one adapter state."""
+    """Keys and values of the last prompt and its answer, for one student in one adapter state."""
 
     def __init__(self, student: Student) -> None:
         self._student = student
         self._tokens: list[int] = []
         self._cache: list[Any] = []
         self.n_reused = 0
-        """Tokens of the last prompt that were not computed again."""
+        """Number of tokens of the last prompt that were already in the cache."""
 
     def stream(
-        self, prompt: list[int], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
-    ) -> Iterator[Piece]:
-        """One answer to `prompt` (the whole of it). The memory is right also when the caller stops in the middle."""
+        self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+    ) -> Generator[Piece, None, None]:
+        """Stream the answer to `prompt`, the whole prompt. The cache stays valid if the caller stops early."""
         self.n_reused = self._trim_to(prompt)
         if not self.n_reused:
             self._cache = make_prompt_cache(self._student.model)
         self._tokens = list(prompt)
-        rest = prompt[self.n_reused :]
+        if min(temperature, top_p) < MIN_SAMPLING:
+            temperature, top_p = 0.0, 1.0
+        pieces = stream(
+            self._student,
+            prompt[self.n_reused :],
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            cache=self._cache,
+        )
         try:
-            for piece in stream(
-                self._student,
-                rest,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-                cache=self._cache,
-            ):
+            for piece in pieces:
                 self._tokens.append(piece.token)
                 yield piece
         except GeneratorExit:
             raise
-        except BaseException:  # an interrupt in the middle of a step leaves layers at different lengths
+        except BaseException:  # an interrupt inside a model step leaves the layers at different lengths
             self._cache = []
             raise
 
     def _trim_to(self, prompt: list[int]) -> int:
-        """Cut the memory to the longest common prefix and return its length: 0 where nothing can be kept.
+        """Cut the cache to the longest common prefix and return its length, 0 if nothing can be reused.
 
-        One token of the prompt is always left, since the model has to be asked with something.
+        The last token of the prompt is never reused: the model needs at least one token as input.
         """
         length = 0
-        for known, new in zip(self._tokens, prompt[:-1], strict=False):
-            if known != new:
+        for cached, new in zip(self._tokens, prompt[:-1], strict=False):
+            if cached != new:
                 break
             length += 1
         if not length or not self._cache or not can_trim_prompt_cache(self._cache):

@@ -1,164 +1,138 @@
-"""The server: HTTP in threads of its own, one thread that owns the model and answers one request after another.
+"""The stage `serve`: HTTP in a background thread; the calling thread owns the model and answers one request at a time.
 
-Both names share the weights; the adapter is switched between requests, never reloaded.
+Both names share the weights: the adapter is switched between requests, never loaded again.
 """
 
 from __future__ import annotations
 
+import queue
+import socket
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from contextlib import suppress
 
-from mlx_distill.errors import DistillError
+from mlx_lm.generate import wired_limit
+
+from mlx_distill.errors import DistillError, MachineError
 from mlx_distill.events import Note, Report, ignore
-from mlx_distill.models.adapter import Adapter, open_student
-from mlx_distill.models.conversation import check_text, context_limit
-from mlx_distill.models.generate import Piece
-from mlx_distill.models.load import Student
-from mlx_distill.models.prefix_cache import PrefixCache
-from mlx_distill.models.tokenize import render_prompt
-from mlx_distill.records import Message, Messages
-from mlx_distill.serve.api import ChatRequest, RequestError, Usage, until
-from mlx_distill.serve.config import ServeConfig
-from mlx_distill.serve.http_server import Listener
+from mlx_distill.models.adapter import open_student
+from mlx_distill.models.chat_model import ChatModel
+from mlx_distill.serve.app import MAX_CONNECTIONS, Job, Jobs, http_server
+from mlx_distill.serve.config import ServeConfig, ServeResult
+from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, cut_at_stop
+
+MAX_WAITING = 64
+"""Requests that wait for the model. More are refused with 503."""
+MAX_BYTES_PER_TOKEN = 64
+"""A request that fits the context is shorter than this, even if JSON escapes every character."""
 
 
-def run(config: ServeConfig, report: Report = ignore) -> None:
-    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError, before it loads, where the port is taken."""
-    with Listener(config.port) as listener:
+def run(config: ServeConfig, report: Report = ignore) -> ServeResult:
+    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError, before loading, if the port is not free."""
+    with listen(config.port) as listener:
         student, adapter = open_student(config.model, config.adapter, report)
-        Server(student, adapter, config, listener).serve(report)
+        with wired_limit(student.model):  # Metal: the model stays in memory between answers, not only during each
+            return Server(ChatModel(student, adapter, config.context_tokens), config, listener, report).serve()
 
 
-@dataclass(frozen=True)
-class Finish:
-    """The end of an answer."""
-
-    reason: str
-    """`stop` or `length`, as OpenAI's API has them."""
-    usage: Usage
-
-
-@dataclass
-class Job:
-    """A request on its way to the model, and the answer on its way back: texts, then Finish or RequestError."""
-
-    request: ChatRequest
-    answer: SimpleQueue[str | Finish | RequestError] = field(default_factory=SimpleQueue)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass
-class _Written:
-    """What has been written of an answer."""
-
-    n_tokens: int = 0
-    reason: str = "stop"
-    """`stop` as well where a stop text was reached before the model ended."""
-
-    def texts(self, pieces: Iterator[Piece]) -> Iterator[str]:
-        for piece in pieces:
-            self.n_tokens += 1
-            self.reason = piece.finish_reason or "stop"
-            yield piece.text
+def listen(port: int) -> socket.socket:
+    """Take a port on 127.0.0.1 at once; connections wait there until the server starts."""
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        raise MachineError(
+            f"Port {port} on 127.0.0.1 cannot be used ({error.strerror}).", "Choose another one with --port."
+        ) from error
 
 
 class Server:
-    """Owns the student. All work with mlx happens in the thread that calls `serve`."""
+    """Owns the model. All MLX work happens in the thread that calls `serve`."""
 
-    def __init__(self, student: Student, adapter: Adapter | None, config: ServeConfig, listener: Listener) -> None:
-        self._student, self._adapter, self._config = student, adapter, config
-        self._context_tokens = context_limit(student, config.context_tokens)
-        self.models = ("distilled", "base") if adapter else (config.model.resolve().name,)
-        self._caches = {name: PrefixCache(student) for name in self.models}
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._report: Report = ignore
-        self._closed = False
-        self._listener = listener
+    def __init__(self, model: ChatModel, config: ServeConfig, listener: socket.socket, report: Report = ignore) -> None:
+        self._model, self._config, self._listener, self._report = model, config, listener, report
+        self.models = ("distilled", "base") if model.adapter else (config.model.resolve().name,)
+        self._jobs: Jobs = Jobs(MAX_WAITING)
+        self._n_answers = 0
 
-    @property
-    def url(self) -> str:
-        """The base URL that clients are given."""
-        return f"http://127.0.0.1:{self._listener.port}/v1"
-
-    def serve(self, report: Report = ignore) -> None:
+    def serve(self) -> ServeResult:
         """Answer requests until Ctrl-C or `stop`."""
-        self._report = report
+        http = http_server(self.models, self._jobs, 65_536 + MAX_BYTES_PER_TOKEN * self._model.context_tokens)
+        thread = threading.Thread(target=http.run, args=([self._listener],), daemon=True)
         job: Job | None = None
         try:
-            self._listener.start(self.models, self._submit)
-            report(Note(f"{' and '.join(self.models)} at {self.url} (Ctrl-C stops)"))
+            thread.start()
+            url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+            self._report(Note(f"{' and '.join(self.models)} at {url} (Ctrl-C stops)"))
             while (job := self._jobs.get()) is not None:
                 self._answer(job)
         except KeyboardInterrupt:
-            report(Note("Stopped."))
+            self._report(Note("Stopped."))
         finally:
-            self._closed = True
-            self._listener.stop()
-            self._refuse(job)
-            while not self._jobs.empty():
-                self._refuse(self._jobs.get())
+            http.should_exit = True
+            while thread.is_alive():
+                if job:
+                    job.put(RequestError("The server is stopping.", status=503))
+                with suppress(queue.Empty):
+                    job = self._jobs.get(timeout=0.05)
+        return ServeResult(self._n_answers)
 
     def stop(self) -> None:
-        """End `serve` after the request that is being answered; may be called from any thread."""
+        """End `serve` after the current answer, from any thread."""
         self._jobs.put(None)
-
-    def _submit(self, request: ChatRequest) -> Job:
-        job = Job(request)
-        self._jobs.put(job)
-        if self._closed:
-            self._refuse(job)
-        return job
-
-    @staticmethod
-    def _refuse(job: Job | None) -> None:
-        if job:
-            job.answer.put(RequestError("The server is stopping.", status=503))
 
     def _answer(self, job: Job) -> None:
         try:
-            self._write(job)
+            if not job.cancelled.is_set():
+                self._generate(job)
         except RequestError as error:
-            job.answer.put(error)
+            job.put(error)
         except DistillError as error:
-            job.answer.put(RequestError(str(error)))
-        except Exception:  # one request must not end the server for all others; the fault is shown here
+            job.put(RequestError(str(error), "messages"))
+        except Exception:  # one failed request must not end the server; the terminal shows the fault
             traceback.print_exc()
-            job.answer.put(RequestError("The model failed; the server's terminal says why.", status=500))
+            job.put(RequestError("The model failed; the server's terminal shows why.", status=500))
 
-    def _write(self, job: Job) -> None:
-        request, config = job.request, self._config
-        messages = self._with_system(request.messages)
+    def _generate(self, job: Job) -> None:
+        request, config, model = job.request, self._config, self._model
+        prompt = self._render(request)
+        pieces = model.stream(
+            prompt,
+            base=request.model == "base",
+            max_tokens=request.max_completion_tokens or request.max_tokens or config.max_tokens,
+            temperature=config.temperature if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=config.seed if request.seed is None else request.seed,
+        )
+        started, n_tokens, reason = time.monotonic(), 0, "stop"
+
+        def texts() -> Iterator[str]:
+            nonlocal n_tokens, reason
+            for piece in pieces:
+                if job.cancelled.is_set():
+                    return
+                n_tokens, reason = n_tokens + 1, piece.finish_reason or "stop"
+                yield piece.text
+
+        for text in filter(None, cut_at_stop(request.stop_texts, texts())):
+            job.put(text)
+        pieces.close()
+        job.put(Finish(reason, len(prompt), model.n_reused, n_tokens))
+        self._n_answers += 1
+        ending = ", the client went away" if job.cancelled.is_set() else ""
+        self._report(Note(f"{request.model}: {n_tokens} tokens in {time.monotonic() - started:.1f} s{ending}"))
+
+    def _render(self, request: ChatRequest) -> list[int]:
+        """Return the prompt's tokens. Raises RequestError if they do not fit, InputError for control tokens."""
+        limit = self._model.context_tokens
+        if len(request.messages) > limit:  # before any work: each message takes at least one token
+            raise RequestError(f"The context holds {limit} tokens, fewer than the messages.", "messages")
+        messages = request.to_messages(self._config.system)
         for message in messages:
-            check_text(self._student, message.content)
-        prompt = render_prompt(self._student.tokenizer, messages)
-        room = self._context_tokens - len(prompt)
-        if room < 1:
-            text = f"The prompt is {len(prompt)} tokens long, the context holds {self._context_tokens}."
+            self._model.check_text(message.content)
+        prompt = self._model.render(messages)
+        if len(prompt) >= limit:
+            text = f"The prompt is {len(prompt)} tokens long, the context holds {limit}."
             raise RequestError(text, "messages", code="context_length_exceeded")
-        limit = min(request.max_tokens or config.max_tokens, room)
-        if self._adapter:
-            self._adapter.enabled = request.model == "distilled"
-        cache = self._caches[request.model]
-        temperature = config.temperature if request.temperature is None else request.temperature
-        seed = config.seed if request.seed is None else request.seed
-        pieces = cache.stream(prompt, max_tokens=limit, temperature=temperature, top_p=request.top_p, seed=seed)
-        started, written = time.monotonic(), _Written()
-        for text in until(request.stop, written.texts(pieces)):
-            if job.cancelled.is_set():
-                break
-            if text:
-                job.answer.put(text)
-        job.answer.put(Finish(written.reason, Usage(len(prompt), cache.n_reused, written.n_tokens)))
-        seconds = time.monotonic() - started
-        gone = ", the client went away" if job.cancelled.is_set() else ""
-        self._report(Note(f"{request.model}: {written.n_tokens} tokens in {seconds:.1f} s{gone}"))
-
-    def _with_system(self, messages: Messages) -> Messages:
-        """A request without a system message is answered under the one that the student was trained with."""
-        if self._config.system and all(message.role != "system" for message in messages):
-            return (Message("system", self._config.system), *messages)
-        return messages
+        return prompt

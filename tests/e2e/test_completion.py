@@ -1,4 +1,4 @@
-"""Shell completion: the printed script completes commands and options, and says how to install it."""
+"""Shell completion: the printed script completes commands and options, and ends with its install command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Cli = Callable[..., Finished]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_is_for_this_command_and_says_how_to_install_it(shell: str, cli: Cli) -> None:
+def test_the_script_ends_with_its_install_command(shell: str, cli: Cli) -> None:
     printed = cli("completion", shell)
     assert printed.code == 0 and printed.err == ""
     *script, last = printed.out.splitlines()
@@ -26,7 +26,7 @@ def test_the_script_is_for_this_command_and_says_how_to_install_it(shell: str, c
         assert script[0] == "#compdef mlx-distill"
 
 
-def test_bash_completes_commands_and_options_by_the_script(tmp_path: Path, cli: Cli) -> None:
+def test_bash_completes_commands_and_options(tmp_path: Path, cli: Cli) -> None:
     script = tmp_path / "completion.bash"
     script.write_text(cli("completion", "bash").out)
     program = tmp_path / "mlx-distill"
@@ -46,7 +46,7 @@ def test_bash_completes_commands_and_options_by_the_script(tmp_path: Path, cli: 
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_zsh_and_fish_get_their_answers_with_help(shell: str, cli: Cli) -> None:
+def test_zsh_and_fish_show_the_help_of_a_command(shell: str, cli: Cli) -> None:
     words = "mlx-distill fu"
     env = {
         "_MLX_DISTILL_COMPLETE": f"{shell}_complete",
@@ -58,5 +58,5 @@ def test_zsh_and_fish_get_their_answers_with_help(shell: str, cli: Cli) -> None:
     assert "fuse" in answer.out and "Add the adapter" in answer.out
 
 
-def test_another_shell_is_bad_usage(cli: Cli) -> None:
+def test_another_shell_exits_with_2(cli: Cli) -> None:
     assert cli("completion", "tcsh").code == 2

@@ -1,4 +1,4 @@
-"""Text of a model, made harmless."""
+"""Text from outside that is safe on a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -30,28 +30,33 @@ from mlx_distill.sanitize import encodable, fenced, printable
         ("half \ud83d", "half \ufffd"),
     ],
 )
-def test_what_a_terminal_would_obey_is_taken_out_and_the_rest_stays(text: str, shown: str) -> None:
+def test_terminal_commands_are_removed_and_text_stays(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("\x1b\x9b]\\[;0m\x07\r\n\u202e"))))
-def test_nothing_that_controls_a_terminal_is_left_of_any_text(text: str) -> None:
+def test_no_text_keeps_a_control_character(text: str) -> None:
     shown = printable(text)
     assert not [char for char in shown if unicodedata.category(char) == "Cc" and char not in "\t\n"]
     assert not set(shown) & set("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
     shown.encode("utf-8")
 
 
-def test_a_sequence_cut_in_two_is_harmless_piece_by_piece() -> None:
+def test_a_sequence_cut_in_two_is_harmless() -> None:
     assert "\x1b" not in printable("text \x1b") + printable("[31m red")
 
 
-def test_lone_surrogates_become_text_that_a_file_can_hold() -> None:
+def test_long_text_is_cut_after_it_is_cleaned() -> None:
+    assert printable("\x1b[31m" + "a" * 400, limit=300) == "a" * 300 + "..."
+    assert printable("a" * 300, limit=300) == "a" * 300
+
+
+def test_lone_surrogates_become_encodable() -> None:
     assert encodable("a\ud800b\x1b") == "a\ufffdb\x1b"
 
 
 @given(st.text(alphabet="`a\n~ "))
-def test_no_text_ends_the_code_block_that_holds_it(text: str) -> None:
+def test_no_text_ends_its_own_code_block(text: str) -> None:
     opening, *inside, closing = fenced(text, "text").split("\n")
     fence = opening.removesuffix("text")
     assert closing == fence

@@ -1,0 +1,80 @@
+"""A student that answers conversations, as base and as distilled, over one copy of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from mlx_distill.errors import InputError
+from mlx_distill.models.adapter import Adapter
+from mlx_distill.models.config import DEFAULT_CONTEXT_TOKENS
+from mlx_distill.models.generate import Piece
+from mlx_distill.models.load import Student
+from mlx_distill.models.prefix_cache import PrefixCache
+from mlx_distill.models.tokenize import control_tokens, render_prompt
+from mlx_distill.records import Messages
+
+
+class ChatModel:
+    """A student and its optional adapter, with one prefix cache for each adapter state.
+
+    Raises InputError if `context_tokens` is more than the model's maximum; 0 means the default.
+    """
+
+    def __init__(self, student: Student, adapter: Adapter | None = None, context_tokens: int = 0) -> None:
+        self.student = student
+        self.adapter = adapter
+        self.context_tokens = _context_tokens(student, context_tokens)
+        self._control_tokens = control_tokens(student.tokenizer)
+        self._cache = PrefixCache(student)
+        self._base_cache = PrefixCache(student)
+        self.n_reused = 0
+        """Number of tokens of the last prompt that came from the cache."""
+
+    def check_text(self, text: str) -> None:
+        """Raise InputError if `text` holds a control token: the model would read it as the start or end of a turn."""
+        found = [token for token in self._control_tokens if token in text]
+        if found:
+            raise InputError(
+                f"The text contains {', '.join(found)}, which this model reads as a control token.",
+                "Remove it from the text.",
+            )
+
+    def render(self, messages: Messages) -> list[int]:
+        """Return the tokens of the prompt."""
+        return render_prompt(self.student.tokenizer, messages)
+
+    def stream(
+        self,
+        prompt: list[int],
+        *,
+        base: bool = False,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Generator[Piece, None, None]:
+        """Stream an answer that fits the context. With `base`, the adapter is off while the generator runs."""
+        cache = self._base_cache if base else self._cache
+        self.n_reused = 0
+        if self.adapter:
+            self.adapter.enabled = not base
+        max_tokens = min(max_tokens, self.context_tokens - len(prompt))
+        pieces = cache.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        try:
+            for piece in pieces:
+                self.n_reused = cache.n_reused
+                yield piece
+        finally:
+            pieces.close()
+            if self.adapter:
+                self.adapter.enabled = True
+
+
+def _context_tokens(student: Student, wanted: int) -> int:
+    declared = student.config.get("max_position_embeddings")
+    maximum = declared if isinstance(declared, int) and declared > 0 else None
+    if maximum and wanted > maximum:
+        raise InputError(
+            f"context_tokens is {wanted}, but the maximum of {student.path} is {maximum}.", f"Give at most {maximum}."
+        )
+    return wanted or min(DEFAULT_CONTEXT_TOKENS, maximum or DEFAULT_CONTEXT_TOKENS)

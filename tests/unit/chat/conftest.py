@@ -1,0 +1,30 @@
+"""Tiny students for the chat: one plain, one with an adapter that changes its answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_distill.chat.conversation import Conversation
+from mlx_distill.models.adapter import attach
+from mlx_distill.models.chat_model import ChatModel
+from mlx_distill.models.load import Student, load_student
+from tests.support.adapters import make_adapter
+from tests.support.tiny import make_tiny_qwen2
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    return load_student(make_tiny_qwen2(tmp_path_factory.mktemp("chat") / "tiny", dtype="float32"))
+
+
+@pytest.fixture
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
+    folder = tmp_path_factory.mktemp("adapted")
+    base = make_tiny_qwen2(folder / "base", dtype="float32")
+    student = load_student(base)
+    return ChatModel(student, attach(student, make_adapter(base, folder / "adapter")))
+
+
+def say(conversation: Conversation, text: str, *, base: bool = False) -> str:
+    """Return the whole answer to `text`."""
+    return "".join(conversation.ask(text, base=base))
