@@ -10,7 +10,7 @@ import click
 from mlx_distill import device
 from mlx_distill.chat.config import ChatConfig
 from mlx_distill.cli.options import config_options, resolve
-from mlx_distill.events import Event, Progress
+from mlx_distill.cli.output import print_notes
 from mlx_distill.models.config import AnswerConfig
 
 Config = TypeVar("Config", bound=AnswerConfig)
@@ -47,9 +47,3 @@ def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> 
     if base or (flags["model"] and not flags["adapter"]):
         config = config.replace(adapter=None)
     return config
-
-
-def print_notes(event: Event) -> None:
-    """Print notes as lines, without progress bars: they disturb the line editor."""
-    if not isinstance(event, Progress):
-        click.secho(event.text, dim=True, err=True)

@@ -18,8 +18,8 @@ from mlx_distill.sanitize import printable
 
 PLAIN_EVERY_SECONDS = 10.0
 """Interval of progress lines if there is no terminal."""
-MAX_FIELD = 2000
-"""Maximum number of characters of one message; names and texts of files and servers can have any length."""
+MAX_CHARACTERS = 2000
+"""Maximum length of one message: names and texts of files and servers can have any length."""
 
 
 def print_error(error: DistillError) -> None:
@@ -127,5 +127,4 @@ def _count(event: Progress) -> str:
 
 def _safe(text: str) -> str:
     """Remove what a terminal would obey, and cut overlong text."""
-    text = printable(text)
-    return text if len(text) <= MAX_FIELD else text[:MAX_FIELD] + " ..."
+    return printable(text, limit=MAX_CHARACTERS)

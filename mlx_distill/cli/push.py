@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from mlx_distill.cli.chat import print_notes
 from mlx_distill.cli.export import fused_model
 from mlx_distill.cli.options import json_option
-from mlx_distill.cli.output import print_facts, print_json, size
+from mlx_distill.cli.output import print_facts, print_json, print_notes, size
 from mlx_distill.errors import InputError
 from mlx_distill.export.hub import Listing, PushConfig, run
 

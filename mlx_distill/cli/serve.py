@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from mlx_distill import device
-from mlx_distill.cli.chat import chat_config, print_notes
+from mlx_distill.cli.chat import chat_config
 from mlx_distill.cli.options import config_options
+from mlx_distill.cli.output import print_notes
 from mlx_distill.serve.config import ServeConfig
 
 
