@@ -107,7 +107,7 @@ class Field(msgspec.Struct, frozen=True):
                 else:
                     items[name] = msgspec.convert(item, item_type, dec_hook=_to_path)
             except InputError as error:
-                problems += [f"{self.name}.{name}: {problem}" for problem in error.problems]
+                problems.append(f"{self.name}.{name}: {', '.join(error.problems)}")
             except (msgspec.ValidationError, ValueError) as error:
                 problems.append(f"{self.name}.{name}: {_lower(str(error).replace('`', ''))}")
         return items, problems
