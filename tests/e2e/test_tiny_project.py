@@ -1,15 +1,16 @@
-"""The whole flow through the entry point, on a tiny random qwen2 student: stage by stage, and by `run`."""
+"""All stages through the entry point, one by one and by `run`, with a tiny random qwen2 student."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mlx_distill.storage.package_data import shipped
+from mlx_distill.train import TrainConfig
+from mlx_distill.train.run import run
 from tests.conftest import Finished
 from tests.support.messages_server import MessagesServer, answer
 from tests.support.small_project import write_project
@@ -28,7 +29,7 @@ max_tokens = 16
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_student: Path, cli: Cli) -> Path:
-    """A sample project whose student is the tiny one."""
+    """A sample project with the tiny student."""
     assert cli("init", "demo", "--sample", cwd=tmp_path).code == 0
     (tmp_path / "demo" / "distill.toml").write_text(
         f'name = "demo"\nteacher = "recorded:sample"\nstudent = "{tiny_student}"\n{SETTINGS}'
@@ -38,7 +39,7 @@ def project(tmp_path: Path, tiny_student: Path, cli: Cli) -> Path:
 
 @pytest.fixture
 def small_project(tmp_path: Path, tiny_student: Path) -> Path:
-    """A project of eight short answers, for what does not need the sample's 104: seconds instead of a minute."""
+    """A project of eight short answers, which runs in seconds."""
     folder = tmp_path / "demo"
     write_project(folder, tiny_student)
     settings = (folder / "distill.toml").read_text()
@@ -54,7 +55,7 @@ def succeed(finished: Finished) -> Finished:
     return finished
 
 
-def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> None:
+def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None:
     collected = json.loads(succeed(cli("collect", "--json", cwd=project)).out)
     assert (collected["n_prompts"], collected["n_answered"]) == (104, 104)
 
@@ -86,24 +87,24 @@ def test_each_stage_by_its_own_command_in_float32(project: Path, cli: Cli) -> No
 
     chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
     assert len(chatted.out) > 1
-    of_fused = succeed(cli("chat", "--model", "models/demo", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
-    assert of_fused.out == chatted.out
+    fused_chat = succeed(
+        cli("chat", "--model", "models/demo", "--max-tokens", "8", cwd=project, text="Write a queue.\n")
+    )
+    assert fused_chat.out == chatted.out
 
-    # what single commands did is done for `run`, too
+    # `run` skips the stages that single commands did
     rerun = succeed(cli("run", cwd=project))
     for stage in ("collect", "convert", "prepare", "train", "compare", "fuse"):
         assert f"{stage}: up to date" in rerun.err
 
 
-def test_a_run_in_bfloat16_and_a_rerun_with_nothing_to_do(small_project: Path, cli: Cli) -> None:
+def test_a_run_in_bfloat16_and_reruns_of_changed_stages(small_project: Path, cli: Cli) -> None:
     environment = {"MLX_DISTILL_DTYPE": "bfloat16"}
     succeed(cli("run", cwd=small_project, env=environment))
     test = json.loads((small_project / "reports/demo/report.json").read_text())["test"]
     assert test["distilled"]["loss"] < test["base"]["loss"]
 
-    started = time.monotonic()
     rerun = succeed(cli("run", "--json", cwd=small_project, env=environment))
-    assert time.monotonic() - started < 6, "less than a second for each of six stages"
     assert all(not stage["reason"] for stage in json.loads(rerun.out)["stages"])
 
     (small_project / "distill.toml").write_text(
@@ -115,29 +116,21 @@ def test_a_run_in_bfloat16_and_a_rerun_with_nothing_to_do(small_project: Path, c
     assert "fuse: up to date" not in changed.err
 
 
-def test_three_lines_of_the_library_do_what_train_does(small_project: Path, cli: Cli) -> None:
+def test_a_library_call_trains_the_same_adapter(small_project: Path, cli: Cli) -> None:
     for stage in ("collect", "convert", "prepare", "train"):
         succeed(cli(stage, cwd=small_project))
-    from mlx_distill.train import TrainConfig
-    from mlx_distill.train.run import run
-
-    folder, model = small_project / "data/demo", next(path for path in (small_project / "models").iterdir())
-    result = run(
-        TrainConfig(model=model, data=folder, adapter=small_project / "a", epochs=4, batch_size=2, learning_rate=5e-3)
-    )
+    [model] = (small_project / "models").iterdir()
+    data, adapter = small_project / "data/demo", small_project / "a"
+    config = TrainConfig(model=model, data=data, adapter=adapter, epochs=4, batch_size=2, learning_rate=5e-3)
+    result = run(config)
     by_command = json.loads((small_project / "adapters/demo/run.json").read_text())["result"]
     assert result.valid_loss == by_command["valid_loss"]
-    same = [
-        (small_project / "a/adapters.safetensors").read_bytes(),
-        (small_project / "adapters/demo/adapters.safetensors").read_bytes(),
-    ]
-    assert same[0] == same[1]
+    weights = (small_project / "adapters/demo/adapters.safetensors").read_bytes()
+    assert (adapter / "adapters.safetensors").read_bytes() == weights
 
 
-def test_init_and_run_with_the_anthropic_teacher_collect_all_prompts_and_finish(
-    tmp_path: Path, tiny_student: Path, cli: Cli
-) -> None:
-    """The defaults of `init`, but for the student; the teacher is the real SDK against a local server."""
+def test_a_new_project_runs_with_the_anthropic_teacher(tmp_path: Path, tiny_student: Path, cli: Cli) -> None:
+    """Run the defaults of `init` with another student; the teacher is the real SDK against a local server."""
     written = [json.loads(line) for line in shipped("sample/teacher_data.jsonl").read_text().splitlines()]
     answers = {record["messages"][-1]["content"]: record["answer"] for record in written}
     with MessagesServer(lambda call: answer(answers.get(call.prompt, "Use a helper."))).running() as server:
@@ -149,6 +142,6 @@ def test_init_and_run_with_the_anthropic_teacher_collect_all_prompts_and_finish(
         succeed(cli("run", *overrides, cwd=tmp_path / "mine", env=environment))
     collected = ran["stages"][0]["result"]
     assert (collected["n_answered"], collected["n_prompts"]) == (104, 104)
-    assert n_calls == 104 + 4 == len(server.calls), "four more for the test prompts, and none twice"
+    assert n_calls == 104 + 4 == len(server.calls), "one call a prompt and one a test prompt, none twice"
     report = json.loads((tmp_path / "mine/reports/mine/report.json").read_text())
     assert all(prompt["teacher"]["text"] for prompt in report["answers"])
