@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
+
 from mlx_distill.config import Config, doc, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
@@ -102,7 +104,8 @@ def _settings(config: type[Config], values: Mapping[str, Any], leave_out: Collec
         choices = ", ".join(filter(None, field.choices))
         lines += _wrap(field.help + (f" ({choices})" if choices else ""))
         value = values.get(field.name, field.default)
-        lines.append(f"# {field.name} =" if value is None or field.required else f"{field.name} = {_toml(value)}")
+        missing = value is None or value is msgspec.NODEFAULT
+        lines.append(f"# {field.name} =" if missing else f"{field.name} = {_toml(value)}")
     return lines
 
 
