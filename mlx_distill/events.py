@@ -1,37 +1,34 @@
-"""What the library tells whoever called it while it works. The command line draws these; nothing here prints."""
+"""Events that the library reports while it works. The command line draws them; the library never prints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Note:
-    """One line worth reading once: a decision taken, something dropped, a file written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Warning:
-    """One line about something that works but may surprise; shown to stand out."""
+class Note(msgspec.Struct, frozen=True, tag="note"):
+    """One line for the user: a decision, a dropped item, a written file."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a long job is. `total` is None where the end is not known; `note` holds the figures of the moment.
+class Warning(msgspec.Struct, frozen=True, tag="warning"):
+    """One line about something that works but may surprise."""
 
-    Events of one job share its `job` name; the last one has `done == total`.
-    """
+    text: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far a long job is. Events of one job share its name; the last one has `done == total`."""
 
     job: str
     done: float
     total: float | None
+    """None if the end is unknown."""
     unit: str = ""
     note: str = ""
+    """The current figures, such as the loss."""
 
 
 Event = Note | Warning | Progress
@@ -39,4 +36,4 @@ Report = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """The report of a caller who does not want to hear."""
+    """Drop every event: the default report."""

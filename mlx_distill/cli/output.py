@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
+from mlx_distill.config import to_plain
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Event, Note, Progress, Report, Warning
 
@@ -31,19 +30,8 @@ def print_error(error: DistillError) -> None:
 
 
 def print_json(result: Any) -> None:
-    """A result dataclass as one JSON object on standard output."""
-    click.echo(json.dumps(plain(result), indent=2, ensure_ascii=False))
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as JSON data."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    """Print a result as one JSON object on standard output."""
+    click.echo(json.dumps(to_plain(result), indent=2, ensure_ascii=False))
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from mlx_distill import device
+from mlx_distill import cpu, device
 from mlx_distill.config import Config, doc
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
@@ -144,7 +144,7 @@ def mlx_check(found: str, kind: str, system: str) -> Check:
     return Check("MLX", "ok", found)
 
 
-def blas_check(blas: device.Blas) -> Check:
+def blas_check(blas: cpu.Blas) -> Check:
     """The matrix library behind MLX on a Linux CPU."""
     if blas.fast:
         return Check("BLAS", "ok", f"{blas.name} ({blas.path})")
@@ -160,7 +160,7 @@ def memory_check(usable_bytes: int, kind: str) -> Check:
     """What a job may use."""
     found = f"{usable_bytes / GB:.1f} GB{' for the GPU' if kind == 'metal' else ''}"
     if usable_bytes < ROOMY_MEMORY_BYTES:
-        return Check("Memory", "warning", found, "Train with smaller pieces: --set train.micro_tokens=1024")
+        return Check("Memory", "warning", found, "Train with smaller pieces: --set train.micro_batch_tokens=1024")
     return Check("Memory", "ok", found)
 
 

@@ -128,7 +128,7 @@ def load_project(config: RunConfig) -> Project:
     """The project with the run's overrides in place."""
     project = Project.load(config.file)
     data: dict[str, Any] = {**to_plain(project.config), **{name: {**s} for name, s in project.sections.items()}}
-    for override in (*config.overrides, *(["train.minutes=0"] if config.full else [])):
+    for override in (*config.overrides, *(["train.time_budget_minutes=0"] if config.full else [])):
         *sections, name, value = _parsed(override)
         place = data
         for section in sections:
@@ -281,7 +281,7 @@ def _train(
     if not resume:
         _spare("train", config.adapter, replace)
     draft.save(started)
-    result = train_in_child(config.replace(resume=resume, force=replace), report)
+    result: dict[str, Any] = to_plain(train_in_child(config.replace(resume=resume, force=replace), report))
     started.unlink(missing_ok=True)
     return result
 

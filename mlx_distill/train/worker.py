@@ -1,7 +1,6 @@
-"""Training as a process of its own: `python -m mlx_distill.train.worker CONFIG.json`.
+"""The child process of `run`'s training: `python -m mlx_distill.train.worker CONFIG.json`.
 
-An out-of-memory abort on a GPU ends the process that caused it; run this way it is not the one that holds the rest
-of the job. Events, and at the end the result or the error, go to standard output as one JSON object a line.
+Events, then the result or the error, go to standard output: one message of `child_process` a line.
 """
 
 from __future__ import annotations
@@ -9,39 +8,31 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from mlx_distill import device
 from mlx_distill.config import parse
 from mlx_distill.errors import DistillError
-from mlx_distill.events import Event, Note, Progress, Warning
-from mlx_distill.train import TrainConfig
-
-KINDS = {Note: "note", Warning: "caution", Progress: "progress"}
+from mlx_distill.train.child_process import Failed, Finished, Message, encode
+from mlx_distill.train.config import TrainConfig
 
 
 def main(path: Path) -> int:
-    """Train by the config in the JSON file `path`; the exit code is that of the command."""
+    """Train by the config in a JSON file. Return the exit code that the command has."""
     config = parse(TrainConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
-    device.prepare()
-    from mlx_distill.train.run import run
+    device.configure_process()
+    from mlx_distill.train.run import run  # imports MLX, so after the line above
 
     try:
-        result = run(config, _report)
+        result = run(config, _send)
     except DistillError as error:
-        fields = {"message": error.message, "next_step": error.next_step, "problems": list(error.problems)}
-        _say({"error": {**fields, "exit_code": error.exit_code}})
+        _send(Failed(error.message, error.next_step, error.problems, error.exit_code))
         return error.exit_code
-    _say({"result": {name: str(value) if isinstance(value, Path) else value for name, value in vars(result).items()}})
+    _send(Finished(result))
     return 0
 
 
-def _report(event: Event) -> None:
-    _say({"event": KINDS[type(event)], **vars(event)})
-
-
-def _say(data: dict[str, Any]) -> None:
-    print(json.dumps(data), flush=True)
+def _send(message: Message) -> None:
+    print(encode(message).decode(), flush=True)
 
 
 if __name__ == "__main__":

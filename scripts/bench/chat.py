@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=5, help="how often all is done  [default: 5]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    device.prepare()
+    device.configure_process()
     result = measure(options.model, options.adapter, options.answer_tokens, options.conversations)
     if options.json:
         print(json.dumps(result, indent=2))
