@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 SWITCH = "MLX_DISTILL_CPU_KERNELS"
@@ -40,8 +40,8 @@ class Blas:
 @dataclass
 class _State:
     blas: Blas | None = None
-    threads: list[int] = field(default_factory=list)
-    """Threads for a matrix product, the innermost `shared_cores` last."""
+    threads: int = 0
+    """Threads for a matrix product."""
 
 
 _state = _State()
@@ -50,24 +50,19 @@ _state = _State()
 def activate() -> None:
     """Switch the settings on for the rest of this process. Only Linux needs them; a second call changes nothing."""
     if sys.platform == "linux" and os.environ.get(SWITCH) != "0" and not _state.blas:
-        _state.blas = load_fast_blas()
+        _state.blas, _state.threads = load_fast_blas(), cores()
         os.environ.setdefault("MLX_BFS_MAX_WIDTH", str(BFS_MAX_WIDTH))
         _keep_freed_memory()
 
 
-def is_active() -> bool:
-    """Return True after `activate()` took effect."""
-    return _state.blas is not None
-
-
 def active_blas() -> Blas | None:
-    """Return the BLAS that `activate()` chose."""
+    """Return the BLAS that `activate()` chose; None if the settings are off."""
     return _state.blas
 
 
 def has_slow_exp() -> bool:
     """Return True if the kernels of `train/cpu_kernels.py` pay: on x86, MLX computes one exponential at a time."""
-    return is_active() and platform.machine().lower() in ("x86_64", "amd64")
+    return _state.blas is not None and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def cores() -> int:
@@ -81,13 +76,12 @@ def shared_cores(n_streams: int) -> Iterator[None]:
     if not _state.blas:
         yield
         return
-    before = _state.threads[-1] if _state.threads else cores()
-    _state.threads.append(max(cores() // n_streams, 1))
-    _state.blas.set_threads(_state.threads[-1])
+    before, _state.threads = _state.threads, max(cores() // n_streams, 1)
+    _state.blas.set_threads(_state.threads)
     try:
         yield
     finally:
-        _state.threads.pop()
+        _state.threads = before
         _state.blas.set_threads(before)
 
 
@@ -109,7 +103,7 @@ def load_fast_blas() -> Blas:
 
 def trim_memory() -> None:
     """Return freed memory to the system, if `activate()` made the C library keep it."""
-    libc = _glibc() if is_active() else None
+    libc = _glibc() if _state.blas else None
     if libc:
         libc.malloc_trim(0)
 

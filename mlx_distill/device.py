@@ -47,7 +47,8 @@ class Device:
         wanted = os.environ.get(DTYPE_VARIABLE) or ("bfloat16" if self.kind == "metal" else "float32")
         if wanted not in DTYPES:
             raise InputError(f"{DTYPE_VARIABLE} is {wanted!r}.", f"Set it to one of {', '.join(DTYPES)}, or unset it.")
-        return getattr(mx, wanted)
+        found: mx.Dtype = getattr(mx, wanted)
+        return found
 
 
 def configure_process() -> None:
@@ -98,7 +99,7 @@ def streams() -> tuple[mx.Stream, ...]:
     import mlx.core as mx
 
     if not hasattr(_thread, "streams"):
-        n_streams = min(cpu.cores(), MAX_STREAMS) if prepare().kind == "cpu" and cpu.is_active() else 1
+        n_streams = min(cpu.cores(), MAX_STREAMS) if cpu.active_blas() else 1
         default = mx.default_stream(mx.default_device())
         _thread.streams = tuple(mx.new_stream(mx.cpu) for _ in range(n_streams)) if n_streams > 1 else (default,)
     found: tuple[mx.Stream, ...] = _thread.streams

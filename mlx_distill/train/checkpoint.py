@@ -6,8 +6,7 @@ Every file is written under a temporary name and renamed, so a kill leaves the p
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import mlx.optimizers as optim
 import msgspec
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_distill.errors import InputError, MachineError, MissingError
+from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.adapter import MOMENT
 from mlx_distill.storage import files
-from mlx_distill.storage.atomic import make_folder, sync, sync_folder, write_json
+from mlx_distill.storage.atomic import new_file, write_json
 from mlx_distill.train.config import TrainConfig
 
 LAST = "last"
@@ -87,18 +86,15 @@ def model_digest(folder: Path) -> str:
 
 def save_adapter(folder: Path, model: nn.Module, config: Mapping[str, Any], label: str) -> None:
     """Write the trained weights as an adapter folder that mlx-lm reads. `label` names the step: `best, step 40`."""
-    make_folder(folder)
     write_json(folder / files.ADAPTER_CONFIG, config)
-    weights, metadata = dict(tree_flatten(model.trainable_parameters())), {"format": "mlx", MOMENT: label}
-    _write(folder / files.ADAPTER_WEIGHTS, lambda path: mx.save_safetensors(path, weights, metadata=metadata))
+    _save(folder / files.ADAPTER_WEIGHTS, dict(tree_flatten(model.trainable_parameters())), {MOMENT: label})
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: TrainState) -> None:
     """Write weights, optimiser state and position as one file. Random state needs no saving: each step is seeded."""
     arrays = {f"adapter.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
-    metadata = {"format": "mlx", "state": msgspec.json.encode(state).decode()}
-    _write(folder / files.CHECKPOINT, lambda path: mx.save_safetensors(path, arrays, metadata=metadata))
+    _save(folder / files.CHECKPOINT, arrays, {"state": msgspec.json.encode(state).decode()})
 
 
 def load_checkpoint(
@@ -106,16 +102,14 @@ def load_checkpoint(
 ) -> TrainState:
     """Restore weights and optimiser from a checkpoint and return the position.
 
-    Raises MissingError without a checkpoint, InputError for one of another model or other settings.
+    Raises MissingError without a checkpoint, InputError for one of another version, model or other settings.
     """
     path = folder / files.CHECKPOINT
-    advice = "Use the settings of that run, or pass --force to start again."
     if not path.exists():
         raise MissingError(f"{folder} has no checkpoint to resume from.", "Run without --resume.")
     try:
         loaded: Any = mx.load(str(path), return_metadata=True)
-        arrays, metadata = loaded
-        state = msgspec.json.decode(metadata["state"], type=TrainState)
+        state = msgspec.json.decode(loaded[1]["state"], type=TrainState)
     except (RuntimeError, ValueError, KeyError) as error:
         message = f"{path}: not a checkpoint of this version: {error}"
         raise InputError(message, "Pass --force to start again.") from error
@@ -125,32 +119,19 @@ def load_checkpoint(
         if value != state.settings.get(name)
     ]
     if problems:
+        advice = "Use the settings of that run, or pass --force to start again."
         raise InputError(f"{path} is from a run with other settings.", advice, problems)
-    restored: dict[str, dict[str, mx.array]] = {"adapter": {}, "optimizer": {}}
-    for name, value in arrays.items():
+    restored: dict[str, list[tuple[str, mx.array]]] = {"adapter": [], "optimizer": []}
+    for name, value in loaded[0].items():
         kind, _, rest = name.partition(".")
-        restored[kind][rest] = value
-    expected = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
-    if {name: value.shape for name, value in restored["adapter"].items()} != expected:
-        raise InputError(f"{path} is from an adapter of another shape or model.", advice)
-    model.load_weights(list(restored["adapter"].items()), strict=False)
+        restored[kind].append((rest, value))
+    model.load_weights(restored["adapter"], strict=False)
     optimizer.init(model.trainable_parameters())
-    optimizer.state = tree_unflatten(list(restored["optimizer"].items()))
+    optimizer.state = tree_unflatten(restored["optimizer"])
     mx.eval(model.trainable_parameters(), optimizer.state)
     return state
 
 
-def _write(path: Path, save: Callable[[str], None]) -> None:
-    scratch = path.with_name(f".{path.stem}.part.safetensors")  # MLX adds the suffix if it is missing
-    try:
-        save(str(scratch))
-        with scratch.open("rb") as file:
-            sync(file.fileno())
-        os.replace(scratch, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
-        raise MachineError(
-            f"{path}: cannot write ({error}).",
-            "Free disk space or choose a folder that you may write to; what was saved before is untouched.",
-        ) from error
+def _save(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
+    with new_file(path, replace=True) as scratch, scratch.open("wb") as file:
+        mx.save_safetensors(file, arrays, metadata={"format": "mlx", **metadata})

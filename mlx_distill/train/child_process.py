@@ -10,11 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
@@ -23,30 +21,27 @@ from mlx_distill.errors import DistillError, Interrupted, MachineError
 from mlx_distill.events import Note, Progress, Report, Warning
 from mlx_distill.storage.atomic import json_text
 from mlx_distill.train.config import TrainConfig, TrainResult
+from mlx_distill.train.signals import handle_signals
 
 COMMAND = (sys.executable, "-m", "mlx_distill.train.worker")
 SIGNALS_TO_KILL = 3
 """Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
 _CONTINUE = "Run the same command again; it continues from the last checkpoint."
-_SMALLER = "If it happens again, use smaller micro-batches: --set train.micro_batch_tokens=512"
 _DEATHS = {
     "kIOGPUCommandBufferCallbackErrorImpactingInteractivity": (
-        "macOS stopped the training because the GPU was busy for too long while the display needed it",
-        f"{_CONTINUE} Let the display sleep, or close programs that draw much. {_SMALLER}",
+        "macOS stopped the training because the GPU was busy for too long while the display needed it"
     ),
-    "kIOGPUCommandBufferCallbackErrorTimeout": (
-        "macOS stopped the training because one piece of GPU work took too long",
-        f"{_CONTINUE} {_SMALLER}",
-    ),
-    "kIOGPUCommandBufferCallbackErrorOutOfMemory": (
-        "the GPU ran out of memory during training",
-        f"{_CONTINUE} Close other programs first. {_SMALLER}",
-    ),
-    "greater than the maximum allowed buffer size": ("one training step needs too large a buffer", _SMALLER),
-    "std::bad_alloc": ("the memory ran out during training", f"{_CONTINUE} Close other programs first. {_SMALLER}"),
+    "kIOGPUCommandBufferCallbackErrorTimeout": "macOS stopped the training because one piece of GPU work took too long",
+    "kIOGPUCommandBufferCallbackErrorOutOfMemory": "the GPU ran out of memory during training",
+    "greater than the maximum allowed buffer size": "one training step needs too large a buffer",
+    "std::bad_alloc": "the memory ran out during training",
 }
-"""Error output of an aborted process: what it means, and what helps."""
+"""What the error output of an aborted process means."""
+_ADVICE = (
+    f"{_CONTINUE} Close other programs and let the display sleep. "
+    "If it happens again, use smaller micro-batches: --set train.micro_batch_tokens=512"
+)
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
@@ -63,11 +58,6 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     problems: tuple[str, ...]
     exit_code: int
 
-    def to_error(self) -> DistillError:
-        if self.exit_code > 128:
-            return Interrupted(self.message, _CONTINUE, self.exit_code)
-        return DistillError(self.message, self.next_step, self.problems)
-
 
 Message = Note | Warning | Progress | Finished | Failed
 encode = msgspec.json.Encoder(enc_hook=str).encode  # of a message; paths become text
@@ -80,6 +70,13 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
     SIGINT and SIGTERM go to the child, which saves and stops; then Interrupted is raised. Raises the child's own
     DistillError, and MachineError if the system ended it.
     """
+    received: list[int] = []
+
+    def pass_on(number: int) -> None:
+        received.append(number)
+        if child.poll() is None:
+            child.send_signal(number if len(received) < SIGNALS_TO_KILL else signal.SIGKILL)
+
     with tempfile.TemporaryDirectory(prefix="mlx-distill-") as scratch, tempfile.TemporaryFile() as error_output:
         settings = Path(scratch, "train.json")
         settings.write_text(json_text(to_plain(config)), encoding="utf-8")
@@ -93,15 +90,21 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
             encoding="utf-8",
         ) as child:
             assert child.stdout is not None
-            with _signals_passed_to(child) as received:
-                last = _follow(child.stdout, report)
-                child.wait()
+            try:
+                with handle_signals(pass_on):
+                    last = _follow(child.stdout, report)
+                    child.wait()
+            finally:
+                if child.poll() is None:  # an error on our side: do not leave the child behind
+                    child.terminate()
         error_output.seek(0)
         errors = error_output.read().decode("utf-8", "replace")
     if isinstance(last, Finished):
         return last.result
+    if last and last.exit_code > 128:
+        raise Interrupted(last.message, _CONTINUE, last.exit_code)
     if last:
-        raise last.to_error()
+        raise DistillError(last.message, last.next_step, last.problems)
     if received:
         raise Interrupted("train: stopped before it could save.", _CONTINUE, 128 + received[-1])
     raise _explain_death(child.returncode, errors)
@@ -124,40 +127,13 @@ def _follow(lines: IO[str], report: Report) -> Finished | Failed | None:
     return last
 
 
-@contextmanager
-def _signals_passed_to(child: subprocess.Popen[str]) -> Iterator[list[int]]:
-    """Pass SIGINT and SIGTERM to the child within the block; yield the list of the received ones."""
-    received: list[int] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if child.poll() is None:
-            child.send_signal(number if len(received) < SIGNALS_TO_KILL else signal.SIGKILL)
-
-    before: dict[int, Any] = {}
-    try:
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # only the main thread receives signals
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if child.poll() is None:  # an error on our side: do not leave the child behind
-            child.terminate()
-
-
 def _explain_death(code: int, errors: str) -> Exception:
     """Return the error for a child that ended without a last message. An unknown reason is a bug."""
-    for sign, (what, advice) in _DEATHS.items():
+    for sign, reason in _DEATHS.items():
         if sign in errors:
-            return MachineError(f"train: {what}.", advice)
+            return MachineError(f"train: {reason}.", _ADVICE)
     if code == -signal.SIGKILL:
-        return MachineError(
-            "train: the system killed the training, probably for lack of memory.",
-            f"{_CONTINUE} Close other programs first. {_SMALLER}",
-        )
+        return MachineError("train: the system killed the training, probably for lack of memory.", _ADVICE)
     how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
     tail = "\n".join(errors.strip().splitlines()[-40:])
     return RuntimeError(f"The training process ended {how} and gave no result. Its error output:\n{tail}")

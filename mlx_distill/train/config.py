@@ -67,7 +67,9 @@ class TrainConfig(Config, frozen=True):
     max_length: Annotated[int, doc("longest row in tokens; longer rows are an error", ge=1)] = 2048
     micro_batch_tokens: Annotated[
         int,
-        doc("tokens in one forward pass; larger batches accumulate gradients; 0: what fits in memory, up to 4096", ge=0),
+        doc(
+            "tokens in one forward pass; larger batches accumulate gradients; 0: what fits in memory, up to 4096", ge=0
+        ),
     ] = 0
     grad_checkpoint: Annotated[bool, doc("recompute activations in the backward pass: less memory, slower")] = False
     eval_every: Annotated[int, doc("steps between evaluations on valid.jsonl; 0: once an epoch", ge=0)] = 0

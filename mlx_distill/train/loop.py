@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ from mlx_distill.events import Note, Progress, Report, Warning
 from mlx_distill.formatting import format_percent
 from mlx_distill.models.score import score
 from mlx_distill.storage import files
-from mlx_distill.storage.atomic import make_folder
+from mlx_distill.storage.atomic import write_text
 from mlx_distill.train.checkpoint import (
     LAST,
     Evaluation,
@@ -30,10 +31,9 @@ from mlx_distill.train.checkpoint import (
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.data import Rows, epoch_batches, padding_fraction
 from mlx_distill.train.memory_plan import MemoryPlan
-from mlx_distill.train.metrics import MetricsWriter, StepMetrics
 from mlx_distill.train.schedule import TimeBudget, learning_rate
 from mlx_distill.train.signals import StopRequest, command_to_resume
-from mlx_distill.train.step import TrainStep
+from mlx_distill.train.step import StepMetrics, TrainStep
 from mlx_distill.training_run import TrainingRun
 
 RESUME_MAY_CHANGE = {
@@ -43,35 +43,27 @@ RESUME_MAY_CHANGE = {
 """Settings that may differ when a run resumes. Model and rows are compared by their content."""
 
 
+@dataclass
 class Trainer:
     """Trains on the rows of a `TrainStep`, evaluates on `valid_rows`, and writes the adapter folder."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        train_step: TrainStep,
-        valid_rows: Rows,
-        plan: MemoryPlan,
-        adapter_config: Mapping[str, Any],
-        budget: TimeBudget,
-        stop: StopRequest,
-        report: Report,
-    ) -> None:
-        self.config = config
-        self.train_step = train_step
-        self.student = train_step.student
-        self.model = train_step.student.model
-        self.train_rows = train_step.rows
-        self.valid_rows = valid_rows
-        self.plan = plan
-        self.adapter_config = adapter_config
-        self.budget = budget
-        self.stop = stop
-        self.report = report
-        self.metrics = MetricsWriter(config.adapter)
-        self.steps_per_epoch = math.ceil(len(self.train_rows) / config.batch_size)
-        self.total_steps = self.steps_per_epoch * config.epochs
-        self.state: TrainState
+    config: TrainConfig
+    train_step: TrainStep
+    valid_rows: Rows
+    plan: MemoryPlan
+    adapter_config: Mapping[str, Any]
+    budget: TimeBudget
+    stop: StopRequest
+    report: Report
+    state: TrainState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.student = self.train_step.student
+        self.model = self.student.model
+        self.train_rows = self.train_step.rows
+        self.metrics = self.config.adapter / files.METRICS
+        self.steps_per_epoch = math.ceil(len(self.train_rows) / self.config.batch_size)
+        self.total_steps = self.steps_per_epoch * self.config.epochs
 
     def train(self) -> TrainResult:
         """Start or resume, take the steps, and write the last adapter and run.json."""
@@ -92,8 +84,7 @@ class Trainer:
     def _start(self, settings: dict[str, Any]) -> None:
         """Evaluate the untrained student and write the first checkpoint."""
         folder = self.config.adapter
-        make_folder(folder)
-        self.metrics.start()
+        write_text(self.metrics, "")
         for name in (files.TRAINING_RUN, files.CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
         self.train_step.optimizer.init(self.model.trainable_parameters())
@@ -109,7 +100,10 @@ class Trainer:
         folder = self.config.adapter
         self.state = load_checkpoint(folder, self.model, self.train_step.optimizer, settings)
         self.budget.add_earlier(self.state.seconds)
-        self.metrics.drop_after(self.state.step)
+        # A kill may leave lines after the checkpoint and half a line: this run writes them again.
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.state.step]
+        write_text(self.metrics, "".join(kept))
         if self.state.best.step == self.state.step:
             self._save_best()  # a kill right after the checkpoint left it out
         self._report_plan()
@@ -215,7 +209,15 @@ class Trainer:
         line = {"step": state.step, "epoch": round(state.epoch + state.position / self.steps_per_epoch, 3)}
         line |= to_builtins(step) if step else {}
         line |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}
-        self.metrics.write({**line, "peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)})
+        line |= {"peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)}
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise MachineError(
+                f"{self.metrics}: cannot write ({error.strerror or error}).",
+                "Free disk space, then continue with --resume; the last checkpoint is untouched.",
+            ) from error
 
     def _report_plan(self) -> None:
         """Report what will be trained, and how much memory it is expected to take."""

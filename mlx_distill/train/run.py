@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_distill import cpu, device
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
-from mlx_distill.models.load import load_student, read_config
+from mlx_distill.models.load import load_student
 from mlx_distill.storage import files
 from mlx_distill.train.checkpoint import refuse_to_overwrite
 from mlx_distill.train.config import TrainConfig, TrainResult
@@ -21,7 +21,7 @@ from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import check_weights_fit, make_plan
 from mlx_distill.train.objectives import OBJECTIVES, Objective
 from mlx_distill.train.schedule import TimeBudget
-from mlx_distill.train.signals import stop_requests
+from mlx_distill.train.signals import StopRequest, handle_signals
 from mlx_distill.train.step import TrainStep
 
 
@@ -40,19 +40,21 @@ def run(
     refuse_to_overwrite(config)
     objective = objectives.get(config.objective)
     if not objective:
-        raise InputError(f"objective: {config.objective!r} is unknown.", f"Choose from {', '.join(sorted(objectives))}.")
+        raise InputError(
+            f"objective: {config.objective!r} is unknown.", f"Choose from {', '.join(sorted(objectives))}."
+        )
     hardware = device.prepare()
     # Full training needs float32: in 16 bits, rounding would lose small updates.
     dtype = mx.float32 if config.method == "full" else hardware.dtype
-    check_weights_fit(read_config(config.model), config, dtype.size, hardware.usable_bytes)
+    check_weights_fit(config, dtype.size, hardware.usable_bytes)
     student = load_student(config.model, dtype=dtype)
     train_rows, valid_rows = (
         read_rows(config.data / name, student, objective, config.max_length) for name in (files.TRAIN, files.VALID)
     )
     streams = device.streams()
-    plan = make_plan(student, config, train_rows.rows, len(streams), hardware.usable_bytes)
     adapter_config = make_trainable(student, config)
+    plan = make_plan(student, config, train_rows.rows, len(streams), hardware.usable_bytes)
     train_step = TrainStep(config, student, objective, train_rows, plan.micro_batch_tokens, streams)
-    budget = TimeBudget(config.time_budget_minutes, now)
-    with stop_requests() as stop, cpu.shared_cores(len(streams)), fast_layers(student):
+    budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
+    with handle_signals(stop.set), cpu.shared_cores(len(streams)), fast_layers(student):
         return Trainer(config, train_step, valid_rows, plan, adapter_config, budget, stop, report).train()

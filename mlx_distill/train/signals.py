@@ -5,13 +5,27 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from mlx_distill.config import fields_of
 from mlx_distill.train.config import TrainConfig
+
+
+@contextmanager
+def handle_signals(handler: Callable[[int], None]) -> Iterator[None]:
+    """Call `handler` for SIGINT and SIGTERM within the block. Other threads than the main one receive no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @dataclass
@@ -21,33 +35,11 @@ class StopRequest:
     signal: int = 0
     """0: none so far."""
 
-
-@contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a StopRequest within the block; a second signal acts as usual.
-
-    Only the main thread receives signals. In another thread, such as a notebook's worker, this does nothing.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def remember(number: int, _frame: FrameType | None) -> None:
-        request.signal = number
-        restore()
-
-    for number in before:
-        signal.signal(number, remember)
-    try:
-        yield request
-    finally:
-        restore()
+    def set(self, number: int) -> None:
+        """Remember the first signal. The second one stops the run at once."""
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
 
 
 def command_to_resume(config: TrainConfig) -> str:
@@ -55,9 +47,8 @@ def command_to_resume(config: TrainConfig) -> str:
     flags = ["--resume"]
     for field in fields_of(TrainConfig):
         value = getattr(config, field.name)
-        if value == field.default or field.name in ("resume", "force"):
-            continue
-        for item in value if isinstance(value, tuple) else (value,):
-            flag = f"--{field.name.replace('_', '-')}"
-            flags += [flag] if item is True else [flag, str(item)]
+        if value != field.default and field.name not in ("resume", "force"):
+            for item in value if isinstance(value, tuple) else (value,):
+                flag = f"--{field.name.replace('_', '-')}"
+                flags += [flag] if item is True else [flag, str(item)]
     return shlex.join(["mlx-distill", "train", *flags])

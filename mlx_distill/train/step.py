@@ -5,49 +5,61 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import msgspec
 from mlx.utils import tree_map
 
 from mlx_distill.models.load import Student
 from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.data import Rows, micro_batches
-from mlx_distill.train.metrics import StepMetrics
 from mlx_distill.train.objectives import Objective
 
 SEED_STRIDE = 1_000_003
 """Dropout is seeded by run and step, so a resumed run draws what an uninterrupted one draws."""
 
 
+class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one step, named as in metrics.jsonl."""
+
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    supervised_tokens: int
+    tokens: int
+    """Computed input tokens, padding included."""
+    supervised_tokens_per_second: float
+    tokens_per_second: float
+    padding: float
+    """Fraction of `tokens` that is padding."""
+    gradient_norm: float
+    """Before clipping."""
+    step_seconds: float
+
+
+@dataclass
 class TrainStep:
-    """Takes training steps over some rows, with at most `micro_batch_tokens` tokens in a forward pass.
+    """Takes training steps over some rows. Micro-batches go to the streams in turn, which run in parallel."""
 
-    Micro-batches go to the streams in turn, and those of different streams run in parallel.
-    """
+    config: TrainConfig
+    student: Student
+    objective: Objective
+    rows: Rows
+    micro_batch_tokens: int
+    """The most tokens in a forward pass."""
+    streams: Sequence[mx.Stream]
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        student: Student,
-        objective: Objective,
-        rows: Rows,
-        micro_batch_tokens: int,
-        streams: Sequence[mx.Stream],
-    ) -> None:
-        self.config = config
-        self.student = student
-        self.objective = objective
-        self.rows = rows
-        self.lengths = rows.lengths
-        self.micro_batch_tokens = micro_batch_tokens
-        self.streams = streams
+    def __post_init__(self) -> None:
+        config, student = self.config, self.student
+        self.lengths = self.rows.lengths
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
-        self._value_and_grad = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
+        self._value_and_grad = nn.value_and_grad(student.model, lambda batch: self.objective.loss(student, batch))
 
     def step(self, batch: Sequence[int], learning_rate: float, number: int) -> StepMetrics:
         """Take step `number` over the rows of `batch`, with the gradient of the mean loss of a supervised token."""
@@ -85,6 +97,7 @@ class TrainStep:
 
     def _update(self, gradients: Any, learning_rate: float) -> mx.array:
         """Clip the gradients and update the weights. Return the norm before clipping."""
+        norm: mx.array
         gradients, norm = optim.clip_grad_norm(gradients, self.config.max_grad_norm or math.inf)
         self.optimizer.learning_rate = learning_rate
         self.optimizer.update(self.student.model, gradients)
