@@ -166,7 +166,7 @@ class Trainer:
             self._save_checkpoint()
         if self.stop.signal:
             raise Interrupted(
-                f"Training stopped after step {state.step} of {self.total_steps}. {config.adapter} has a checkpoint.",
+                f"after step {state.step} of {self.total_steps}, with a checkpoint in {config.adapter}.",
                 f"To continue: {command_to_resume(config)}",
                 128 + self.stop.signal,
             )

@@ -83,7 +83,7 @@ def _in_a_process(arguments: list[str]) -> dict[str, Any]:
 
 def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """Take one step and return its peak, the weights' size and the loss a token."""
-    device.prepare()
+    device.configure_process()
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
@@ -95,7 +95,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     from mlx_distill.models.load import Student
     from mlx_distill.models.score import pad
     from mlx_distill.models.tokenize import Rendered
-    from mlx_distill.train.objectives import sft
+    from mlx_distill.train.objectives import sft_loss
 
     config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     mx.random.seed(0)
@@ -115,7 +115,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
         student = Student(Path(), model, None, config, mx.float32)  # type: ignore[arg-type] # a step needs no tokenizer
 
         def take() -> mx.array:
-            (loss, _), gradients = nn.value_and_grad(model, lambda batch: sft(student, batch))(batch)
+            (loss, _), gradients = nn.value_and_grad(model, lambda batch: sft_loss(student, batch))(batch)
             optimizer.update(model, gradients)
             return loss / n_supervised
     else:

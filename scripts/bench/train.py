@@ -184,8 +184,8 @@ def _ours(job: Job) -> Contestant:
         flags = {
             **{"--model": job.model, "--data": job.data, "--adapter": folder, "--epochs": job.epochs},
             **{"--batch-size": job.batch_size, "--learning-rate": job.learning_rate, "--schedule": "constant"},
-            **{"--warmup": 0, "--clip": 0, "--weight-decay": job.weight_decay, "--seed": job.seed},
-            **{"--rank": job.rank, "--alpha": job.scale * job.rank, "--evaluate-every": job.updates},
+            **{"--warmup": 0, "--max-grad-norm": 0, "--weight-decay": job.weight_decay, "--seed": job.seed},
+            **{"--rank": job.rank, "--alpha": job.scale * job.rank, "--eval-every": job.updates},
         }
         return [sys.executable, "-m", "mlx_distill", "train", *(str(part) for flag in flags.items() for part in flag)]
 

@@ -219,7 +219,7 @@ def test_an_interrupted_training_is_resumed_by_the_next_run(project: Path, cli: 
     edit("epochs = 20", "epochs  =  20")  # the same settings, written otherwise
     again = cli("run", "--json")
     assert again.code == 0, again.err
-    assert "Going on after step" in again.err
+    assert "Continuing after step" in again.err
     train = next(stage for stage in json.loads(again.out)["stages"] if stage["stage"] == "train")
     assert train["result"]["epochs"] == 20
     assert not Path("reports/tiny/manifests/train.started.json").exists()
