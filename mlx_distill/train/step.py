@@ -84,14 +84,14 @@ class TrainStep:
         seconds = time.perf_counter() - started
         return StepMetrics(
             learning_rate=learning_rate,
-            train_loss=_scalar(loss_sum) / n_supervised,
-            train_accuracy=_scalar(n_correct) / n_supervised,
+            train_loss=scalar(loss_sum) / n_supervised,
+            train_accuracy=scalar(n_correct) / n_supervised,
             supervised_tokens=n_supervised,
             tokens=n_tokens,
             supervised_tokens_per_second=n_supervised / seconds,
             tokens_per_second=n_tokens / seconds,
             padding=max(1 - sum(self.lengths[row] for row in batch) / n_tokens, 0.0),
-            gradient_norm=_scalar(norm),
+            gradient_norm=scalar(norm),
             step_seconds=seconds,
         )
 
@@ -104,5 +104,6 @@ class TrainStep:
         return norm
 
 
-def _scalar(value: mx.array) -> float:
+def scalar(value: mx.array) -> float:
+    """Return a 0-d array as a number."""
     return float(value.item())  # type: ignore[arg-type] # the stub of `item` includes complex numbers

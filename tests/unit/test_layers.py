@@ -15,8 +15,8 @@ from mlx_distill.run.stages import STAGES
 PACKAGE = Path(mlx_distill.__file__).parent
 
 FLOORS = (
-    {"errors", "sanitize"},
-    {"storage", "device", "records", "events", "config"},
+    {"errors", "sanitize", "formatting"},
+    {"storage", "device", "cpu", "records", "events", "config", "training_run"},
     {"teachers", "models", "code_blocks"},
     {"collect", "prepare", "convert", "train", "compare", "fuse", "export", "chat", "serve"},
     {"run"},

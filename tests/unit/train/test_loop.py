@@ -98,9 +98,7 @@ def test_time_budget_ends_the_run_and_its_schedule(config: TrainConfig) -> None:
     assert "valid_loss" in read_metrics(config.adapter)[-1]
 
 
-def test_bfloat16_trains_float32_adapters(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_bfloat16_trains_float32_adapters(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     exact = run(config)
     monkeypatch.setenv("MLX_DISTILL_DTYPE", "bfloat16")
     rough = run(config.replace(adapter=tmp_path / "rough"))
@@ -158,6 +156,22 @@ def test_resume_drops_metrics_after_the_checkpoint(config: TrainConfig) -> None:
         file.write('{"step": 7, "train_loss": 1.0}\n{"step": 8, "tra')
     run(config.replace(resume=True))
     assert [line["step"] for line in read_metrics(config.adapter)] == list(range(7))
+
+
+def test_metrics_that_cannot_be_written_leave_the_checkpoint(config: TrainConfig) -> None:
+    metrics = config.adapter / "metrics.jsonl"
+
+    def block(event: Event) -> None:
+        if isinstance(event, Progress) and event.job == "train" and event.done == 3:
+            metrics.rename(metrics.with_suffix(".old"))
+            metrics.mkdir()
+
+    with pytest.raises(MachineError, match=r"metrics\.jsonl: cannot write") as error:
+        run(config, block)
+    assert "Free disk space" in error.value.next_step
+    metrics.rmdir()
+    metrics.with_suffix(".old").rename(metrics)
+    assert run(config.replace(resume=True)).steps == 6
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------

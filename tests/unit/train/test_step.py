@@ -22,7 +22,7 @@ from mlx_distill.train.data import read_rows
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.objectives import OBJECTIVES, Objective, make_batch, sft_loss, tokenize
 from mlx_distill.train.run import run
-from mlx_distill.train.step import TrainStep
+from mlx_distill.train.step import TrainStep, scalar
 from tests.support.tiny import make_tiny_qwen2
 from tests.support.training import quantized, read_metrics, tokenized
 
@@ -55,9 +55,10 @@ def test_loss_and_gradients_equal_a_plain_reference(
     batch = pad(tokenized(config.data / "train.jsonl", student), 8)
 
     def reference() -> mx.array:
-        logits = student.model(batch.inputs).astype(mx.float32)
+        logits: mx.array = student.model(batch.inputs).astype(mx.float32)
         chosen = logits.reshape(-1, logits.shape[-1])[batch.positions]
-        return nn.losses.cross_entropy(chosen, batch.targets, reduction="sum")
+        loss: mx.array = nn.losses.cross_entropy(chosen, batch.targets, reduction="sum")
+        return loss
 
     loss, expected = nn.value_and_grad(student.model, reference)()
     with fast_layers(student, kernels):
@@ -70,8 +71,8 @@ def test_loss_and_gradients_equal_a_plain_reference(
     assert expected_of
     for name, value in tree_flatten(gradients):
         wanted = expected_of[name].astype(mx.float32)
-        norm = mx.linalg.norm(wanted).item()
-        assert mx.linalg.norm(value.astype(mx.float32) - wanted).item() <= 2 * tolerance * norm + 1e-6, name
+        norm = scalar(mx.linalg.norm(wanted))
+        assert scalar(mx.linalg.norm(value.astype(mx.float32) - wanted)) <= 2 * tolerance * norm + 1e-6, name
 
 
 def test_losses_equal_those_of_mlx_lm(config: TrainConfig) -> None:
@@ -83,7 +84,7 @@ def test_losses_equal_those_of_mlx_lm(config: TrainConfig) -> None:
             theirs, count = default_loss(student.model, mx.array([row.tokens]), lengths)
         assert count.item() == row.n_supervised
         ours, _ = sft_loss(student, pad([row]))
-        assert math.isclose(theirs.item(), ours.item() / row.n_supervised, rel_tol=1e-5)
+        assert math.isclose(scalar(theirs), scalar(ours) / row.n_supervised, rel_tol=1e-5)
 
 
 @pytest.mark.parametrize(("micro_batch_tokens", "n_streams"), [(64, 1), (64, 2), (4096, 3)])
