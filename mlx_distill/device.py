@@ -87,7 +87,11 @@ def release_memory() -> None:
     cpu.trim_memory()
 
 
-_thread = threading.local()
+class _Thread(threading.local):
+    streams: tuple[mx.Stream, ...] = ()
+
+
+_thread = _Thread()
 
 
 def streams() -> tuple[mx.Stream, ...]:
@@ -98,12 +102,11 @@ def streams() -> tuple[mx.Stream, ...]:
     """
     import mlx.core as mx
 
-    if not hasattr(_thread, "streams"):
-        n_streams = min(cpu.cores(), MAX_STREAMS) if cpu.active_blas() else 1
-        default = mx.default_stream(mx.default_device())
-        _thread.streams = tuple(mx.new_stream(mx.cpu) for _ in range(n_streams)) if n_streams > 1 else (default,)
-    found: tuple[mx.Stream, ...] = _thread.streams
-    return found
+    if not _thread.streams:
+        n_streams = min(cpu.cores(), MAX_STREAMS) if cpu.active_blas() else 0
+        new = tuple(mx.new_stream(mx.cpu) for _ in range(n_streams))
+        _thread.streams = new or (mx.default_stream(mx.default_device()),)
+    return _thread.streams
 
 
 def _advice_to_install() -> str:

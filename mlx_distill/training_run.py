@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ import msgspec
 
 from mlx_distill.config import to_plain
 from mlx_distill.storage import files
-from mlx_distill.storage.atomic import write_json
+from mlx_distill.storage.atomic import write_json, write_text
 
 
 class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,16 +53,19 @@ class TrainingRun(msgspec.Struct, frozen=True):
 
 def read_metrics(adapter: Path) -> tuple[MetricPoint, ...]:
     """Return the points of `metrics.jsonl` in the order of their steps; the last line of a step counts."""
-    points: dict[int, MetricPoint] = {}
-    try:
-        lines = (adapter / files.METRICS).read_bytes().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            point = msgspec.json.decode(line, type=MetricPoint)
-        except msgspec.DecodeError:  # a line that a kill cut off, or of another program
-            continue
-        if all(value is None or math.isfinite(value) for value in msgspec.structs.astuple(point)):
-            points[point.step] = point
+    points = {point.step: point for point, _ in _metric_lines(adapter)}
     return tuple(points[step] for step in sorted(points))
+
+
+def drop_metrics_after(step: int, adapter: Path) -> None:
+    """Remove the lines after `step`, and what a kill cut off: a resumed run writes them again."""
+    kept = [line.decode() + "\n" for point, line in _metric_lines(adapter) if point.step <= step]
+    write_text(adapter / files.METRICS, "".join(kept))
+
+
+def _metric_lines(adapter: Path) -> Iterator[tuple[MetricPoint, bytes]]:
+    """Yield the lines that are complete; others are from a kill or from another program."""
+    with suppress(OSError):
+        for line in (adapter / files.METRICS).read_bytes().splitlines():
+            with suppress(msgspec.DecodeError):
+                yield msgspec.json.decode(line, type=MetricPoint), line

@@ -1,11 +1,13 @@
 """Train in a child process: start it, pass on its events and our signals, and explain its death.
 
 macOS ends a process that holds the GPU or the memory for too long with an abort that no `except` can catch. `run`
-survives the abort of a child and can say what to do. The child, `train/worker.py`, prints one message a line.
+survives the abort of a child and can say what to do. The child runs this module: `python -m
+mlx_distill.train.child_process CONFIG.json` prints one message a line.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,14 +18,14 @@ from typing import IO
 
 import msgspec
 
-from mlx_distill.config import to_plain
+from mlx_distill import device
+from mlx_distill.config import parse, to_plain
 from mlx_distill.errors import DistillError, Interrupted, MachineError
-from mlx_distill.events import Note, Progress, Report, Warning
-from mlx_distill.storage.atomic import json_text
+from mlx_distill.events import Event, Note, Report
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.signals import handle_signals
 
-COMMAND = (sys.executable, "-m", "mlx_distill.train.worker")
+COMMAND = (sys.executable, "-m", "mlx_distill.train.child_process")
 SIGNALS_TO_KILL = 3
 """Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
@@ -59,7 +61,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     exit_code: int
 
 
-Message = Note | Warning | Progress | Finished | Failed
+Message = Event | Finished | Failed
 encode = msgspec.json.Encoder(enc_hook=str).encode  # of a message; paths become text
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message, dec_hook=lambda kind, value: kind(value))
 
@@ -79,7 +81,7 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
 
     with tempfile.TemporaryDirectory(prefix="mlx-distill-") as scratch, tempfile.TemporaryFile() as error_output:
         settings = Path(scratch, "train.json")
-        settings.write_text(json_text(to_plain(config)), encoding="utf-8")
+        settings.write_text(json.dumps(to_plain(config)), encoding="utf-8")
         with subprocess.Popen(
             [*command, str(settings)],
             stdin=subprocess.DEVNULL,
@@ -137,3 +139,26 @@ def _explain_death(code: int, errors: str) -> Exception:
     how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
     tail = "\n".join(errors.strip().splitlines()[-40:])
     return RuntimeError(f"The training process ended {how} and gave no result. Its error output:\n{tail}")
+
+
+def main(path: Path) -> int:
+    """Train by the config in a JSON file: the work of the child. Return the exit code of the command."""
+    config = parse(TrainConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+    device.configure_process()
+    from mlx_distill.train.run import run  # imports MLX, so after the line above
+
+    try:
+        result = run(config, _send)
+    except DistillError as error:
+        _send(Failed(error.message, error.next_step, error.problems, error.exit_code))
+        return error.exit_code
+    _send(Finished(result))
+    return 0
+
+
+def _send(message: Message) -> None:
+    print(encode(message).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

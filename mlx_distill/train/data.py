@@ -83,9 +83,3 @@ def micro_batches(lengths: Sequence[int], batch: Sequence[int], max_tokens: int,
         for part in parts
         for group in batches_by_length([lengths[row] for row in part], max_tokens)
     ]
-
-
-def padding_fraction(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Return the fraction of the computed tokens that is padding."""
-    padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
-    return 1 - sum(lengths[row] for batch in batches for row in batch) / padded

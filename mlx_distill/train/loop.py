@@ -29,12 +29,12 @@ from mlx_distill.train.checkpoint import (
     save_checkpoint,
 )
 from mlx_distill.train.config import TrainConfig, TrainResult
-from mlx_distill.train.data import Rows, epoch_batches, padding_fraction
+from mlx_distill.train.data import Rows, epoch_batches
 from mlx_distill.train.memory_plan import MemoryPlan
 from mlx_distill.train.schedule import TimeBudget, learning_rate
 from mlx_distill.train.signals import StopRequest, command_to_resume
 from mlx_distill.train.step import StepMetrics, TrainStep
-from mlx_distill.training_run import TrainingRun
+from mlx_distill.training_run import TrainingRun, drop_metrics_after
 
 RESUME_MAY_CHANGE = {
     *("model", "data", "adapter", "preset", "resume", "force", "checkpoint_every"),  # do not decide the result
@@ -85,12 +85,11 @@ class Trainer:
         """Evaluate the untrained student and write the first checkpoint."""
         folder = self.config.adapter
         write_text(self.metrics, "")
-        for name in (files.TRAINING_RUN, files.CHECKPOINT):
-            (folder / name).unlink(missing_ok=True)
+        (folder / files.TRAINING_RUN).unlink(missing_ok=True)
+        (folder / files.CHECKPOINT).unlink(missing_ok=True)
         self.train_step.optimizer.init(self.model.trainable_parameters())
         self._report_plan()
         before = self._score(step=0)
-        self.report(Note(f"step 0: valid loss {before.loss:.3f}, accuracy {format_percent(before.accuracy)}"))
         self.state = TrainState(settings, before=before, best=before)
         self._write_metrics(None, before)
         self._save_checkpoint()
@@ -100,10 +99,7 @@ class Trainer:
         folder = self.config.adapter
         self.state = load_checkpoint(folder, self.model, self.train_step.optimizer, settings)
         self.budget.add_earlier(self.state.seconds)
-        # A kill may leave lines after the checkpoint and half a line: this run writes them again.
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.state.step]
-        write_text(self.metrics, "".join(kept))
+        drop_metrics_after(self.state.step, folder)
         if self.state.best.step == self.state.step:
             self._save_best()  # a kill right after the checkpoint left it out
         self._report_plan()
@@ -181,20 +177,20 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Evaluate on valid.jsonl and keep the adapter if it is the best so far."""
         evaluation = self._score(self.state.step)
-        is_best = evaluation.loss < self.state.best.loss
-        if is_best:
+        if evaluation.loss < self.state.best.loss:
             self.state.best, self.state.evals_without_improvement = evaluation, 0
             self._save_best()
+            self.report(Note("This is the best adapter so far."))
         else:
             self.state.evals_without_improvement += 1
-        figures = f"valid loss {evaluation.loss:.3f}, accuracy {format_percent(evaluation.accuracy)}"
-        self.report(Note(f"step {self.state.step}: {figures}{' (best so far)' if is_best else ''}"))
         return evaluation
 
     def _score(self, step: int) -> Evaluation:
         started = self.budget.seconds
         result = score(self.student, self.valid_rows.rows, self.report, "valid")
         self.budget.eval_seconds = self.budget.seconds - started
+        figures = f"valid loss {result.loss:.3f}, accuracy {format_percent(result.token_accuracy)}"
+        self.report(Note(f"step {step}: {figures}"))
         return Evaluation(step, result.loss, result.token_accuracy)
 
     def _save_best(self) -> None:
@@ -221,19 +217,13 @@ class Trainer:
 
     def _report_plan(self) -> None:
         """Report what will be trained, and how much memory it is expected to take."""
-        config, lengths = self.config, self.train_step.lengths
-        padding = padding_fraction(lengths, epoch_batches(lengths, config.batch_size, config.seed, 0))
+        config, plan = self.config, self.plan
+        steps = f"{len(self.train_rows)} rows, {self.steps_per_epoch} steps an epoch, {self.total_steps} in all"
         low_rank = f"{config.method} rank {config.rank}, alpha {config.alpha:g} (scale {config.scale:g})"
-        self.report(
-            Note(
-                f"{len(self.train_rows)} rows, {self.steps_per_epoch} steps an epoch, {self.total_steps} in all; "
-                f"{'all weights' if config.method == 'full' else low_rank}; padding {format_percent(padding)}."
-            )
-        )
-        kind = Note if self.plan.fits else Warning
-        memory = "memory" if self.plan.fits else "more memory than a job here should use"
-        estimate = self.plan.estimate or "unknown for this architecture"
-        self.report(kind(f"{memory}: about {estimate}; up to {self.plan.micro_batch_tokens} tokens in a forward pass."))
+        self.report(Note(f"{steps}; {'all weights' if config.method == 'full' else low_rank}."))
+        memory = f"memory: about {plan.estimate or 'unknown for this architecture'}"
+        memory += f"; up to {plan.micro_batch_tokens} tokens in a forward pass."
+        self.report(Note(memory) if plan.fits else Warning(f"{memory} That is more than a job here should use."))
 
     def _result(self, stopped: str) -> TrainResult:
         state = self.state

@@ -8,8 +8,9 @@ rows. The factors were fitted to measured peaks: `scripts/bench/memory.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -44,6 +45,7 @@ class MemoryEstimate:
     weights: int
     """Frozen weights."""
     trained: int
+    """Trained weights, gradients and optimiser state."""
     activations: int
     loss: int
 
@@ -52,10 +54,7 @@ class MemoryEstimate:
         return self.weights + self.trained + self.activations + self.loss
 
     def __str__(self) -> str:
-        weights, trained, activations, loss = map(
-            format_bytes, (self.weights, self.trained, self.activations, self.loss)
-        )
-        parts = f"weights {weights}, trained weights and optimiser {trained}, activations {activations}, loss {loss}"
+        parts = ", ".join(f"{name} {format_bytes(count)}" for name, count in vars(self).items())
         return f"{format_bytes(self.total)} ({parts})"
 
 
@@ -71,12 +70,14 @@ class MemoryPlan:
 
 def check_weights_fit(config: TrainConfig, itemsize: int, usable_bytes: int) -> None:
     """Raise MachineError if the weights alone do not fit, `itemsize` bytes for a float. Does not read the weights."""
-    needed = 0
-    for file in config.model.glob("model*.safetensors"):
-        needed += sum(
-            value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
-            for value in _load_lazily(file).values()
-        )
+    weights: list[Any] = []
+    with suppress(RuntimeError):  # `load_student` explains a broken file
+        weights = [mx.load(str(file)) for file in config.model.glob("model*.safetensors")]  # reads shapes only
+    needed = sum(
+        value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
+        for part in weights
+        for value in part.values()
+    )
     if needed > USABLE_FRACTION * usable_bytes:
         raise _does_not_fit(f"{format_bytes(needed)} for the weights alone", usable_bytes, config)
 
@@ -111,15 +112,15 @@ def estimate_memory(
     n_layers, itemsize = len(student.model.layers), student.dtype.size
     activations = loss = 0
     for start in range(0, len(parts), n_streams):
-        group = [(len(part), lengths[part[-1]]) for part in parts[start : start + n_streams]]
-        layer = sum(n_rows * length * itemsize * _layer_width(student, length) for n_rows, length in group)
-        group_loss = sum(
-            _loss_bytes(student, config, sum(rows[row].n_supervised for row in part))
-            for part in parts[start : start + n_streams]
+        group = parts[start : start + n_streams]
+        n_tokens = [len(part) * lengths[part[-1]] for part in group]
+        layer = sum(
+            n * itemsize * _layer_width(student, lengths[part[-1]]) for n, part in zip(n_tokens, group, strict=True)
         )
+        group_loss = sum(_loss_bytes(student, config, sum(rows[row].n_supervised for row in part)) for part in group)
         kept = n_layers * layer
         if config.grad_checkpoint:  # each layer's input, and after the loss one layer at a time
-            inputs = sum(n_rows * length for n_rows, length in group) * itemsize * student.config["hidden_size"]
+            inputs = sum(n_tokens) * itemsize * student.config["hidden_size"]
             kept = n_layers * inputs + max(layer - group_loss, 0)
         activations, loss = max((activations, loss), (kept, group_loss), key=sum)
     trained = [value for _, value in tree_flatten(student.model.trainable_parameters())]
@@ -147,13 +148,6 @@ def _loss_bytes(student: Student, config: TrainConfig, n_supervised: int) -> int
     """Return the bytes of the logits and what the loss computes from them; of one chunk if the head is frozen."""
     logits = n_supervised * student.config["vocab_size"] * FLOAT32_BYTES
     return int(LOGITS * (logits if config.method == "full" else min(logits, CHUNK_BYTES)))
-
-
-def _load_lazily(file: Path) -> dict[str, mx.array]:
-    try:
-        return mx.load(str(file))  # type: ignore[return-value] # a dict for safetensors; reads shapes only
-    except RuntimeError:
-        return {}  # `load_student` explains a broken file
 
 
 def _does_not_fit(needed: str, usable_bytes: int, config: TrainConfig) -> MachineError:

@@ -244,7 +244,7 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
 
 
 def test_full_means_no_time_budget(project: Path) -> None:
-    edit("epochs = 1", "epochs = 1\nminutes = 2.5")
+    edit("epochs = 1", "epochs = 1\ntime_budget_minutes = 2.5")
 
     assert pipeline.stage_configs(load_project(RunConfig()))["train"].time_budget_minutes == 2.5
     assert pipeline.stage_configs(load_project(RunConfig(full=True)))["train"].time_budget_minutes == 0

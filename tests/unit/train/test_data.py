@@ -6,7 +6,7 @@ import random
 
 from mlx_distill.config import default_of
 from mlx_distill.train import TrainConfig
-from mlx_distill.train.data import epoch_batches, micro_batches, padding_fraction
+from mlx_distill.train.data import epoch_batches, micro_batches
 from mlx_distill.train.memory_plan import MAX_TOKENS
 from mlx_distill.train.objectives import LENGTH_MULTIPLE
 
@@ -49,7 +49,6 @@ def test_padding_of_the_sample_is_below_five_percent() -> None:
                     real += sum(inputs)
                     computed += padded(max(inputs)) * len(rows)
             assert 1 - real / computed < 0.05
-    assert padding_fraction([10, 20], [[0, 1]]) == 0.25
 
 
 def test_batches_have_few_shapes() -> None:
