@@ -54,12 +54,13 @@ class TrainStep:
     streams: Sequence[mx.Stream]
 
     def __post_init__(self) -> None:
-        config, student = self.config, self.student
+        config, student, loss = self.config, self.student, self.objective.loss
         self.lengths = self.rows.lengths
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
-        self._value_and_grad = nn.value_and_grad(student.model, lambda batch: self.objective.loss(student, batch))
+        # No reference to `self`: a cycle would keep the model in memory after the run.
+        self._value_and_grad = nn.value_and_grad(student.model, lambda batch: loss(student, batch))
 
     def step(self, batch: Sequence[int], learning_rate: float, number: int) -> StepMetrics:
         """Take step `number` over the rows of `batch`, with the gradient of the mean loss of a supervised token."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mlx_distill.errors import DistillError, Interrupted, MachineError
@@ -18,27 +19,8 @@ from mlx_distill.train import TrainConfig, TrainResult
 from mlx_distill.train.child_process import Failed, Finished, encode, train_in_child
 from tests.support.rows import make_rows
 
-RESULT = TrainResult(
-    adapter=Path("adapters/mine"),
-    n_trainable=2,
-    n_parameters=100,
-    steps=6,
-    epochs=2.0,
-    stopped="finished",
-    best_step=5,
-    valid_loss_before=2.0,
-    valid_loss=1.5,
-    valid_accuracy_before=0.5,
-    valid_accuracy=0.6,
-    n_train_rows=10,
-    n_valid_rows=3,
-    n_valid_tokens=90,
-    supervised_tokens=600,
-    supervised_tokens_per_second=50.0,
-    peak_bytes=1000,
-    estimated_bytes=900,
-    seconds=12.5,
-)
+FIGURES = {**dict.fromkeys(TrainResult.__struct_fields__, 1), "adapter": "adapters/mine", "stopped": "finished"}
+RESULT = msgspec.convert(FIGURES, TrainResult, dec_hook=lambda kind, value: kind(value))
 FINISH = f"print({encode(Finished(RESULT)).decode()!r}, flush=True)"
 
 

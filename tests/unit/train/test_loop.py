@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import os
@@ -118,6 +119,17 @@ def test_mlx_lm_reads_the_adapter(config: TrainConfig) -> None:
     base, _ = load(str(config.model))
     tokens = mx.array([tokenizer.encode("Write a queue.")])
     assert not mx.allclose(tuned(tokens), base(tokens))
+
+
+def test_a_run_frees_its_memory(config: TrainConfig) -> None:
+    gc.collect()
+    gc.disable()  # a reference cycle would keep the model until the next collection
+    try:
+        before = mx.get_active_memory()
+        run(config.replace(grad_checkpoint=True))
+        assert mx.get_active_memory() - before < 1000
+    finally:
+        gc.enable()
 
 
 # -- interrupted ------------------------------------------------------------------------------------------------------
