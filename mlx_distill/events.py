@@ -20,7 +20,7 @@ class Warning(msgspec.Struct, frozen=True, tag="warning"):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far a long job is. Events of one job share its name; the last one has `done == total`."""
+    """Progress of a long job. Events of one job share its name; the last one has `done == total`."""
 
     job: str
     done: float

@@ -1,4 +1,4 @@
-"""What training leaves beside an adapter, for later stages: `run.json` and `metrics.jsonl`."""
+"""The record of a training run in its adapter folder: `run.json` and `metrics.jsonl`, for all stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 2 of 3: teacher_data.jsonl to distilled-student/, with the adapter and the fused model in it."""
+"""Step 2 of 3: train on teacher_data.jsonl. distilled-student/ gets the adapter and the fused model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SECTIONS = {
 
 
 def finetune(student: str) -> None:
-    """Do what is not done yet, in distilled-student/."""
+    """Run the stages that are not up to date, in distilled-student/."""
     for name in ("teacher_data.jsonl", "collect.json"):
         if not Path(name).exists():
-            raise MissingError(f"{name} is not here.", "Make it with scripts/01_collect_teacher_data.py.")
+            raise MissingError(f"{name} is missing.", "Make it with scripts/01_collect_teacher_data.py.")
         DATA.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(name, DATA / name)
     project = Project.from_values(Path("options"), {"name": OUT.name, "student": student, **SECTIONS})

@@ -39,7 +39,7 @@ _DEATHS = {
     "greater than the maximum allowed buffer size": "one training step needs too large a buffer",
     "std::bad_alloc": "the memory ran out during training",
 }
-"""What the error output of an aborted process means."""
+"""Text in the error output of an aborted process, and its meaning."""
 _ADVICE = (
     f"{_CONTINUE} Close other programs and let the display sleep. "
     "If it happens again, use smaller micro-batches: --set train.micro_batch_tokens=512"

@@ -22,7 +22,7 @@ from mlx_distill.events import ignore
 from mlx_distill.train import TrainConfig
 
 ALLOWED = 0.25
-"""How far an estimate may be off."""
+"""The largest relative error of an estimate."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What train.py has done in processes of their own, so that it stays small itself: `train_parts.py PART SETTINGS`.
+"""Run the parts of train.py in separate processes, so that it stays small: `train_parts.py PART SETTINGS`.
 
 prepare  writes the model and the rows that every contestant gets
 mlx-lm   is a contestant: mlx_lm.lora with the fast BLAS
@@ -16,7 +16,7 @@ SPLITS = ("train", "valid", "test")
 
 
 def prepare(settings: dict[str, Any]) -> None:
-    """Write the float32 model and the rows; print what they are."""
+    """Write the float32 model and the rows; print machine, versions and counts."""
     from mlx_distill import cpu, device
 
     device.configure_process()
@@ -75,7 +75,7 @@ def prepare(settings: dict[str, Any]) -> None:
 
 
 def mlx_lm(settings: dict[str, Any]) -> None:
-    """`mlx_lm.lora` with the fast BLAS, which it does not look for by itself."""
+    """Run `mlx_lm.lora` with the fast BLAS, which it does not load by itself."""
     from mlx_distill import cpu
 
     cpu.load_fast_blas()

@@ -1,4 +1,4 @@
-"""What training left beside an adapter, read by later stages."""
+"""The record of a training run, as later stages read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained: LoRA, DoRA, all weights; chosen layers; gradient checkpointing; the demo preset."""
+"""The trained weights: LoRA, DoRA, all weights; chosen layers; gradient checkpointing; the demo preset."""
 
 from __future__ import annotations
 
