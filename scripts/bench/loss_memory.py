@@ -111,9 +111,9 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     if side == "mlx-distill":
         mask = (False, *[True] * options.length)
         batch = pad([Rendered(tuple(row), mask) for row in tokens.tolist()])  # type: ignore[union-attr, arg-type]
-        student = Student(Path(), model, None, config, mx.float32)  # type: ignore[arg-type] # a step needs no tokenizer
+        student = Student(Path(), model, None, config, mx.float32)  # a step needs no tokenizer
 
-        def take() -> mx.array:
+        def take() -> Any:
             (loss, _), gradients = nn.value_and_grad(model, lambda batch: sft_loss(student, batch))(batch)
             optimizer.update(model, gradients)
             return loss / n_supervised
@@ -121,12 +121,12 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
         spans = mx.array([[1, options.length]] * options.rows)
         state = [model.state, optimizer.state]
 
-        def compiled(tokens: mx.array, spans: mx.array) -> mx.array:
+        def compiled(tokens: mx.array, spans: mx.array) -> Any:
             (loss, _), gradients = nn.value_and_grad(model, default_loss)(model, tokens, spans)
             optimizer.update(model, gradients)
             return loss
 
-        def take() -> mx.array:
+        def take() -> Any:
             return mx.compile(compiled, inputs=state, outputs=state)(tokens, spans)
 
     mx.reset_peak_memory()

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from recipe_measure import Scorer, score_prose, score_rows, score_solutions
 from recipe_runs import Bench, Done, Recipe, Rows, best_of, read_split
@@ -84,7 +85,7 @@ def choose(bench: Bench, rows: Rows) -> Done:
 def measure(bench: Bench, data: Data, recipe: Recipe, texts: Mapping[str, Scorer] = TEXTS) -> None:
     """Measure everything that is claimed about the chosen recipe. Nothing is chosen by it."""
     adapters = trained(bench, data.rows, recipe)
-    line = {"kind": "test", "recipe": asdict(recipe), "seeds": list(SEEDS)}
+    line: dict[str, Any] = {"kind": "test", "recipe": asdict(recipe), "seeds": list(SEEDS)}
     if not bench.has(line):
         bench.note({**line, "scored": score_rows(bench.model, adapters, data.test)})
     for text, score in texts.items():

@@ -66,10 +66,10 @@ def batch(rows: list[Row]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": attention, "labels": labels}
 
 
-@torch.no_grad()
 def validate(model: torch.nn.Module, rows: list[Row]) -> float:
     model.eval()
-    return float(model(**batch(rows)).loss)
+    with torch.no_grad():
+        return float(model(**batch(rows)).loss)
 
 
 def save(model: torch.nn.Module, folder: Path, rank: int, scale: float) -> None:
