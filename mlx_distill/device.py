@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MAX_STREAMS = 8
 DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
 DTYPES = ("float32", "bfloat16", "float16")
+ADVICE_TO_INSTALL = (
+    "On a Mac, MLX needs Apple silicon, macOS 14 or later, and a Python for arm64. "
+    "Install it again: pip install -U mlx (on Linux: 'mlx[cpu]')"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def prepare() -> Device:
     try:
         import mlx.core as mx
     except ImportError as error:
-        raise MachineError(f"MLX cannot be loaded: {error}.", _advice_to_install()) from error
+        raise MachineError(f"MLX cannot be loaded: {error}.", ADVICE_TO_INSTALL) from error
     if mx.metal.is_available() and mx.device_count(mx.gpu):
         info = mx.device_info()
         usable = int(info.get("max_recommended_working_set_size", info["memory_size"]))
@@ -107,14 +111,6 @@ def streams() -> tuple[mx.Stream, ...]:
         new = tuple(mx.new_stream(mx.cpu) for _ in range(n_streams))
         _thread.streams = new or (mx.default_stream(mx.default_device()),)
     return _thread.streams
-
-
-def _advice_to_install() -> str:
-    if sys.platform == "darwin" and platform.machine() == "x86_64":
-        return "This Python is built for Intel. Install an arm64 Python >= 3.11 on an Apple-silicon Mac."
-    if sys.platform == "darwin":
-        return "MLX needs macOS 14 or later. Then install again: pip install -U mlx"
-    return "Install it again: pip install -U 'mlx[cpu]'"
 
 
 def cpu_name() -> str:

@@ -32,7 +32,7 @@ from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.data import Rows, epoch_batches
 from mlx_distill.train.memory_plan import MemoryPlan
 from mlx_distill.train.schedule import TimeBudget, learning_rate
-from mlx_distill.train.signals import StopRequest, command_to_resume
+from mlx_distill.train.signals import StopRequest
 from mlx_distill.train.step import StepMetrics, TrainStep
 from mlx_distill.training_run import TrainingRun, drop_metrics_after
 
@@ -163,7 +163,7 @@ class Trainer:
         if self.stop.signal:
             raise Interrupted(
                 f"after step {state.step} of {self.total_steps}, with a checkpoint in {config.adapter}.",
-                f"To continue: {command_to_resume(config)}",
+                "To continue, run the same command with --resume.",
                 128 + self.stop.signal,
             )
         if out_of_time:

@@ -1,7 +1,7 @@
 """Training objectives, by name. A new one is an `Objective` and its line in `OBJECTIVES`.
 
-The loop divides an objective's loss by the number of supervised tokens in the whole batch, so each token has the same
-weight however rows are batched or accumulated.
+The loop divides the loss by the number of supervised tokens in the whole batch, so each token has the same weight
+however rows are batched or accumulated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_distill.models.load import Head, Student
+from mlx_distill.models.load import Student
 from mlx_distill.models.score import Batch, pad, token_losses
 from mlx_distill.models.tokenize import Rendered, render
 from mlx_distill.records import Example
@@ -48,16 +48,11 @@ def make_batch(_student: Student, rows: Sequence[Rendered]) -> Batch:
 def sft_loss(student: Student, batch: Batch) -> tuple[mx.array, mx.array]:
     """Compute -log p of each answer token of the teacher's text, end tokens included."""
     hidden = batch.gather(student.hidden(batch.inputs))
-    if _is_trained(student.head):  # the chunked loss has no gradient for the head's own weights
+    head: nn.Module = getattr(student.head, "__self__", student.head)  # a tied head is a method of the embedding
+    if tree_flatten(head.trainable_parameters()):  # the chunked loss has no gradient for the head's weights
         losses, correct = token_losses(student.head, hidden, batch.targets)
         return losses.sum(), correct.sum()
     return linear_cross_entropy(student.head, hidden, batch.targets)
-
-
-def _is_trained(head: Head) -> bool:
-    """Return True if training changes the weights of the head, or of the embedding that it is tied to."""
-    module: nn.Module = getattr(head, "__self__", head)  # a tied head is a method of the embedding
-    return bool(tree_flatten(module.trainable_parameters()))
 
 
 OBJECTIVES: Mapping[str, Objective] = {"sft": Objective(tokenize, make_batch, sft_loss)}

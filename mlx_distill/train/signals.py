@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from mlx_distill.config import fields_of
-from mlx_distill.train.config import TrainConfig
 
 
 @contextmanager
@@ -40,15 +36,3 @@ class StopRequest:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-
-
-def command_to_resume(config: TrainConfig) -> str:
-    """Return the command that continues the run: the settings that differ from their defaults."""
-    flags = ["--resume"]
-    for field in fields_of(TrainConfig):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in ("resume", "force"):
-            for item in value if isinstance(value, tuple) else (value,):
-                flag = f"--{field.name.replace('_', '-')}"
-                flags += [flag] if item is True else [flag, str(item)]
-    return shlex.join(["mlx-distill", "train", *flags])

@@ -75,10 +75,10 @@ def test_twenty_kills_do_not_change_the_weights(config: TrainConfig, tmp_path: P
     assert [line["step"] for line in read_metrics(long.adapter)] == list(range(181))
 
 
-def test_ctrl_c_saves_and_the_printed_command_resumes(config: TrainConfig, cli: Callable[..., Finished]) -> None:
-    long = config.replace(epochs=5000)
+def test_ctrl_c_saves_and_resume_continues(config: TrainConfig, cli: Callable[..., Finished]) -> None:
+    long = config.replace(epochs=5000, time_budget_minutes=0.2)
     arguments = ["--model", long.model, "--data", long.data, "--adapter", long.adapter, "--epochs", long.epochs]
-    arguments += ["--batch-size", long.batch_size, "--learning-rate", long.learning_rate]
+    arguments += ["--learning-rate", long.learning_rate, "--time-budget-minutes", long.time_budget_minutes]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlx_distill", "train", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -94,8 +94,10 @@ def test_ctrl_c_saves_and_the_printed_command_resumes(config: TrainConfig, cli: 
     assert process.returncode == 130
     assert "Traceback" not in error
     assert (long.adapter / "checkpoint.safetensors").exists()
-    [command] = [line for line in error.splitlines() if "mlx-distill train --resume" in line]
-    assert f"--model {long.model} --data {long.data} --adapter {long.adapter}" in command
+    assert "Stopped: after step" in error and "run the same command with --resume" in error
+    resumed = cli("train", *map(str, arguments), "--resume", cwd=long.adapter.parent)
+    assert resumed.code == 0, resumed.err
+    assert "Continuing after step" in resumed.err and "time budget" in resumed.out
 
 
 FULL_DISK = """

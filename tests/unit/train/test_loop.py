@@ -149,8 +149,7 @@ def test_a_signal_saves_after_the_step_and_resume_is_exact(
     with pytest.raises(Interrupted, match="after step 4 of 6, with a checkpoint in") as stopped:
         run(config, interrupt)
     assert stopped.value.exit_code == code
-    command = f"mlx-distill train --resume --model {config.model} --data {config.data} --adapter {config.adapter}"
-    assert command in stopped.value.next_step
+    assert "run the same command with --resume" in stopped.value.next_step
     with pytest.raises(InputError, match="holds an interrupted run"):
         run(config)
     assert len(read_metrics(config.adapter)) == 5
