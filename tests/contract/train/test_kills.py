@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +12,6 @@ import pytest
 from mlx_distill.config import to_plain
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
-from tests.conftest import Finished
 from tests.support.rows import make_rows
 from tests.support.training import read_metrics, read_weights, same_weights
 
@@ -73,31 +68,6 @@ def test_twenty_kills_do_not_change_the_weights(config: TrainConfig, tmp_path: P
     assert same_weights(long.adapter, tmp_path / "whole")
     assert same_weights(long.adapter / "last", tmp_path / "whole" / "last")
     assert [line["step"] for line in read_metrics(long.adapter)] == list(range(181))
-
-
-def test_ctrl_c_saves_and_resume_continues(config: TrainConfig, cli: Callable[..., Finished]) -> None:
-    long = config.replace(epochs=5000, time_budget_minutes=0.2)
-    arguments = ["--model", long.model, "--data", long.data, "--adapter", long.adapter, "--epochs", long.epochs]
-    arguments += ["--learning-rate", long.learning_rate, "--time-budget-minutes", long.time_budget_minutes]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlx_distill", "train", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=long.adapter.parent,  # a folder without distill.toml
-    )
-    metrics, until = long.adapter / "metrics.jsonl", time.monotonic() + 60
-    while (not metrics.exists() or metrics.read_text().count("\n") < 4) and time.monotonic() < until:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in error
-    assert (long.adapter / "checkpoint.safetensors").exists()
-    assert "Stopped: after step" in error and "run the same command with --resume" in error
-    resumed = cli("train", *map(str, arguments), "--resume", cwd=long.adapter.parent)
-    assert resumed.code == 0, resumed.err
-    assert "Continuing after step" in resumed.err and "time budget" in resumed.out
 
 
 FULL_DISK = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,8 +13,6 @@ from mlx_lm.tuner.trainer import default_loss
 
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.score import Batch, pad
-from mlx_distill.models.tokenize import Rendered
-from mlx_distill.records import Example
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.cpu_kernels import fast_layers
 from mlx_distill.train.data import read_rows
@@ -108,46 +105,14 @@ def test_accumulated_micro_batches_equal_one_batch(
     assert math.isclose(whole[1], parts[1], rel_tol=1e-4)
 
 
-# -- objectives -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SoftRow(Rendered):
-    """A row with a weight for each token, as a teacher's probabilities would be."""
-
-    weights: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class SoftBatch(Batch):
-    """A batch with the weight of each supervised token."""
-
-    weights: tuple[float, ...] = ()
-
-
 def test_a_new_objective_is_one_registration(config: TrainConfig) -> None:
-    def soft_row(student: Student, example: Example) -> SoftRow:
-        plain = tokenize(student, example)
-        return SoftRow(plain.tokens, plain.mask, (0.5,) * len(plain.tokens))
-
-    def soft_batch(student: Student, rows: tuple[Rendered, ...] | list[Rendered]) -> SoftBatch:
-        weights = [
-            row.weights[index]
-            for row in rows
-            if isinstance(row, SoftRow)
-            for index in range(1, len(row.tokens))
-            if row.mask[index]
-        ]
-        return SoftBatch(**vars(make_batch(student, rows)), weights=tuple(weights))
-
-    def soft_loss(student: Student, batch: Batch) -> tuple[mx.array, mx.array]:
-        assert isinstance(batch, SoftBatch)
+    def half(student: Student, batch: Batch) -> tuple[mx.array, mx.array]:
         loss, correct = sft_loss(student, batch)
-        return loss * batch.weights[0], correct
+        return loss / 2, correct
 
-    objectives = {**OBJECTIVES, "soft": Objective(soft_row, soft_batch, soft_loss)}  # type: ignore[arg-type]
-    soft = run(config.replace(objective="soft"), objectives=objectives)
-    assert soft.valid_loss < soft.valid_loss_before - 0.1
+    objectives = {**OBJECTIVES, "half": Objective(tokenize, make_batch, half)}
+    result = run(config.replace(objective="half"), objectives=objectives)
+    assert result.valid_loss < result.valid_loss_before - 0.1
     halved = read_metrics(config.adapter)[1]["train_loss"]
     run(config.replace(force=True), objectives=objectives)
     assert math.isclose(read_metrics(config.adapter)[1]["train_loss"], 2 * halved, rel_tol=1e-5)
