@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from mlx_distill import device
 from mlx_distill.cli.output import print_error, reporting
 from mlx_distill.cli.run import print_stages
 from mlx_distill.config import default_of
@@ -44,6 +45,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--student", default=default_of(ProjectConfig, "student"), help="a Hub id, a folder, a GGUF file, or `sample`"
     )
+    device.configure_process()
     try:
         finetune(parser.parse_args().student)
     except DistillError as error:
