@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import os
 import platform
 import sys
@@ -136,6 +135,8 @@ def system_memory_bytes() -> int:
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
+    import importlib.metadata  # would slow down `--help`
+
     packages = ("mlx", "mlx-lm", "transformers", "tokenizers")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"mlx-distill": __version__, "python": platform.python_version(), **found}
