@@ -42,6 +42,8 @@ class _State:
     blas: Blas | None = None
     threads: int = 0
     """Threads for a matrix product."""
+    libc: ctypes.CDLL | None = None
+    """The C library, if it keeps freed memory."""
 
 
 _state = _State()
@@ -50,9 +52,8 @@ _state = _State()
 def activate() -> None:
     """Switch the settings on for the rest of this process. Only Linux needs them; a second call changes nothing."""
     if sys.platform == "linux" and os.environ.get(SWITCH) != "0" and not _state.blas:
-        _state.blas, _state.threads = load_fast_blas(), cores()
+        _state.blas, _state.threads, _state.libc = load_fast_blas(), cores(), _keep_freed_memory()
         os.environ.setdefault("MLX_BFS_MAX_WIDTH", str(BFS_MAX_WIDTH))
-        _keep_freed_memory()
 
 
 def active_blas() -> Blas | None:
@@ -103,25 +104,19 @@ def load_fast_blas() -> Blas:
 
 def trim_memory() -> None:
     """Return freed memory to the system, if `activate()` made the C library keep it."""
-    libc = _glibc() if _state.blas else None
-    if libc:
-        libc.malloc_trim(0)
+    if _state.libc:
+        _state.libc.malloc_trim(0)
 
 
-def _keep_freed_memory() -> None:
-    """Make the C library reuse freed memory: one arena, no mmap for large buffers, no trimming.
+def _keep_freed_memory() -> ctypes.CDLL | None:
+    """Make glibc reuse freed memory: one arena, no mmap for large buffers, no trimming. None: another C library.
 
     By default the kernel clears gigabytes in each training step. A larger cache in MLX (mx.set_cache_limit) is as
     fast, but takes three times the memory because it keeps buffers by size.
     """
-    libc = _glibc()
-    if libc:
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
-        libc.mallopt(M_ARENA_MAX, 1)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    """Return the C library if it is glibc, which alone knows these calls."""
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version") else None
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version")):
+        return None
+    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
+        libc.mallopt(parameter, value)
+    return libc

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill import cpu
+from mlx_distill import device
 from tests.support.tiny import make_tiny_qwen2
 
-cpu.activate()
+device.configure_process()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts a suite in the background has it ignore Ctrl-C, which the tests send to their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)

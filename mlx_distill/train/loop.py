@@ -70,6 +70,8 @@ class Trainer:
         settings = {name: value for name, value in to_plain(self.config).items() if name not in RESUME_MAY_CHANGE}
         settings |= {"train rows": self.train_rows.digest, "valid rows": self.valid_rows.digest}
         settings |= {"weights of the model": model_digest(self.config.model)}
+        for leftover in self.config.adapter.glob(".*.safetensors.*"):  # of a write that a kill cut off
+            leftover.unlink()
         if self.config.resume:
             self._resume(settings)
         else:

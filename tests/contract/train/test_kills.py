@@ -65,6 +65,7 @@ def test_twenty_kills_do_not_change_the_weights(config: TrainConfig, tmp_path: P
     long = config.replace(epochs=60, dropout=0.1, checkpoint_every=1)
     subprocess.run([sys.executable, "-c", KILLER, json.dumps(to_plain(long)), str(KILLS)], check=True, timeout=300)
     run(long.replace(adapter=tmp_path / "whole"))
+    assert not list(long.adapter.glob(".*.safetensors.*"))
     assert same_weights(long.adapter, tmp_path / "whole")
     assert same_weights(long.adapter / "last", tmp_path / "whole" / "last")
     assert [line["step"] for line in read_metrics(long.adapter)] == list(range(181))
