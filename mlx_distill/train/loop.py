@@ -123,12 +123,7 @@ class Trainer:
     def _step(self, batch: Sequence[int]) -> StepMetrics:
         """Take one step, check that its loss is finite, and report it."""
         config, state = self.config, self.state
-        rate = learning_rate(
-            config.learning_rate,
-            self.budget.progress(state.step, self.total_steps),
-            warmup=config.warmup,
-            schedule=config.schedule,
-        )
+        rate = learning_rate(config, self.budget.progress(state.step, self.total_steps))
         step = self.train_step.step(batch, rate, state.step + 1)
         if not math.isfinite(step.train_loss) or not math.isfinite(step.gradient_norm):
             rows = ", ".join(repr(self.train_rows.ids[index]) for index in sorted(batch))

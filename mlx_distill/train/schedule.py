@@ -6,22 +6,21 @@ import math
 import time
 from collections.abc import Callable
 
+from mlx_distill.train.config import TrainConfig
+
 MIN_LR_RATIO = 0.05
 """The learning rate ends at this fraction of its peak, so that the last steps still learn."""
 
 
-def learning_rate(peak: float, progress: float, *, warmup: float, schedule: str) -> float:
-    """Return the learning rate at `progress` (0 at the first step, 1 at the end).
-
-    Linear warm-up over the fraction `warmup`, then cosine, linear or constant.
-    """
-    progress = min(max(progress, 0.0), 1.0)
-    if progress < warmup:
-        return peak * max(progress / warmup, MIN_LR_RATIO)
-    if schedule == "constant":
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """Return the learning rate at `progress` (0 at the first step, 1 at the end): linear warm-up, then the schedule."""
+    peak, progress = config.learning_rate, min(max(progress, 0.0), 1.0)
+    if progress < config.warmup:
+        return peak * max(progress / config.warmup, MIN_LR_RATIO)
+    if config.schedule == "constant":
         return peak
-    left = 1 - (progress - warmup) / (1 - warmup)
-    decay = left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    left = 1 - (progress - config.warmup) / (1 - config.warmup)
+    decay = left if config.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
     return peak * (MIN_LR_RATIO + (1 - MIN_LR_RATIO) * decay)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mlx_distill.train import TrainConfig
 from mlx_distill.train.schedule import MIN_LR_RATIO, learning_rate
 
 
@@ -21,5 +22,6 @@ from mlx_distill.train.schedule import MIN_LR_RATIO, learning_rate
         ("linear", 7.0, MIN_LR_RATIO),
     ],
 )
-def test_learning_rate(schedule: str, progress: float, expected: float) -> None:
-    assert learning_rate(1.0, progress, warmup=0.2, schedule=schedule) == pytest.approx(expected)
+def test_learning_rate(config: TrainConfig, schedule: str, progress: float, expected: float) -> None:
+    settings = config.replace(learning_rate=1.0, warmup=0.2, schedule=schedule)
+    assert learning_rate(settings, progress) == pytest.approx(expected)
