@@ -1,4 +1,4 @@
-"""Step 2 of 3: teacher_data.jsonl to distilled-student/, with the adapter and the fused model in it."""
+"""Step 2 of 3: train on teacher_data.jsonl. distilled-student/ gets the adapter and the fused model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from mlx_distill import device
 from mlx_distill.cli.output import print_error, reporting
 from mlx_distill.cli.run import print_stages
 from mlx_distill.config import default_of
@@ -25,10 +26,10 @@ SECTIONS = {
 
 
 def finetune(student: str) -> None:
-    """Do what is not done yet, in distilled-student/."""
+    """Run the stages that are not up to date, in distilled-student/."""
     for name in ("teacher_data.jsonl", "collect.json"):
         if not Path(name).exists():
-            raise MissingError(f"{name} is not here.", "Make it with scripts/01_collect_teacher_data.py.")
+            raise MissingError(f"{name} is missing.", "Make it with scripts/01_collect_teacher_data.py.")
         DATA.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(name, DATA / name)
     project = Project.from_values(Path("options"), {"name": OUT.name, "student": student, **SECTIONS})
@@ -44,6 +45,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--student", default=default_of(ProjectConfig, "student"), help="a Hub id, a folder, a GGUF file, or `sample`"
     )
+    device.configure_process()
     try:
         finetune(parser.parse_args().student)
     except DistillError as error:

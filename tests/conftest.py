@@ -26,7 +26,7 @@ if sys.platform == "darwin":
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
 # Matplotlib makes its list of fonts once, not in the new home of each test.
 os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matplotlib-"))
-device.load_fast_blas()
+device.configure_process()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the suite in the background ignores Ctrl-C for it. The tests send it to their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from mlx_distill import device
 from mlx_distill.errors import DistillError
 
 COMMANDS = {
@@ -84,6 +85,7 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0, 1 (an error with advice), 2 (bad usage), 130 (Ctrl-C)."""
+    device.configure_process()
     try:
         code = group.main(arguments, prog_name="mlx-distill", standalone_mode=False)
     except DistillError as error:

@@ -1,4 +1,4 @@
-"""`mlx-distill train`: prepared rows to an adapter."""
+"""`mlx-distill train`: train an adapter on prepared rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
-from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
+from mlx_distill.cli.output import print_facts, print_json, reporting
+from mlx_distill.formatting import format_bytes, format_duration, format_percent
 from mlx_distill.run.pipeline import alone
 from mlx_distill.train import TrainConfig, TrainResult
 
@@ -18,7 +19,7 @@ from mlx_distill.train import TrainConfig, TrainResult
 def command(as_json: bool, **flags: Any) -> None:
     """Train an adapter on the prepared rows and keep the best one by validation loss.
 
-    Only answer tokens are learnt. Ctrl-C finishes the step and saves; --resume goes on from there.
+    Only answer tokens are learned. Ctrl-C finishes the step and saves; --resume continues.
 
     \b
     Examples:
@@ -35,24 +36,26 @@ def command(as_json: bool, **flags: Any) -> None:
 
 
 def print_result(result: TrainResult) -> None:
-    """How the run ended: what was trained, for how long, and loss and accuracy before and after."""
-    share = result.n_trainable / result.n_parameters
-    loss, accuracy = result.valid_loss - result.valid_loss_before, result.valid_accuracy - result.valid_accuracy_before
-    estimated = f", {size(result.estimated_bytes)} estimated" if result.estimated_bytes else ""
+    """Print what was trained, for how long, and loss and accuracy before and after."""
+    trainable = f"{result.n_trainable / 1e6:.2f}M of {result.n_parameters / 1e6:.0f}M"
+    fraction = format_percent(result.n_trainable / result.n_parameters, 2)
+    estimated = f" ({format_bytes(result.estimated_bytes)} estimated)" if result.estimated_bytes else ""
+    accuracy = f"{format_percent(result.valid_accuracy_before)} → {format_percent(result.valid_accuracy)}"
+    points = 100 * (result.valid_accuracy - result.valid_accuracy_before)
     print_facts(
         f"Trained {result.steps} steps, {result.epochs:g} epochs ({result.stopped})",
         [
-            ("trainable", f"{result.n_trainable / 1e6:.2f}M of {result.n_parameters / 1e6:.0f}M ({share:.2%})"),
-            ("time", f"{duration(result.seconds)}, {result.supervised_tokens_per_second:.0f} answer tokens/s"),
-            ("memory", f"{size(result.peak_bytes)} at most{estimated}"),
+            ("trainable", f"{trainable} ({fraction})"),
+            ("time", f"{format_duration(result.seconds)}, {result.supervised_tokens_per_second:.0f} answer tokens/s"),
+            ("peak memory", f"{format_bytes(result.peak_bytes)}{estimated}"),
             (
                 "valid loss",
-                f"{result.valid_loss_before:.3f} -> {result.valid_loss:.3f} ({loss / result.valid_loss_before:+.1%})",
+                f"{result.valid_loss_before:.3f} → {result.valid_loss:.3f} "
+                f"({100 * (result.valid_loss / result.valid_loss_before - 1):+.1f} %)",
             ),
             (
                 "token accuracy",
-                f"{result.valid_accuracy_before:.1%} -> {result.valid_accuracy:.1%} ({accuracy * 100:+.1f} points; "
-                f"{result.n_valid_rows} rows, {result.n_valid_tokens} tokens)",
+                f"{accuracy} ({points:+.1f} points; {result.n_valid_rows} rows, {result.n_valid_tokens} tokens)",
             ),
             ("adapter", f"{result.adapter} (best: step {result.best_step})"),
         ],

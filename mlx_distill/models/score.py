@@ -14,7 +14,7 @@ from typing import TypeVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_distill import device
+from mlx_distill import cpu, device
 from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.models.load import Head, Student
 from mlx_distill.models.tokenize import Rendered
@@ -68,7 +68,7 @@ def computed(batches: Sequence[Batch], make: Callable[[Batch], Made]) -> Iterato
     streams = device.streams()
     for start in range(0, len(batches), len(streams)):
         results = []
-        with device.shared_cores(len(streams)):
+        with cpu.shared_cores(len(streams)):
             for stream, batch in zip(streams, batches[start : start + len(streams)], strict=False):
                 with mx.stream(stream):
                     results.append(make(batch))

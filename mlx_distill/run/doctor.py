@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from mlx_distill import device
+from mlx_distill import cpu, device
 from mlx_distill.config import Config, default_of, doc
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
@@ -120,7 +120,7 @@ def check_mlx(found: str, kind: str, system: str) -> DiagnosticCheck:
     return DiagnosticCheck("MLX", "ok", found)
 
 
-def check_blas(blas: device.Blas) -> DiagnosticCheck:
+def check_blas(blas: cpu.Blas) -> DiagnosticCheck:
     """Check the matrix library that MLX uses on a Linux CPU."""
     if blas.fast:
         return DiagnosticCheck("BLAS", "ok", f"{blas.name} ({blas.path})")

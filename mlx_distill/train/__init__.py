@@ -1,4 +1,4 @@
-"""Rows to an adapter: `mlx_distill.train.run.run(TrainConfig(model=..., data=..., adapter=...))`."""
+"""Train an adapter on prepared rows: `mlx_distill.train.run.run(TrainConfig(model=..., data=..., adapter=...))`."""
 
 from mlx_distill.train.config import TrainConfig, TrainResult
 

@@ -1,130 +1,137 @@
-"""What a run leaves on the disk: best and last adapter in mlx-lm's format, and one file to resume from.
+"""The adapter folder: best and last adapter in mlx-lm's format, and a checkpoint to resume from.
 
-Every file is written aside and renamed, so a kill leaves the one before.
+Every file is written under a temporary name and renamed, so a kill leaves the previous one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import msgspec
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_distill.errors import InputError, MachineError, MissingError
-from mlx_distill.models.adapter import ADAPTER_FILE, CONFIG_FILE, MOMENT
-from mlx_distill.storage.atomic import make_folder, sync, sync_folder, write_json
+from mlx_distill.errors import InputError, MissingError
+from mlx_distill.models.adapter import MOMENT
+from mlx_distill.storage import files
+from mlx_distill.storage.atomic import new_file, write_json
+from mlx_distill.train.config import TrainConfig
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
-RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
-LAST_FOLDER = "last"
-ENDS_READ = 1 << 20
+LAST = "last"
+"""The folder of the last adapter, in that of the best one."""
+DIGEST_BYTES = 1 << 20
 
 
-@dataclass
-class State:
-    """Where a run is. Saved with every checkpoint; a resumed run goes on from exactly here."""
+class Evaluation(msgspec.Struct, frozen=True):
+    """Scores on valid.jsonl after a step."""
 
+    step: int
+    loss: float
+    accuracy: float
+
+
+class TrainState(msgspec.Struct):
+    """The position of a run. Every checkpoint has it; a resumed run continues from exactly here."""
+
+    settings: dict[str, Any]
+    """The settings that decide the result. A checkpoint of other settings is refused."""
+    before: Evaluation
+    """At step 0."""
+    best: Evaluation
     step: int = 0
     epoch: int = 0
     position: int = 0
-    """Updates done within the epoch."""
-    best_step: int = 0
-    valid_before: tuple[float, float] = (float("nan"), float("nan"))
-    """Loss and accuracy at step 0."""
-    valid_best: tuple[float, float] = (float("inf"), 0.0)
-    looks_without_gain: int = 0
+    """Steps done in this epoch."""
+    evals_without_improvement: int = 0
     supervised_tokens: int = 0
     step_seconds: float = 0.0
-    """Spent in steps, evaluation left out."""
+    """Time in steps, without evaluations."""
     seconds: float = 0.0
+    """Time since the start, evaluations included."""
     peak_bytes: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
-    """The settings that decide the result; a checkpoint of other settings is not resumed."""
 
 
-def digest_of_model(folder: Path) -> str:
-    """Changes with the model's files, so that a run is not continued on another model of the same shape. Of each file
-    of weights its size and both ends are read, not all of it."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+def refuse_to_overwrite(config: TrainConfig) -> None:
+    """Raise InputError if the folder holds a run or anything else, and neither resume nor force is set."""
+    folder = config.adapter
+    if config.resume or config.force or not folder.exists():
+        return
+    if (folder / files.CHECKPOINT).exists() and not (folder / files.TRAINING_RUN).exists():
+        raise InputError(f"{folder} holds an interrupted run.", "Pass --resume to continue, or --force to start again.")
+    # A run that is killed before its first checkpoint leaves only hidden temporary files and the metrics of step 0.
+    if not folder.is_dir() or any(p.name != files.METRICS and not p.name.startswith(".") for p in folder.iterdir()):
+        raise InputError(f"{folder} exists already.", "Pass --force to train again, or choose another --adapter.")
+
+
+def model_digest(folder: Path) -> str:
+    """Return a hash of the model's files, so that a run does not resume on another model of the same shape.
+
+    Reads the size and both ends of each weights file.
+    """
+    digest = hashlib.sha256((folder / files.MODEL_CONFIG).read_bytes())
     for file in sorted(folder.glob("model*.safetensors")):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as opened:
-            digest.update(opened.read(ENDS_READ))
-            opened.seek(max(size - ENDS_READ, 0))
-            digest.update(opened.read(ENDS_READ))
+            digest.update(opened.read(DIGEST_BYTES))
+            opened.seek(max(size - DIGEST_BYTES, 0))
+            digest.update(opened.read(DIGEST_BYTES))
     return digest.hexdigest()[:16]
 
 
-def save_adapter(folder: Path, model: nn.Module, config: dict[str, Any], moment: str) -> None:
-    """Write the trainable weights as an adapter folder that mlx-lm reads; `moment` says which they are."""
-    make_folder(folder)
-    write_json(folder / CONFIG_FILE, config)
-    weights, metadata = dict(tree_flatten(model.trainable_parameters())), {"format": "mlx", MOMENT: moment}
-    _write(folder / ADAPTER_FILE, lambda path: mx.save_safetensors(path, weights, metadata=metadata))
+def save_adapter(folder: Path, model: nn.Module, config: Mapping[str, Any], label: str) -> None:
+    """Write the trained weights as an adapter folder that mlx-lm reads. `label` names the step: `best, step 40`."""
+    write_json(folder / files.ADAPTER_CONFIG, config)
+    _save(folder / files.ADAPTER_WEIGHTS, dict(tree_flatten(model.trainable_parameters())), {MOMENT: label})
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: State) -> None:
-    """Write weights, optimiser state and position as one file. Random numbers need no saving: see `Updater.take`."""
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: TrainState) -> None:
+    """Write weights, optimiser state and position as one file. Random state needs no saving: each step is seeded."""
     arrays = {f"adapter.{name}": value for name, value in tree_flatten(model.trainable_parameters())}
     arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(optimizer.state)}
-    metadata = {"format": "mlx", "state": json.dumps(asdict(state))}
-    _write(folder / CHECKPOINT_FILE, lambda path: mx.save_safetensors(path, arrays, metadata=metadata))
+    _save(folder / files.CHECKPOINT, arrays, {"state": msgspec.json.encode(state).decode()})
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any]) -> State:
-    """Put a checkpoint back and return where the run was.
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: optim.Optimizer, settings: Mapping[str, Any]
+) -> TrainState:
+    """Restore weights and optimiser from a checkpoint and return the position.
 
-    Raises MissingError where there is none, InputError where it is of another model or other settings.
+    Raises MissingError without a checkpoint, InputError for one of another version, model or other settings.
     """
-    path = folder / CHECKPOINT_FILE
-    again = "Use the settings of that run, or pass --force to train anew."
+    path = folder / files.CHECKPOINT
     if not path.exists():
-        raise MissingError(f"{folder}: there is no checkpoint to resume from.", "Run without --resume.")
+        raise MissingError(f"{folder} has no checkpoint to resume from.", "Run without --resume.")
     try:
         loaded: Any = mx.load(str(path), return_metadata=True)
-        arrays, metadata = loaded
-        values = json.loads(metadata["state"])
-        values["valid_before"], values["valid_best"] = tuple(values["valid_before"]), tuple(values["valid_best"])
-        state = State(**values)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a checkpoint of this version: {error}", "Pass --force to train anew.") from error
-    changed = [name for name in settings if settings[name] != state.settings.get(name)]
-    if changed:
-        problems = [f"{name}: was {state.settings.get(name)!r}, is {settings[name]!r}" for name in changed]
-        raise InputError(f"{path} is of a run with other settings.", again, problems)
-    weights = {name.removeprefix("adapter."): value for name, value in arrays.items() if name.startswith("adapter.")}
-    expected = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
-    if {name: value.shape for name, value in weights.items()} != expected:
-        raise InputError(f"{path} is of an adapter of another shape or model.", again)
-    model.load_weights(list(weights.items()), strict=False)
-    kept = [(name.removeprefix("optimizer."), value) for name, value in arrays.items() if name.startswith("optimizer.")]
+        state = msgspec.json.decode(loaded[1]["state"], type=TrainState)
+    except (RuntimeError, ValueError, KeyError) as error:
+        message = f"{path}: not a checkpoint of this version: {error}"
+        raise InputError(message, "Pass --force to start again.") from error
+    problems = [
+        f"{name}: was {state.settings.get(name)!r}, is {value!r}"
+        for name, value in settings.items()
+        if value != state.settings.get(name)
+    ]
+    if problems:
+        advice = "Use the settings of that run, or pass --force to start again."
+        raise InputError(f"{path} is from a run with other settings.", advice, problems)
+    restored: dict[str, list[tuple[str, mx.array]]] = {"adapter": [], "optimizer": []}
+    for name, value in loaded[0].items():
+        kind, _, rest = name.partition(".")
+        restored[kind].append((rest, value))
+    model.load_weights(restored["adapter"], strict=False)
     optimizer.init(model.trainable_parameters())
-    optimizer.state = tree_unflatten(kept)
+    optimizer.state = tree_unflatten(restored["optimizer"])
     mx.eval(model.trainable_parameters(), optimizer.state)
     return state
 
 
-def _write(path: Path, save: Callable[[str], None]) -> None:
-    scratch = path.with_name(f".{path.stem}.part.safetensors")  # mlx insists on the suffix
-    try:
-        save(str(scratch))
-        with scratch.open("rb") as file:
-            sync(file.fileno())
-        os.replace(scratch, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
-        raise MachineError(
-            f"{path}: cannot write ({error}).",
-            "Free disk space or choose a folder that you may write to; what was saved before is untouched.",
-        ) from error
+def _save(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
+    with new_file(path, replace=True) as scratch, scratch.open("wb") as file:
+        mx.save_safetensors(file, arrays, metadata={"format": "mlx", **metadata})

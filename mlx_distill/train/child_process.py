@@ -1,159 +1,164 @@
-"""Training in a process of its own, seen from `run`: start it, pass its events on, stop it gently, explain its death.
+"""Train in a child process: start it, pass on its events and our signals, and explain its death.
 
-macOS ends a process that holds the GPU or the memory too long with an abort that no `except` can catch. In a child,
-`run` survives it and can say what to do. The child is `python -m mlx_distill.train.worker CONFIG.json`; it prints one
-JSON object a line: events while it works, then `{"result": ...}` or `{"error": ...}`.
+macOS ends a process that holds the GPU or the memory for too long with an abort that no `except` can catch. `run`
+survives the abort of a child and can say what to do. The child runs this module: `python -m
+mlx_distill.train.child_process CONFIG.json` prints one message a line.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO
 
-from mlx_distill.config import to_plain
+import msgspec
+
+from mlx_distill import device
+from mlx_distill.config import parse, to_plain
 from mlx_distill.errors import DistillError, Interrupted, MachineError
-from mlx_distill.events import Event, Note, Progress, Report, Warning
+from mlx_distill.events import Event, Note, Report
+from mlx_distill.train.config import TrainConfig, TrainResult
+from mlx_distill.train.signals import handle_signals
 
-CHILD = (sys.executable, "-m", "mlx_distill.train.worker")
-PATIENCE = 3
-"""The signal that ends a child at once: the first asks it to save and stop, and it may be slow to."""
+COMMAND = (sys.executable, "-m", "mlx_distill.train.child_process")
+SIGNALS_TO_KILL = 3
+"""Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
-_GO_ON = "Run the same command again; it goes on from the last checkpoint."
-_SMALLER = "If it happens again, train in smaller pieces: --set train.micro_tokens=512"
+_CONTINUE = "Run the same command again; it continues from the last checkpoint."
 _DEATHS = {
     "kIOGPUCommandBufferCallbackErrorImpactingInteractivity": (
-        "macOS stopped the training because the GPU was busy for too long while the display needed it",
-        f"{_GO_ON} Let the display sleep, or close what draws much. {_SMALLER}",
+        "macOS stopped the training because the GPU was busy for too long while the display needed it"
     ),
-    "kIOGPUCommandBufferCallbackErrorTimeout": (
-        "macOS stopped the training because one piece of GPU work took too long",
-        f"{_GO_ON} {_SMALLER}",
-    ),
-    "kIOGPUCommandBufferCallbackErrorOutOfMemory": (
-        "the GPU ran out of memory during training",
-        f"{_GO_ON} Close other programs first. {_SMALLER}",
-    ),
-    "greater than the maximum allowed buffer size": ("one training step needs too large a buffer", _SMALLER),
-    "std::bad_alloc": ("the memory ran out during training", f"{_GO_ON} Close other programs first. {_SMALLER}"),
+    "kIOGPUCommandBufferCallbackErrorTimeout": "macOS stopped the training because one piece of GPU work took too long",
+    "kIOGPUCommandBufferCallbackErrorOutOfMemory": "the GPU ran out of memory during training",
+    "greater than the maximum allowed buffer size": "one training step needs too large a buffer",
+    "std::bad_alloc": "the memory ran out during training",
 }
-"""What the last words of an aborted process mean, and what helps."""
+"""Text in the error output of an aborted process, and its meaning."""
+_ADVICE = (
+    f"{_CONTINUE} Close other programs and let the display sleep. "
+    "If it happens again, use smaller micro-batches: --set train.micro_batch_tokens=512"
+)
 
 
-def train_in_child(config: Any, report: Report, command: Sequence[str] = CHILD) -> dict[str, Any]:
-    """Train by `config` (a TrainConfig) and return the result as JSON data.
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The last message of a training that succeeded."""
 
-    Ctrl-C and SIGTERM are passed to the child, which saves and ends: then Interrupted is raised. Raises the child's own
-    DistillError, and MachineError where the system ended it.
+    result: TrainResult
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The last message of a training that raised a DistillError."""
+
+    message: str
+    next_step: str
+    problems: tuple[str, ...]
+    exit_code: int
+
+
+Message = Event | Finished | Failed
+encode = msgspec.json.Encoder(enc_hook=str).encode  # of a message; paths become text
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message, dec_hook=lambda kind, value: kind(value))
+
+
+def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] = COMMAND) -> TrainResult:
+    """Train in a child process.
+
+    SIGINT and SIGTERM go to the child, which saves and stops; then Interrupted is raised. Raises the child's own
+    DistillError, and MachineError if the system ended it.
     """
-    with tempfile.TemporaryDirectory(prefix="mlx-distill-") as scratch, tempfile.TemporaryFile() as last_words:
+    received: list[int] = []
+
+    def pass_on(number: int) -> None:
+        received.append(number)
+        if child.poll() is None:
+            child.send_signal(number if len(received) < SIGNALS_TO_KILL else signal.SIGKILL)
+
+    with tempfile.TemporaryDirectory(prefix="mlx-distill-") as scratch, tempfile.TemporaryFile() as error_output:
         settings = Path(scratch, "train.json")
         settings.write_text(json.dumps(to_plain(config)), encoding="utf-8")
-        # A group of its own: the terminal's Ctrl-C reaches it through us, once.
         with subprocess.Popen(
             [*command, str(settings)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=last_words,
-            process_group=0,
+            stderr=error_output,
+            process_group=0,  # so that the terminal's Ctrl-C reaches it once, through us
             text=True,
             encoding="utf-8",
         ) as child:
             assert child.stdout is not None
-            with _signals_passed_to(child) as received:
-                ending = _follow(child.stdout, report)
-                child.wait()
-        last_words.seek(0)
-        said = last_words.read().decode("utf-8", "replace")
-    if "result" in ending:
-        result: dict[str, Any] = ending["result"]
-        return result
-    if "error" in ending:
-        raise _error(ending["error"])
+            try:
+                with handle_signals(pass_on):
+                    last = _follow(child.stdout, report)
+                    child.wait()
+            finally:
+                if child.poll() is None:  # an error on our side: do not leave the child behind
+                    child.terminate()
+        error_output.seek(0)
+        errors = error_output.read().decode("utf-8", "replace")
+    if isinstance(last, Finished):
+        return last.result
+    if last and last.exit_code > 128:
+        raise Interrupted(last.message, _CONTINUE, last.exit_code)
+    if last:
+        raise DistillError(last.message, last.next_step, last.problems)
     if received:
-        raise Interrupted(
-            "train: stopped before it could save.",
-            _GO_ON,
-            128 + received[-1],
-        )
-    raise _death(child.returncode, said)
+        raise Interrupted("train: stopped before it could save.", _CONTINUE, 128 + received[-1])
+    raise _explain_death(child.returncode, errors)
 
 
-def _follow(lines: IO[str], report: Report) -> Mapping[str, Any]:
-    """Report the child's events until it closes its output; returns its last object that was none."""
-    ending: Mapping[str, Any] = {}
+def _follow(lines: IO[str], report: Report) -> Finished | Failed | None:
+    """Report the child's events until it closes its output. Return its last message."""
+    last: Finished | Failed | None = None
     for line in lines:
         try:
-            data = json.loads(line)
-        except ValueError:  # a library that prints to standard output: worth seeing, not worth failing for
+            message = _decoder.decode(line)
+        except msgspec.DecodeError:  # a library printed something
             if line.strip():
                 report(Note(line.strip()))
             continue
-        event = _event(data)
-        if event:
-            report(event)
-        elif isinstance(data, Mapping):
-            ending = data
-    return ending
+        if isinstance(message, (Finished, Failed)):
+            last = message
+        else:
+            report(message)
+    return last
 
 
-def _event(data: Any) -> Event | None:
-    if not isinstance(data, Mapping) or "event" not in data:
-        return None
-    fields = {name: value for name, value in data.items() if name != "event"}
-    kinds: dict[str, type[Event]] = {"note": Note, "caution": Warning, "progress": Progress}
-    return kinds[data["event"]](**fields)
-
-
-@contextmanager
-def _signals_passed_to(child: subprocess.Popen[str]) -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM go to the child; yields the list of those that came."""
-    received: list[int] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if child.poll() is None:
-            child.send_signal(number if len(received) < PATIENCE else signal.SIGKILL)
-
-    try:
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone gets signals
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if child.poll() is None:  # an error on our side: nobody listens to the child any more
-            child.terminate()
-
-
-def _error(data: Mapping[str, Any]) -> DistillError:
-    """The child's error as it was raised there, as far as its exit code tells."""
-    message, code = data["message"], data.get("exit_code", 1)
-    if code in (130, 143):
-        return Interrupted(message, _GO_ON, code)
-    return DistillError(message, data.get("next_step", ""), data.get("problems", ()))
-
-
-def _death(code: int, said: str) -> Exception:
-    """Why a child ended without a result; what is not known is a bug and shows the child's last words."""
-    for sign, (what, advice) in _DEATHS.items():
-        if sign in said:
-            return MachineError(f"train: {what}.", advice)
+def _explain_death(code: int, errors: str) -> Exception:
+    """Return the error for a child that ended without a last message. An unknown reason is a bug."""
+    for sign, reason in _DEATHS.items():
+        if sign in errors:
+            return MachineError(f"train: {reason}.", _ADVICE)
     if code == -signal.SIGKILL:
-        return MachineError(
-            "train: the system killed the training, most likely for lack of memory.",
-            f"{_GO_ON} Close other programs first. {_SMALLER}",
-        )
+        return MachineError("train: the system killed the training, probably for lack of memory.", _ADVICE)
     how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
-    tail = os.linesep.join(said.strip().splitlines()[-40:])
+    tail = "\n".join(errors.strip().splitlines()[-40:])
     return RuntimeError(f"The training process ended {how} and gave no result. Its error output:\n{tail}")
+
+
+def main(path: Path) -> int:
+    """Train by the config in a JSON file: the work of the child. Return the exit code of the command."""
+    config = parse(TrainConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+    device.configure_process()
+    from mlx_distill.train.run import run  # imports MLX, so after the line above
+
+    try:
+        result = run(config, _send)
+    except DistillError as error:
+        _send(Failed(error.message, error.next_step, error.problems, error.exit_code))
+        return error.exit_code
+    _send(Finished(result))
+    return 0
+
+
+def _send(message: Message) -> None:
+    print(encode(message).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,22 +1,22 @@
-"""The settings of a training run and the figures it ends with."""
+"""Settings and result of `train`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec.structs import force_setattr
 
 from mlx_distill.config import Config, doc, fields_of
+from mlx_distill.formatting import format_percent
+from mlx_distill.storage import files
 
-SCHEDULES = ("cosine", "linear", "constant")
-METHODS = ("lora", "dora", "full")
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # The demo that the project comes from trained 1.7M of Qwen2.5-0.5B's 494M parameters (0.3 %) for three epochs. It
-    # did not say which layers: the MLP alone at rank 4 is 1,658,880.
+    # The original demo trained 1.7M of Qwen2.5-0.5B's 494M parameters (0.3 %) for three epochs. It did not say which
+    # layers; the MLP alone at rank 4 is 1,658,880.
     "demo": {
         "epochs": 3,
         "method": "lora",
@@ -25,61 +25,63 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "targets": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
     },
 }
-"""Settings as one, by name."""
+"""Named sets of settings."""
 
 
 class TrainConfig(Config, frozen=True):
-    """What is trained on what, and how.
+    """Settings of a training run.
 
-    The defaults are the recipe that scripts/bench/recipe.py found for the sample student on its valid rows. They are
-    those of Qwen2.5-0.5B too, on which they were not measured: for a low-rank update a rate of about ten times that of
-    full fine-tuning, and more for runs of few updates, holds across sizes ("LoRA Without Regret"), and batches are to
-    be small; the best checkpoint by valid loss is kept where the last epochs learn the rows by heart.
+    `scripts/bench/recipe.py` chose the defaults for the sample student by its valid rows. They are a starting point
+    for other students too: low-rank updates need about ten times the learning rate of full fine-tuning and small
+    batches, across model sizes ("LoRA Without Regret", Thinking Machines 2025). If the last epochs overfit, the best
+    checkpoint by valid loss is kept.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "micro_tokens": "micro_batch_tokens",
+        "clip": "max_grad_norm",
+        "minutes": "time_budget_minutes",
+        "evaluate_every": "eval_every",
+    }
 
     model: Annotated[Path, doc("the student: an MLX model folder")]
     data: Annotated[Path, doc("folder with train.jsonl and valid.jsonl")]
-    adapter: Annotated[Path, doc("folder that the adapter is written to")]
+    adapter: Annotated[Path, doc("folder for the adapter")]
     epochs: Annotated[int, doc("passes over the training rows", ge=1)] = 3
-    batch_size: Annotated[int, doc("rows an update; micro_tokens says how many of them go through at once", ge=1)] = 2
+    batch_size: Annotated[int, doc("rows in a step; micro_batch_tokens limits a forward pass", ge=1)] = 2
+    objective: Annotated[str, doc("what a step minimises; sft: cross-entropy on the teacher's text")] = "sft"
     method: Annotated[
-        Literal["lora", "dora", "full"], doc("a low-rank update, or all weights (which mlx_lm fuse makes a model of)")
+        Literal["lora", "dora", "full"], doc("what is trained: a low-rank update (lora, dora) or all weights (full)")
     ] = "lora"
     learning_rate: Annotated[float, doc("peak learning rate", gt=0)] = 1e-3
-    schedule: Annotated[Literal["cosine", "linear", "constant"], doc("how the rate falls after warm-up")] = "cosine"
-    warmup: Annotated[float, doc("share of the run over which the rate rises", ge=0, lt=1)] = 0.1
+    schedule: Annotated[Literal["cosine", "linear", "constant"], doc("learning rate after the warm-up")] = "cosine"
+    warmup: Annotated[float, doc("fraction of the run over which the learning rate rises", ge=0, lt=1)] = 0.1
     rank: Annotated[int, doc("rank of the low-rank update", ge=1)] = 8
-    alpha: Annotated[float, doc("strength of the low-rank update; it is multiplied by alpha / rank", gt=0)] = 32.0
+    alpha: Annotated[float, doc("strength of the low-rank update: its factor is alpha / rank", gt=0)] = 32.0
     dropout: Annotated[float, doc("dropout before the low-rank update", ge=0, lt=1)] = 0.0
     targets: Annotated[
-        tuple[str, ...], doc("layers to adapt, such as self_attn.q_proj; none means all linear layers")
+        tuple[str, ...], doc("layers to adapt, such as self_attn.q_proj; default: all linear layers")
     ] = ()
-    weight_decay: Annotated[float, doc("AdamW's decay of the trained weights", ge=0)] = 0.01
-    clip: Annotated[float, doc("largest norm of the gradient; 0 clips nothing", ge=0)] = 1.0
-    max_length: Annotated[int, doc("longest row in tokens; longer ones are refused by name", ge=1)] = 2048
-    micro_tokens: Annotated[
+    weight_decay: Annotated[float, doc("AdamW's weight decay", ge=0)] = 0.01
+    max_grad_norm: Annotated[float, doc("gradient clipping: the largest norm; 0 disables it", ge=0)] = 1.0
+    max_length: Annotated[int, doc("longest row in tokens; longer rows are an error", ge=1)] = 2048
+    micro_batch_tokens: Annotated[
         int,
         doc(
-            "tokens in one forward pass; the gradients of a larger batch are accumulated over several. "
-            "0 means what fits the memory, 4096 at most",
-            ge=0,
+            "tokens in one forward pass; larger batches accumulate gradients; 0: what fits in memory, up to 4096", ge=0
         ),
     ] = 0
-    grad_checkpoint: Annotated[bool, doc("keep fewer activations and compute them again: less memory, slower")] = False
-    evaluate_every: Annotated[int, doc("steps between looks at valid.jsonl; 0 means once an epoch", ge=0)] = 0
-    patience: Annotated[int, doc("stop after this many looks without improvement; 0 never stops early", ge=0)] = 0
-    checkpoint_every: Annotated[int, doc("steps between checkpoints, beside the one at each epoch's end", ge=1)] = 20
-    minutes: Annotated[float, doc("time budget: the schedule is fitted to it; 0 means none", ge=0)] = 0.0
-    seed: Annotated[int, doc("makes runs repeatable")] = 0
+    grad_checkpoint: Annotated[bool, doc("recompute activations in the backward pass: less memory, slower")] = False
+    eval_every: Annotated[int, doc("steps between evaluations on valid.jsonl; 0: once an epoch", ge=0)] = 0
+    patience: Annotated[int, doc("stop after this many evaluations without improvement; 0: never", ge=0)] = 0
+    checkpoint_every: Annotated[int, doc("steps between checkpoints; each epoch also ends with one", ge=1)] = 20
+    time_budget_minutes: Annotated[float, doc("time limit, to which the schedule is fitted; 0: none", ge=0)] = 0.0
+    seed: Annotated[int, doc("random seed; the same seed gives the same adapter")] = 0
     preset: Annotated[
-        Literal["", "demo"],
-        doc(
-            "settings as one, in place of the defaults: `demo` is the shape of the demo that it all comes from, "
-            "on Qwen2.5-0.5B (the MLP at rank 4: 1.7M parameters, 3 epochs); empty: none"
-        ),
+        Literal["", "demo"], doc("named set of defaults; demo: the original demo (rank 4, MLP only, 3 epochs)")
     ] = ""
-    resume: Annotated[bool, doc("go on from the last checkpoint of this folder")] = False
-    force: Annotated[bool, doc("train anew even where the folder holds a run")] = False
+    resume: Annotated[bool, doc("continue from the last checkpoint in the adapter folder")] = False
+    force: Annotated[bool, doc("start again even if the adapter folder holds a run")] = False
 
     def __post_init__(self) -> None:
         self._apply_preset()
@@ -91,13 +93,12 @@ class TrainConfig(Config, frozen=True):
         if self.method == "full" and (self.targets or self.dropout):
             raise ValueError("targets and dropout belong to a low-rank update; method 'full' has none")
         if self.grad_checkpoint and self.dropout:
-            # The second computation of a layer would drop other units than the first.
+            # Recomputing a layer would drop other units than the first pass did.
             raise ValueError("grad_checkpoint and dropout exclude each other")
         if self.resume and self.force:
             raise ValueError("resume and force exclude each other")
 
     def _apply_preset(self) -> None:
-        """Put the preset's values in place of defaults; a setting that says something else contradicts it."""
         defaults = {field.name: field.default for field in fields_of(type(self))}
         for name, value in PRESETS.get(self.preset, {}).items():
             given = getattr(self, name)
@@ -107,16 +108,23 @@ class TrainConfig(Config, frozen=True):
 
     @property
     def scale(self) -> float:
-        """What mlx-lm multiplies the update by."""
+        """The factor of the low-rank update, as mlx-lm names it."""
         return self.alpha / self.rank
 
+    def inputs(self) -> list[Path]:
+        """Return the files and folders that training reads."""
+        return [self.model, self.data / files.TRAIN, self.data / files.VALID]
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What training ended with. Losses and accuracies are over answer tokens of valid.jsonl."""
+    def outputs(self) -> list[Path]:
+        """Return the files that later stages read."""
+        return [self.adapter / files.ADAPTER_WEIGHTS, self.adapter / files.ADAPTER_CONFIG]
+
+
+class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a finished run. Losses and accuracies are over the answer tokens of valid.jsonl."""
 
     adapter: Path
-    """Folder of the best adapter; `last/` inside it holds the last one."""
+    """Folder of the best adapter; its `last/` holds the last one."""
     n_trainable: int
     n_parameters: int
     steps: int
@@ -126,19 +134,27 @@ class TrainResult:
     best_step: int
     valid_loss_before: float
     valid_loss: float
-    """The best adapter's."""
+    """Loss of the best adapter."""
     valid_accuracy_before: float
     valid_accuracy: float
     n_train_rows: int
     n_valid_rows: int
     n_valid_tokens: int
     supervised_tokens: int
-    """Trained on, repeats included."""
+    """Answer tokens trained on, repeats included."""
     supervised_tokens_per_second: float
-    """Over the steps alone, evaluation left out."""
+    """Over the steps, without evaluations."""
     peak_bytes: int
-    """The most memory MLX held."""
+    """Peak memory of MLX."""
     estimated_bytes: int
-    """What the memory plan expected of it; 0 where the architecture is none that it knows."""
+    """The memory plan's estimate of it; 0 for an unknown architecture."""
     seconds: float
-    """The whole run, evaluation included, resumed parts added up."""
+    """The whole run, evaluations and resumed parts included."""
+
+    def summary(self) -> str:
+        """Return the main figures in one line."""
+        return (
+            f"valid loss {self.valid_loss_before:.3f} → {self.valid_loss:.3f}, accuracy "
+            f"{format_percent(self.valid_accuracy_before)} → {format_percent(self.valid_accuracy)} "
+            f"({self.epochs:g} epochs)"
+        )

@@ -1,14 +1,13 @@
-"""The same numbers sooner on x86 CPUs, where MLX takes one exponential at a time: a quarter of a step, measured.
+"""Faster float32 kernels for x86 CPUs, in use only after `cpu.activate()`. Metal and ARM do not need them.
 
-There `power` is 2.5 times as fast as `exp`, so that e^x is had as 2^(x log2 e), equal to some 1e-6 of its size. And
-each exponential is taken once: the backward pass uses what the forward pass made, and attention leaves out part of
-what causality masks. On Metal and on ARM, MLX's own kernels are the fast ones, and nothing here is used.
+MLX computes one exponential at a time there, a quarter of a training step. `power` is 2.5 times as fast as `exp`, so
+e^x is computed as 2^(x log2 e), accurate to 1e-6 relative. Each exponential is computed once: the backward pass uses
+what the forward pass made. Attention leaves out part of what the causal mask hides.
 """
 
 from __future__ import annotations
 
 import math
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,66 +16,64 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_distill import device
+from mlx_distill import cpu
 from mlx_distill.models.load import Student
 
 LOG2_E = math.log2(math.e)
-QUERIES = 128
-"""A block of attention: its queries look at no key after the block."""
-Attention = Callable[[mx.array, mx.array, mx.array], Any]
-
-
-@cache
-def takes_single_exponentials() -> bool:
-    """Whether this is a machine on which all this pays."""
-    return device.prepare().kind == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
+QUERY_BLOCK = 128
+"""Queries in a block of attention. A block skips the keys after it."""
+Arrays = tuple[mx.array, ...]
 
 
 def exp(values: mx.array) -> mx.array:
-    """e to the values, float32."""
-    return mx.power(mx.array(2.0), values * LOG2_E) if takes_single_exponentials() else mx.exp(values)
+    """Compute e to the power of float32 values."""
+    return exp2(values * LOG2_E) if cpu.has_slow_exp() else mx.exp(values)
+
+
+def exp2(values: mx.array) -> mx.array:
+    """Compute 2 to the power of float32 values."""
+    return mx.power(mx.array(2.0), values)
 
 
 @contextmanager
-def sooner_layers(student: Student) -> Iterator[None]:
-    """Within the block, on such a machine, the student's layers use the functions below for mlx-lm's."""
-    layers = vars(sys.modules[type(student.model).__module__])
+def fast_layers(student: Student, wanted: bool | None = None) -> Iterator[None]:
+    """Within the block, mlx-lm's layers of this architecture use the kernels below. Default: if `cpu` is active."""
+    namespace = vars(sys.modules[type(student.model).__module__])
     names = ("swiglu", "scaled_dot_product_attention")
-    if not takes_single_exponentials() or student.dtype != mx.float32 or not all(name in layers for name in names):
+    wanted = cpu.has_slow_exp() if wanted is None else wanted
+    if not wanted or student.dtype != mx.float32 or not all(name in namespace for name in names):
         yield
         return
-    before = {name: layers[name] for name in names}
-    layers["swiglu"] = swiglu
-    layers["scaled_dot_product_attention"] = _attention_or(before["scaled_dot_product_attention"])
+    before = {name: namespace[name] for name in names}
+    namespace["swiglu"] = swiglu
+    namespace["scaled_dot_product_attention"] = _causal_or(before["scaled_dot_product_attention"])
     try:
         yield
     finally:
-        layers.update(before)
+        namespace.update(before)
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """silu(gate) * up."""
-    made: Any = _swiglu(gate, up)
-    return made[0]  # type: ignore[no-any-return]
+    """Compute silu(gate) * up."""
+    outputs: Any = _swiglu(gate, up)
+    return outputs[0]  # type: ignore[no-any-return]
 
 
 @mx.custom_function
-def _swiglu(gate: mx.array, up: mx.array) -> tuple[mx.array, mx.array]:
-    sigmoid = 1 / (1 + exp(-gate))
+def _swiglu(gate: mx.array, up: mx.array) -> Arrays:
+    sigmoid = 1 / (1 + exp2(-gate * LOG2_E))
     return gate * sigmoid * up, sigmoid
 
 
 @_swiglu.vjp
-def _(
-    inputs: tuple[mx.array, mx.array], slopes: tuple[mx.array, ...], made: tuple[mx.array, ...]
-) -> tuple[mx.array, mx.array]:
-    (gate, up), slope, sigmoid = inputs, slopes[0], made[1]
+def _(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:
+    (gate, up), slope, sigmoid = primals, cotangents[0], outputs[1]
     silu = gate * sigmoid
     return slope * up * (sigmoid + silu - silu * sigmoid), slope * silu
 
 
-def _attention_or(general: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """mlx-lm's function, its signature included: what is not plain causal attention is left to the one it had."""
+def _causal_or(general: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """Return mlx-lm's attention function, with plain causal attention computed here and all else by `general`."""
 
     def attention(
         queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **more: Any
@@ -89,59 +86,57 @@ def _attention_or(general: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """(B, H, T, D) queries, (B, K, T, D) keys and values, H a multiple of K -> (B, H, T, D)."""
-    made: Any = _attention_of(scale)(queries, keys, values)
-    return made[0]  # type: ignore[no-any-return]
+    """Compute causal attention: (B, H, T, D) queries, (B, K, T, D) keys and values, K divides H -> (B, H, T, D)."""
+    outputs: Any = _attention(scale)(queries, keys, values)
+    return outputs[0]  # type: ignore[no-any-return]
 
 
 @cache
-def _attention_of(scale: float) -> Attention:
-    """Blocks of queries, each with its probabilities kept for the backward pass."""
+def _attention(scale: float) -> Callable[[mx.array, mx.array, mx.array], Any]:
+    """Build the attention of one scale, in blocks of queries. The probabilities are kept for the backward pass."""
 
     @mx.custom_function
-    def attention(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
-        grouped = _grouped(queries * (scale * LOG2_E), keys)
-        turned, beside = keys[:, :, None].swapaxes(-1, -2), values[:, :, None]
-        made, kept = [], []
+    def attention(queries: mx.array, keys: mx.array, values: mx.array) -> Arrays:
+        grouped = _group(queries * (scale * LOG2_E), keys)
+        keys_t, values = keys[:, :, None].swapaxes(-1, -2), values[:, :, None]
+        blocks, probabilities = [], []
         for start, end in _blocks(queries.shape[2]):
-            scores = grouped[..., start:end, :] @ turned[..., :end] + _mask(start, end)
-            powers = mx.power(mx.array(2.0), scores - scores.max(axis=-1, keepdims=True))
-            kept.append(powers / powers.sum(axis=-1, keepdims=True))
-            made.append(kept[-1] @ beside[..., :end, :])
-        return mx.concatenate(made, axis=3).reshape(queries.shape), *kept
+            scores = grouped[..., start:end, :] @ keys_t[..., :end] + _mask(start, end)
+            powers = exp2(scores - scores.max(axis=-1, keepdims=True))
+            probabilities.append(powers / powers.sum(axis=-1, keepdims=True))
+            blocks.append(probabilities[-1] @ values[..., :end, :])
+        return mx.concatenate(blocks, axis=3).reshape(queries.shape), *probabilities
 
     @attention.vjp
-    def _(
-        inputs: tuple[mx.array, ...], slopes: tuple[mx.array, ...], made: tuple[mx.array, ...]
-    ) -> tuple[mx.array, ...]:
-        queries, keys, values = inputs
-        slope, grouped = _grouped(slopes[0], keys), _grouped(queries, keys)
-        # sum_j p_j dp_j of softmax's gradient is the output times its slope.
-        along = (slope * _grouped(made[0], keys)).sum(axis=-1, keepdims=True)
-        turned, beside = values[:, :, None].swapaxes(-1, -2), keys[:, :, None]
-        of_queries, of_keys, of_values = [], [], []
-        for (start, end), likely in zip(_blocks(queries.shape[2]), made[1:], strict=True):
-            part, after = slope[..., start:end, :], [(0, 0), (0, 0), (0, queries.shape[2] - end), (0, 0)]
-            scores = likely * (part @ turned[..., :end] - along[..., start:end, :])
-            of_queries.append(scores @ beside[..., :end, :])
-            of_keys.append(mx.pad((scores.swapaxes(-1, -2) @ grouped[..., start:end, :]).sum(axis=2), after))
-            of_values.append(mx.pad((likely.swapaxes(-1, -2) @ part).sum(axis=2), after))
-        whole = mx.concatenate(of_queries, axis=3).reshape(queries.shape)
-        return whole * scale, sum(of_keys[1:], of_keys[0]) * scale, sum(of_values[1:], of_values[0])
+    def _(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:
+        queries, keys, values = primals
+        slope, grouped = _group(cotangents[0], keys), _group(queries, keys)
+        # The softmax gradient's sum_j p_j dp_j is the output times its slope.
+        weighted = (slope * _group(outputs[0], keys)).sum(axis=-1, keepdims=True)
+        values_t, keys_in = values[:, :, None].swapaxes(-1, -2), keys[:, :, None]
+        d_queries, d_keys, d_values = [], [], []
+        for (start, end), probability in zip(_blocks(queries.shape[2]), outputs[1:], strict=True):
+            part, padding = slope[..., start:end, :], [(0, 0), (0, 0), (0, queries.shape[2] - end), (0, 0)]
+            d_scores = probability * (part @ values_t[..., :end] - weighted[..., start:end, :])
+            d_queries.append(d_scores @ keys_in[..., :end, :])
+            d_keys.append(mx.pad((d_scores.swapaxes(-1, -2) @ grouped[..., start:end, :]).sum(axis=2), padding))
+            d_values.append(mx.pad((probability.swapaxes(-1, -2) @ part).sum(axis=2), padding))
+        whole = mx.concatenate(d_queries, axis=3).reshape(queries.shape)
+        return whole * scale, sum(d_keys[1:], d_keys[0]) * scale, sum(d_values[1:], d_values[0])
 
     return attention
 
 
-def _grouped(heads: mx.array, keys: mx.array) -> mx.array:
-    """(B, H, T, D) as (B, K, H / K, T, D): the query heads that share a key head side by side."""
+def _group(heads: mx.array, keys: mx.array) -> mx.array:
+    """Reshape (B, H, T, D) to (B, K, H / K, T, D): the query heads that share a key head."""
     batch, n_heads, length, size = heads.shape
     return heads.reshape(batch, keys.shape[1], n_heads // keys.shape[1], length, size)
 
 
 def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + QUERIES, length)) for start in range(0, length, QUERIES)]
+    return [(start, min(start + QUERY_BLOCK, length)) for start in range(0, length, QUERY_BLOCK)]
 
 
 def _mask(start: int, end: int) -> mx.array:
-    """(end - start, end): minus infinity where a key comes after the query."""
+    """Return (end - start, end): minus infinity if the key comes after the query."""
     return mx.where(mx.arange(end)[None] > mx.arange(start, end)[:, None], -mx.inf, 0.0)

@@ -1,9 +1,7 @@
-"""Which weights are trained: a low-rank update beside each linear layer (LoRA, DoRA), or all of them."""
+"""The trained weights: a low-rank update of each linear layer (LoRA, DoRA), or all weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -15,20 +13,24 @@ from mlx_distill.errors import InputError
 from mlx_distill.models.load import Student
 from mlx_distill.train.config import TrainConfig
 
-LINEAR = (nn.Linear, nn.QuantizedLinear)
-
 
 def make_trainable(student: Student, config: TrainConfig) -> dict[str, Any]:
-    """Freeze the student but for what is trained (new layers are seeded); returns the adapter's config in mlx-lm's
-    format.
+    """Freeze all but the trained weights; new layers are seeded. Return the adapter's config in mlx-lm's format.
 
-    InputError where a target is no layer of the model, or all weights of a quantised model are to be trained.
+    Raises InputError for an unknown target layer, and for full training of a quantised model.
     """
-    parameters = None  # what mlx-lm writes where all weights are trained
+    parameters = None  # mlx-lm's value for full training
     if config.method == "full":
-        _unfreeze(student)
+        if student.quantized:
+            raise InputError(
+                f"{student.path} is quantised: its weights cannot be trained.",
+                "Train a low-rank update of it with --method lora, or name a model that is not quantised.",
+            )
+        student.model.unfreeze()
     else:
         parameters = _add_low_rank_layers(student, config)
+    if config.grad_checkpoint:
+        _checkpoint_layers(student.model.layers)
     mx.eval(student.model.trainable_parameters())
     return {
         "fine_tune_type": config.method,
@@ -40,73 +42,57 @@ def make_trainable(student: Student, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _unfreeze(student: Student) -> None:
-    if student.quantized:
-        raise InputError(
-            f"{student.path} is quantised: its weights cannot be trained.",
-            "Train a low-rank update of it with --method lora, or name a model that is not quantised.",
-        )
-    student.model.unfreeze()
-
-
 def _add_low_rank_layers(student: Student, config: TrainConfig) -> dict[str, Any]:
+    """Wrap the target layers. Return rank, scale, dropout and keys as mlx-lm writes them."""
     parameters: dict[str, Any] = {"rank": config.rank, "scale": config.scale, "dropout": config.dropout}
+    layers = student.model.layers
     if config.targets:
-        known = {name for name, module in student.model.layers[0].named_modules() if isinstance(module, LINEAR)}
+        linear = (nn.Linear, nn.QuantizedLinear)
+        known = {name for name, module in layers[0].named_modules() if isinstance(module, linear)}
         unknown = [target for target in config.targets if target not in known]
         if unknown:
             raise InputError(
-                f"targets: {', '.join(unknown)} is no layer of {config.model}.",
+                f"targets: {config.model} has no layer {', '.join(unknown)}.",
                 f"Choose from {', '.join(sorted(known))}.",
             )
         parameters["keys"] = list(config.targets)
     student.model.freeze()
     mx.random.seed(config.seed)
-    linear_to_lora_layers(student.model, len(student.model.layers), dict(parameters), use_dora=config.method == "dora")
+    linear_to_lora_layers(student.model, len(layers), dict(parameters), use_dora=config.method == "dora")
     return parameters
 
 
-@contextmanager
-def checkpointed_layers(student: Student, wanted: bool) -> Iterator[None]:
-    """Within the block, where `wanted`, a layer's activations are computed again in the backward pass, not kept.
+def _checkpoint_layers(layers: list[nn.Module]) -> None:
+    """Make these layers recompute their activations in the backward pass instead of keeping them.
 
-    Like mlx-lm's grad_checkpoint it changes the class of the layers, here until the block ends. Unlike there, one layer
-    waits for the other: the second computation for the gradient from above, the gradient that goes below for those of
-    the weights. A graph that is evaluated breadth first, as on several CPU streams, would otherwise compute all layers
-    again before it drops one, and save nothing.
+    mlx-lm's grad_checkpoint changes the class for the whole process; this changes the given layers only. And here one
+    layer waits for the next: the recomputation for the gradient from above, and the gradient for below for those of
+    the weights. Otherwise a graph that is evaluated breadth first, as on several CPU streams, recomputes all layers
+    before it drops one, and saves nothing.
     """
-    kind = type(student.model.layers[0])
-    plain = kind.__call__
-    if wanted:
-        kind.__call__ = _checkpointed(plain)
-    try:
-        yield
-    finally:
-        kind.__call__ = plain
+    plain = type(layers[0])
 
+    class Checkpointed(plain):  # type: ignore[valid-type, misc] # the architecture is known at run time only
+        def __call__(self, states: mx.array, *rest: Any, **named: Any) -> mx.array:
+            before = tree_flatten(self.trainable_parameters())
+            names = [name for name, _ in before]
 
-def _checkpointed(call: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """A layer's call, (layer, states, ...) to states, that keeps its inputs alone for the backward pass."""
+            def compute(*inputs: mx.array) -> mx.array:
+                self.update(tree_unflatten(list(zip(names, inputs[1:], strict=True))))
+                output: mx.array = super(Checkpointed, self).__call__(inputs[0], *rest, **named)
+                self.update(tree_unflatten(before))
+                return output
 
-    def checkpointed(layer: nn.Module, states: mx.array, *rest: Any, **named: Any) -> mx.array:
-        before = tree_flatten(layer.trainable_parameters())
-        names = [name for name, _ in before]
+            function = mx.custom_function(compute)
 
-        def compute(*inputs: mx.array) -> mx.array:
-            layer.update(tree_unflatten(list(zip(names, inputs[1:], strict=True))))
-            made = call(layer, inputs[0], *rest, **named)
-            layer.update(tree_unflatten(before))
-            return made
+            @function.vjp
+            def _(inputs: tuple[mx.array, ...], slope: mx.array, _output: mx.array) -> tuple[mx.array, ...]:
+                _, gradients = mx.vjp(compute, mx.depends(list(inputs), [slope]), [slope])
+                below = mx.depends(gradients[:1], gradients[1:]) if gradients[1:] else gradients[:1]
+                return (*below, *gradients[1:])
 
-        function = mx.custom_function(compute)
+            output: Any = function(states, *(value for _, value in before))
+            return output  # type: ignore[no-any-return]
 
-        @function.vjp
-        def _(inputs: tuple[mx.array, ...], slope: mx.array, _made: mx.array) -> tuple[mx.array, ...]:
-            _, gradients = mx.vjp(compute, mx.depends(list(inputs), [slope]), [slope])
-            below = mx.depends(gradients[:1], gradients[1:]) if gradients[1:] else gradients[:1]
-            return (*below, *gradients[1:])
-
-        made: Any = function(states, *(value for _, value in before))
-        return made  # type: ignore[no-any-return]
-
-    return checkpointed
+    for layer in layers:
+        layer.__class__ = Checkpointed

@@ -28,7 +28,7 @@ from typing import Any
 
 from near_ties import NEAR_TIE, parting
 
-from mlx_distill import device
+from mlx_distill import cpu, device
 from mlx_distill.records import STUDENT_SYSTEM, Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    device.prepare()
+    device.configure_process()
     model = in_float32(options.model, scratch / "model")
     adapter = options.adapter or random_adapter(model, scratch / "adapter")
     texts = shipped_prompts(options.prompts)
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     differences = compared(model, adapter, here[0], there, [texts.index(text) for text in measured])
     blas = device.prepare().blas
     return {
-        "machine": f"{device.cpu_name()}, {device.cores()} cores, {device.prepare().kind}",
+        "machine": f"{device.cpu_name()}, {cpu.cores()} cores, {device.prepare().kind}",
         "blas": blas.name if blas else "",
         "versions": device.versions(),
         "model": str(options.model),
@@ -173,7 +173,7 @@ def process(arguments: Sequence[str], scratch: Path, text: str = "") -> dict[str
 
 def write_here(options: argparse.Namespace) -> None:
     """This project's answers stage: one copy of the base, the adapter off and on, all prompts at once."""
-    device.prepare()
+    device.configure_process()
     from mlx_distill.models.adapter import attach
     from mlx_distill.models.generate import generate_batch
     from mlx_distill.models.load import load_student

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Peak memory of one training step: this project's loss against mlx-lm's, each in a process of its own.
+"""Compare the peak memory of one training step with this project's loss and with mlx-lm's, in separate processes.
 
     python scripts/bench/loss_memory.py [--json]
 
-The model is shaped like Qwen2.5-0.5B with random weights and two layers, so that the vocabulary of 151,936 is what
-costs. Both sides take one LoRA step (loss, gradients, AdamW) in float32 on the same batch of 4 x 512 tokens, every
-position supervised. mlx-lm's step is compiled, as its trainer compiles it. The figure is `mx.get_peak_memory()`,
-weights included.
+The model has the shape of Qwen2.5-0.5B with random weights and two layers, so the vocabulary of 151,936 dominates. Both
+sides take one LoRA step (loss, gradients, AdamW) in float32 on the same batch of 4 x 512 tokens, all supervised.
+mlx-lm's step is compiled, as its trainer compiles it. The figure is `mx.get_peak_memory()`, weights included.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ MIB = 1 << 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--length", type=int, default=512, help="tokens of a row, all of them supervised")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a row")
     parser.add_argument("--vocabulary", type=int, default=SHAPE["vocab_size"])
-    parser.add_argument("--only", choices=SIDES, help="take one side's step in this process; what the other call runs")
+    parser.add_argument("--only", choices=SIDES, help="take the step of one side in this process")
     options = parser.parse_args()
     if options.only:
         print(json.dumps(step(options.only, options)))
@@ -82,8 +81,8 @@ def _in_a_process(arguments: list[str]) -> dict[str, Any]:
 
 
 def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Take one step and return its peak, the weights' size and the loss a token."""
-    device.prepare()
+    """Take one step and return its peak memory, the bytes of the weights, and the loss of a token."""
+    device.configure_process()
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
@@ -95,7 +94,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     from mlx_distill.models.load import Student
     from mlx_distill.models.score import pad
     from mlx_distill.models.tokenize import Rendered
-    from mlx_distill.train.objectives import sft
+    from mlx_distill.train.objectives import sft_loss
 
     config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     mx.random.seed(0)
@@ -112,22 +111,22 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     if side == "mlx-distill":
         mask = (False, *[True] * options.length)
         batch = pad([Rendered(tuple(row), mask) for row in tokens.tolist()])  # type: ignore[union-attr, arg-type]
-        student = Student(Path(), model, None, config, mx.float32)  # type: ignore[arg-type] # a step needs no tokenizer
+        student = Student(Path(), model, None, config, mx.float32)  # a step needs no tokenizer
 
-        def take() -> mx.array:
-            (loss, _), gradients = nn.value_and_grad(model, lambda batch: sft(student, batch))(batch)
+        def take() -> Any:
+            (loss, _), gradients = nn.value_and_grad(model, lambda batch: sft_loss(student, batch))(batch)
             optimizer.update(model, gradients)
             return loss / n_supervised
     else:
         spans = mx.array([[1, options.length]] * options.rows)
         state = [model.state, optimizer.state]
 
-        def compiled(tokens: mx.array, spans: mx.array) -> mx.array:
+        def compiled(tokens: mx.array, spans: mx.array) -> Any:
             (loss, _), gradients = nn.value_and_grad(model, default_loss)(model, tokens, spans)
             optimizer.update(model, gradients)
             return loss
 
-        def take() -> mx.array:
+        def take() -> Any:
             return mx.compile(compiled, inputs=state, outputs=state)(tokens, spans)
 
     mx.reset_peak_memory()

@@ -1,9 +1,9 @@
-"""Estimated against measured peak memory of a training, for a few shapes of student.
+"""Compare estimated and measured peak memory of training, for a few shapes of student.
 
     python scripts/bench/memory.py [--json] [--only NAME]
 
-Random weights, random rows, two updates and one look at the validation rows through the real loop, float32 on a CPU.
-The measurement is MLX's own (mx.get_peak_memory): what it allocated, not what the process holds in its cache.
+Random weights, random rows, two steps and an evaluation through the real loop, in float32. The measurement is
+mx.get_peak_memory(): what MLX allocated, without its cache.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import device
+from mlx_distill import cpu, device
 from mlx_distill.events import ignore
 from mlx_distill.train import TrainConfig
 
 ALLOWED = 0.25
+"""The largest relative error of an estimate."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A student's shape and what is trained on it."""
+    """The shape of a student and the settings of its training."""
 
     hidden: int
     inner: int
@@ -51,24 +52,26 @@ CASES = {
     "small, full": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"method": "full"}),
     "small, full, untied head": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"method": "full"}, tied=False),
     "small, gradient checkpointing": Case(256, 1024, 12, 4, 2, 8_000, 8, 256, {"grad_checkpoint": True}),
-    "small, pieces of 512 tokens": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"micro_tokens": 512}),
+    "small, micro-batches of 512 tokens": Case(256, 1024, 6, 4, 2, 8_000, 8, 256, {"micro_batch_tokens": 512}),
 }
 
 
 def measure(case: Case) -> tuple[int, int]:
-    """Estimated and measured bytes."""
+    """Return estimated and measured bytes."""
     import mlx.core as mx
     from mlx_lm.models.qwen2 import Model, ModelArgs
 
     from mlx_distill.models.load import Student
     from mlx_distill.models.tokenize import Rendered
-    from mlx_distill.train import memory_plan as memory
-    from mlx_distill.train.cpu_kernels import sooner_layers
-    from mlx_distill.train.lora import checkpointed_layers, make_trainable
+    from mlx_distill.train.cpu_kernels import fast_layers
+    from mlx_distill.train.data import Rows
+    from mlx_distill.train.loop import Trainer
+    from mlx_distill.train.lora import make_trainable
+    from mlx_distill.train.memory_plan import make_plan
     from mlx_distill.train.objectives import OBJECTIVES
-    from mlx_distill.train.rows import Rows
-    from mlx_distill.train.run import Run
+    from mlx_distill.train.schedule import TimeBudget
     from mlx_distill.train.signals import StopRequest
+    from mlx_distill.train.step import TrainStep
 
     draw = random.Random(0)
     config = {
@@ -97,41 +100,36 @@ def measure(case: Case) -> tuple[int, int]:
             return Rows(tuple(map(str, range(count))), tuple(Rendered(row, mask) for row in tokens))
 
         train, valid = rows(2 * case.batch_size), rows(2)
-        plan = memory.make_plan(student, settings, train.rows, device.prepare().usable_bytes)
-        adapter_config = make_trainable(student, settings)
-        with (
-            device.shared_cores(len(device.streams())),
-            sooner_layers(student),
-            checkpointed_layers(student, settings.grad_checkpoint),
-        ):
-            objective = OBJECTIVES["sft"]
-            run = Run(settings, student, objective, train, valid, plan, adapter_config, ignore, StopRequest())
-            result = run.finish(run.steps())
-    del run, student, model
+        adapter_config, streams = make_trainable(student, settings), device.streams()
+        plan = make_plan(student, settings, train.rows, len(streams), device.prepare().usable_bytes)
+        step = TrainStep(settings, student, OBJECTIVES["sft"], train, plan.micro_batch_tokens, streams)
+        with cpu.shared_cores(len(streams)), fast_layers(student):
+            result = Trainer(settings, step, valid, plan, adapter_config, TimeBudget(0), StopRequest(), ignore).train()
+    del step, student, model
     mx.clear_cache()
     print(plan.estimate, file=sys.stderr)
     return result.estimated_bytes, result.peak_bytes
 
 
 def main() -> int:
-    """Print a line a case; 1 where an estimate is off by more than is allowed."""
+    """Print a line for each case. Return 1 if an estimate is off by more than ALLOWED."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", default="", help="measure cases whose name contains this")
     arguments = parser.parse_args()
-    device.prepare()
-    found = {name: measure(case) for name, case in CASES.items() if arguments.only in name}
-    off = {name: estimated / measured - 1 for name, (estimated, measured) in found.items()}
+    device.configure_process()
+    measured_of = {name: measure(case) for name, case in CASES.items() if arguments.only in name}
+    off = {name: estimated / measured - 1 for name, (estimated, measured) in measured_of.items()}
     if arguments.json:
         cases = {
             name: {"estimated_bytes": estimated, "measured_bytes": measured, "off": off[name]}
-            for name, (estimated, measured) in found.items()
+            for name, (estimated, measured) in measured_of.items()
         }
         print(json.dumps({"allowed": ALLOWED, "cases": cases}, indent=2))
     else:
-        for name, (estimated, measured) in found.items():
+        for name, (estimated, measured) in measured_of.items():
             print(f"{name:46} estimated {estimated / 1e9:6.2f} GB  measured {measured / 1e9:6.2f} GB  {off[name]:+.0%}")
-    return 0 if found and all(abs(share) <= ALLOWED for share in off.values()) else 1
+    return 0 if measured_of and all(abs(share) <= ALLOWED for share in off.values()) else 1
 
 
 if __name__ == "__main__":

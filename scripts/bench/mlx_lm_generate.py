@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import device
+from mlx_distill import cpu
 
 
 def main() -> None:
-    device.load_fast_blas()
+    cpu.load_fast_blas()
     command: Any = import_module("mlx_lm.generate")  # the package has a function of that name as well
     found: dict[str, Any] = {"tokens": []}
     stream = command.stream_generate

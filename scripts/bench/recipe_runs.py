@@ -1,27 +1,28 @@
-"""One training of the recipe sweep: its settings, the line it leaves in the journal, and how it is resumed."""
+"""One training run of the recipe sweep: its settings, its line in the journal, and how it resumes."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import device
+from mlx_distill import cpu, device
 from mlx_distill.events import Event, Note, Progress
 from mlx_distill.records import Example, content_hash
+from mlx_distill.storage import files
 from mlx_distill.storage.atomic import jsonl_text, write_texts
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.train import TrainConfig
+from mlx_distill.training_run import TrainingRun
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training that the sweep decides. All are written down here, so that a line of the journal
-    means the same when the defaults of `train` have moved."""
+    """The settings that the sweep decides. All have a value here, so a line of the journal keeps its meaning if the
+    defaults of `train` change."""
 
     learning_rate: float = 5e-4
     rank: int = 8
@@ -33,13 +34,13 @@ class Recipe:
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.01
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a run learns from and is watched by."""
+    """The rows of a run: training and validation."""
 
     train: tuple[Example, ...]
     valid: tuple[Example, ...]
@@ -50,7 +51,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """Loss and token accuracy over the answer tokens of `valid` after some epochs."""
 
     epoch: float
@@ -60,96 +61,89 @@ class Look:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run, as the journal has it."""
+    """A finished run from the journal."""
 
     part: str
     recipe: Recipe
     rows: str
-    looks: tuple[Look, ...]
+    evaluations: tuple[Evaluation, ...]
 
     @property
-    def best(self) -> Look:
-        return min(self.looks, key=lambda look: look.loss)
+    def best(self) -> Evaluation:
+        return min(self.evaluations, key=lambda evaluation: evaluation.loss)
 
     @property
-    def before(self) -> Look:
-        return self.looks[0]
+    def before(self) -> Evaluation:
+        return self.evaluations[0]
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Done:
-        looks = tuple(Look(*look) for look in line["valid"])
-        return cls(line["part"], Recipe(**line["recipe"]), line["rows"], looks)
+        evaluations = tuple(Evaluation(*values) for values in line["valid"])
+        return cls(line["part"], Recipe(**line["recipe"]), line["rows"], evaluations)
 
 
 class Bench:
-    """The student, the work folder for adapters, and the journal of what was found with one sample of data."""
+    """The student, the work folder for adapters, and the journal of results with one sample of data."""
 
     def __init__(self, model: Path, work: Path, journal: Path, sample: str) -> None:
         self.model, self.work, self.journal, self.sample = model, work, journal, sample
 
     def lines(self) -> list[dict[str, Any]]:
-        """All that was found so far with this sample and student."""
+        """Return all lines of this sample and student."""
         every = read_jsonl(self.journal, _as_dict) if self.journal.exists() else []
         return [line for line in every if line["sample"] == self.sample and line["student"] == self.model.name]
 
     def has(self, line: Mapping[str, Any]) -> bool:
-        """True where the journal has a line with all that `line` says."""
+        """Return True if the journal has a line with all fields of `line`."""
         return any(line.items() <= other.items() for other in self.lines())
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the journal, with what it is of, and where, when and with what it was found."""
-        of = {"sample": self.sample, "student": self.model.name}
-        where = {"processor": device.cpu_name(), "cores": device.cores(), "versions": device.versions()}
+        """Add a line to the journal, with sample, student, machine, versions and time."""
+        subject = {"sample": self.sample, "student": self.model.name}
+        machine = {"processor": device.cpu_name(), "cores": cpu.cores(), "versions": device.versions()}
         with Journal(self.journal) as journal:
-            journal.append({**line, **of, **where, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+            journal.append({**line, **subject, **machine, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
 
     def found(self, recipe: Recipe, rows: Rows) -> Done | None:
-        """The run of these settings on these rows, where the journal has it; its part is no matter."""
+        """Return the run of these settings on these rows, of any part of the sweep. None: the journal has none."""
         for line in self.lines():
             if line["kind"] == "run" and Recipe(**line["recipe"]) == recipe and line["rows"] == rows.digest:
                 return Done.from_json(line)
         return None
 
     def adapter(self, recipe: Recipe, rows: Rows) -> Path:
-        """Where a run keeps its adapter."""
+        """Return the adapter folder of a run."""
         return self.work / content_hash([asdict(recipe), rows.digest])[:12] / "adapter"
 
     def train(self, part: str, recipe: Recipe, rows: Rows, *, need_adapter: bool = False) -> Done:
-        """Train, or go on where a killed run stopped, or take the figures from the journal."""
-        device.prepare()
-        from mlx_distill.train.checkpoint import CHECKPOINT_FILE, METRICS_FILE, RUN_FILE
-
+        """Train, or resume a killed run, or read the figures from the journal."""
         adapter = self.adapter(recipe, rows)
         done = self.found(recipe, rows)
-        if done and not (need_adapter and not (adapter / RUN_FILE).exists()):
+        if done and not (need_adapter and not (adapter / files.TRAINING_RUN).exists()):
             return replace(done, part=part)
         print(f"{part}: {settings_text(recipe)} on {len(rows.train)} rows", flush=True)
-        files = {"train": rows.train, "valid": rows.valid}
+        splits = {files.TRAIN: rows.train, files.VALID: rows.valid}
         adapter.mkdir(parents=True, exist_ok=True)
         write_texts(
-            {adapter.parent / f"{name}.jsonl": jsonl_text(r.to_json() for r in split) for name, split in files.items()}
+            {adapter.parent / name: jsonl_text(row.to_json() for row in split) for name, split in splits.items()}
         )
-        if not (adapter / RUN_FILE).exists():
-            resume = (adapter / CHECKPOINT_FILE).exists()
+        if not (adapter / files.TRAINING_RUN).exists():
+            resume = (adapter / files.CHECKPOINT).exists()
             settings = {**asdict(recipe), "resume": resume, "force": not resume}
-            from mlx_distill.train.run import run as train
+            from mlx_distill.train.run import run as train  # imports MLX, which `--table` does not need
 
             train(TrainConfig(self.model, adapter.parent, adapter, **settings), _say)
             device.release_memory()
-        result = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))["result"]
-        looks = tuple(
-            Look(line["epoch"], line["valid_loss"], line["valid_accuracy"])
-            for line in read_jsonl(adapter / METRICS_FILE, _as_dict)
-            if "valid_loss" in line
-        )
+        run = TrainingRun.load(adapter)
+        assert run
         figures = ("n_trainable", "n_train_rows", "n_valid_rows", "n_valid_tokens", "steps", "seconds", "peak_bytes")
         line = {
             "kind": "run",
             "part": part,
             "recipe": asdict(recipe),
             "rows": rows.digest,
-            "valid": [[look.epoch, look.loss, look.accuracy] for look in looks],
-            **{name: result[name] for name in figures},
+            "valid": [[p.epoch, p.valid_loss, p.valid_accuracy] for p in run.points if p.valid_loss is not None],
+            **{name: run.result[name] for name in figures},
         }
         if not done:
             self.note(line)
@@ -157,7 +151,7 @@ class Bench:
 
 
 def settings_text(recipe: Recipe) -> str:
-    """The settings that the sweep moves, in a few words."""
+    """Return the settings that the sweep changes, in a few words."""
     dropout = f"dropout {recipe.dropout:g}, " if recipe.dropout else ""
     return (
         f"rate {recipe.learning_rate:g}, rank {recipe.rank}, {dropout}{recipe.epochs} "
@@ -166,7 +160,7 @@ def settings_text(recipe: Recipe) -> str:
 
 
 def _say(event: Event) -> None:
-    """Lines for a log: notes, and a step in ten."""
+    """Print notes, and every tenth step."""
     if isinstance(event, Note):
         print(f"  {event.text}", flush=True)
     elif isinstance(event, Progress) and event.job == "train" and event.done % 10 == 0:
@@ -180,10 +174,10 @@ def _as_dict(data: object) -> dict[str, Any]:
 
 
 def read_split(data: Path, split: str) -> tuple[Example, ...]:
-    """The rows of a split as `prepare` wrote them."""
+    """Read the rows of a split."""
     return tuple(read_jsonl(data / f"{split}.jsonl", Example.from_json, "Make it with `mlx-distill prepare`."))
 
 
 def best_of(runs: Sequence[Done]) -> Done:
-    """The run that `valid` likes best; the earlier one where two are equal."""
+    """Return the run with the lowest loss on `valid`; the earlier one of two that are equal."""
     return min(runs, key=lambda run: run.best.loss)

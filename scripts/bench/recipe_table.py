@@ -1,4 +1,4 @@
-"""What the journal holds, as the Markdown of the README: the choice, the effect, by category, no harm."""
+"""Markdown tables of the journal: the choice, the effect, the effect by category, harm to other texts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PARTS = {
     "epochs": "epochs",
     "batch_size": "batch",
     "learning_rate": "rate at batch 2",
-    "seeds": "seeds of the chosen",
+    "seeds": "seeds of the choice",
 }
 
 
 def tables(lines: Sequence[Mapping[str, Any]]) -> str:
-    """All the tables for which there are lines."""
+    """Return all tables that the journal has lines for."""
     runs = [Done.from_json(line) for line in lines if line["kind"] == "run"]
     parts = [_sweep([run for run in runs if run.part in PARTS])]
     for line in lines:
@@ -38,7 +38,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sweep(runs: Sequence[Done]) -> str:
-    """What `valid` said of each setting; the best of the seed that all were tried with is in bold."""
+    """Return the table of the sweep on `valid`. The best of the runs that share a seed is bold."""
     best = best_of([run for run in runs if run.part != "seeds"])
     rows = [
         (
@@ -51,7 +51,7 @@ def _sweep(runs: Sequence[Done]) -> str:
         )
         for run in sorted(runs, key=lambda run: list(PARTS).index(run.part))
     ]
-    return _table(("what was tried", "settings", "valid loss", "change", "token accuracy (points)", "best epoch"), rows)
+    return _table(("changed", "settings", "valid loss", "change", "token accuracy (points)", "best epoch"), rows)
 
 
 def _test(scored: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
-"""The torch + PEFT side of train.py: `torch_peft.py SETTINGS`, run by a Python that has torch, peft and transformers.
+"""Train with torch + PEFT for train.py: `torch_peft.py SETTINGS`, in a Python with torch, peft and transformers.
 
-A plain loop as people write it: model, PEFT's LoRA on all linear layers, the model's own loss over labels, AdamW.
-The rows come as tokens and masks; the adapter is written in mlx-lm's format, so that one scorer scores all.
+A plain loop: model, PEFT's LoRA on all linear layers, the model's own loss over labels, AdamW. The rows come as tokens
+and masks. The adapter is written in mlx-lm's format, so one scorer scores all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 IGNORED = -100
-"""The label that transformers' losses leave out."""
+"""The label that the losses of transformers ignore."""
 Row = tuple[list[int], list[bool]]
 
 
@@ -53,7 +53,7 @@ def main(settings: dict[str, Any]) -> None:
 
 
 def batch(rows: list[Row]) -> dict[str, torch.Tensor]:
-    """Rows padded to the longest, what is not supervised left out of the labels."""
+    """Pad rows to the longest one. Only supervised tokens have labels."""
     length = max(len(tokens) for tokens, _ in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     labels = torch.full((len(rows), length), IGNORED)
@@ -66,14 +66,14 @@ def batch(rows: list[Row]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": attention, "labels": labels}
 
 
-@torch.no_grad()
 def validate(model: torch.nn.Module, rows: list[Row]) -> float:
     model.eval()
-    return float(model(**batch(rows)).loss)
+    with torch.no_grad():
+        return float(model(**batch(rows)).loss)
 
 
 def save(model: torch.nn.Module, folder: Path, rank: int, scale: float) -> None:
-    """PEFT's (rank, inputs) and (outputs, rank) are mlx-lm's transposed."""
+    """Write the adapter in mlx-lm's format. PEFT's (rank, inputs) and (outputs, rank) are transposed."""
     weights = {}
     for name, weight in model.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""LoRA training against mlx_lm.lora, and against torch + PEFT: whole process against whole process.
+"""Compare LoRA training with mlx_lm.lora and with torch + PEFT, by whole processes.
 
     python scripts/bench/train.py [--runs 3] [--with-torch | --torch-python PYTHON] [--json]
 
-Every contestant is a program of its own that loads the same float32 model, scores the same 4 validation rows before
-the first update and at the last, and makes the same number of updates over the same rows: 24 of the embedded sample,
-batches of 4, one epoch, LoRA of the same rank and scale on all linear layers, AdamW at one constant rate, nothing
-clipped. mlx_lm.lora gets the fast BLAS too; torch brings its own oneMKL, gets the rows as tokens, and pads the rows of
-a batch, taken in a seeded random order. The order of the contestants turns round by round.
+Every contestant is a separate program. It loads the same float32 model, scores the same 4 validation rows before the
+first step and at the last, and takes the same number of steps over the same rows: 24 of the embedded sample, batches of
+4, one epoch, LoRA of the same rank and scale on all linear layers, AdamW at a constant learning rate, no gradient
+clipping. mlx_lm.lora gets the fast BLAS too. torch has its own oneMKL, gets the rows as tokens in a seeded random
+order, and pads the rows of a batch. The order of the contestants rotates from round to round.
 
-Supervised tokens/s are the answer tokens of the training rows, counted once by this project's mask, times the epochs,
-over the seconds from start to exit. Peak memory is what the process held resident. The test loss of all is computed by
-this project's scoring, from the weights after the last update.
+Supervised tokens/s: the answer tokens of the training rows by this project's mask, times the epochs, divided by the
+seconds from start to exit. Peak memory: the resident memory of the process. Test loss: this project's score of the
+weights after the last step.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TO_REACH = {MLX_LM: 1.75, TORCH: 1.15}
 LOSS_WITHIN = 0.01
 HERE = Path(__file__).resolve().parent
 PARTS = HERE / "train_parts.py"
-"""What runs in processes of their own."""
+"""The parts that run in separate processes."""
 TORCH_ENVIRONMENT = HERE.parents[1] / ".venv-bench-torch"
 TORCH_NEEDS = ("torch==2.13.0", "peft>=0.17", "transformers>=5.0,<6")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every contestant is to do."""
+    """The task of every contestant."""
 
     model: Path
     data: Path
@@ -60,21 +60,21 @@ class Job:
         return self.rows // self.batch_size * self.epochs
 
     def plain(self) -> dict[str, Any]:
-        """For another process."""
+        """Return the task as JSON data, for another process."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
         return {**values, "updates": self.updates}
 
 
 @dataclass
 class Contestant:
-    """One program and what its rounds took. `command` is made for the folder that its adapter goes to."""
+    """One program and the figures of its rounds. `command` takes the folder for its adapter."""
 
     name: str
     command: Callable[[Path], Sequence[str]]
     final: Callable[[Path], Path]
-    """Where in that folder the weights after the last update are."""
+    """Return the folder of the weights after the last step, within that folder."""
     updates: Callable[[Path, str], int]
-    """How many updates it made, by the folder or by what it printed."""
+    """Count its steps, from the folder or from its output."""
     made: int = 0
     seconds: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=24, help="training rows, the first of the file  [default: 24]")
     parser.add_argument("--batch-size", type=int, default=4, help="rows an update  [default: 4]")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the rows  [default: 1]")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of all updates  [default: 0.0005]")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="constant learning rate  [default: 0.0005]")
     torch = parser.add_mutually_exclusive_group()
     torch.add_argument("--torch-python", type=Path, help="a Python that has torch, peft and transformers")
     torch.add_argument(
@@ -106,7 +106,7 @@ def main() -> int:
 
 
 def compete(options: argparse.Namespace, scratch: Path, torch_python: Path | None) -> dict[str, Any]:
-    """All rounds and what came of them. This process stays small: what it holds would count as a child's memory."""
+    """Run all rounds and return the figures. This process stays small: a child's memory includes it at the start."""
     job = Job(
         scratch / "model", scratch / "data", options.rows, options.batch_size, options.epochs, options.learning_rate
     )
@@ -184,8 +184,8 @@ def _ours(job: Job) -> Contestant:
         flags = {
             **{"--model": job.model, "--data": job.data, "--adapter": folder, "--epochs": job.epochs},
             **{"--batch-size": job.batch_size, "--learning-rate": job.learning_rate, "--schedule": "constant"},
-            **{"--warmup": 0, "--clip": 0, "--weight-decay": job.weight_decay, "--seed": job.seed},
-            **{"--rank": job.rank, "--alpha": job.scale * job.rank, "--evaluate-every": job.updates},
+            **{"--warmup": 0, "--max-grad-norm": 0, "--weight-decay": job.weight_decay, "--seed": job.seed},
+            **{"--rank": job.rank, "--alpha": job.scale * job.rank, "--eval-every": job.updates},
         }
         return [sys.executable, "-m", "mlx_distill", "train", *(str(part) for flag in flags.items() for part in flag)]
 
@@ -205,7 +205,7 @@ def _mlx_lm(job: Job) -> Contestant:
             "lora_parameters": {"rank": job.rank, "scale": job.scale, "dropout": 0.0},
             "optimizer": "adamw",
             "optimizer_config": {"adamw": {"weight_decay": job.weight_decay, "bias_correction": True}},
-            # Looks at valid.jsonl before the first update and at the last one, whatever steps_per_eval says.
+            # It also evaluates before the first step and at the last one.
             **{
                 "val_batches": -1,
                 "steps_per_eval": job.updates,
@@ -232,12 +232,12 @@ def _torch(job: Job, python: Path) -> Contestant:
 
 
 def _folder(contestant: Contestant, scratch: Path) -> Path:
-    """Of its last round."""
+    """Return the folder of its last round."""
     return scratch / f"{contestant.name.split()[0]}-{len(contestant.seconds)}"
 
 
 def _run(contestant: Contestant, scratch: Path) -> None:
-    """One round of one contestant; its figures are added to it."""
+    """Run one round of one contestant and add its figures."""
     log = scratch / "said.txt"
     started = time.perf_counter()
     with log.open("w") as said:
@@ -254,7 +254,7 @@ def _run(contestant: Contestant, scratch: Path) -> None:
 
 
 def _torch_environment() -> Path:
-    """The Python of an environment with torch and PEFT beside this one, made where it is missing."""
+    """Return the Python of a second environment with torch and PEFT. Create the environment if it is missing."""
     python = TORCH_ENVIRONMENT / "bin" / "python"
     if not python.exists():
         _say(f"Making {TORCH_ENVIRONMENT} with {', '.join(TORCH_NEEDS)} ...")

@@ -1,4 +1,4 @@
-"""What train.py has done in processes of their own, so that it stays small itself: `train_parts.py PART SETTINGS`.
+"""Run the parts of train.py in separate processes, so that it stays small: `train_parts.py PART SETTINGS`.
 
 prepare  writes the model and the rows that every contestant gets
 mlx-lm   is a contestant: mlx_lm.lora with the fast BLAS
@@ -16,10 +16,11 @@ SPLITS = ("train", "valid", "test")
 
 
 def prepare(settings: dict[str, Any]) -> None:
-    """Write the float32 model and the rows; print what they are."""
-    from mlx_distill import device
+    """Write the float32 model and the rows; print machine, versions and counts."""
+    from mlx_distill import cpu, device
 
-    device = device.prepare()
+    device.configure_process()
+    hardware = device.prepare()
     import shutil
 
     import mlx.core as mx
@@ -28,8 +29,8 @@ def prepare(settings: dict[str, Any]) -> None:
     from mlx_distill.models.load import load_student
     from mlx_distill.prepare import run as dataset
     from mlx_distill.storage.package_data import shipped
+    from mlx_distill.train.data import read_rows
     from mlx_distill.train.objectives import OBJECTIVES
-    from mlx_distill.train.rows import read_rows
 
     scratch, model, rows = Path(settings["scratch"]), Path(settings["model"]), Path(settings["data"])
     source, data = settings["source"]["model"], settings["source"]["data"]
@@ -62,10 +63,10 @@ def prepare(settings: dict[str, Any]) -> None:
     (rows / "tokens.json").write_text(json.dumps(tokens))
     supervised = {name: sum(row.n_supervised for row in split.rows) for name, split in read.items()}
     facts = {
-        "machine": device.name,
-        "device": device.kind,
-        "cores": device.cores(),
-        "blas": device.blas.name if device.blas else "",
+        "machine": hardware.name,
+        "device": hardware.kind,
+        "cores": cpu.cores(),
+        "blas": hardware.blas.name if hardware.blas else "",
         "versions": device.versions(),
         "supervised_tokens": supervised["train"],
         "test": {"rows": len(read["test"]), "tokens": supervised["test"]},
@@ -74,10 +75,10 @@ def prepare(settings: dict[str, Any]) -> None:
 
 
 def mlx_lm(settings: dict[str, Any]) -> None:
-    """`mlx_lm.lora` with the fast BLAS, which it does not look for by itself."""
-    from mlx_distill import device
+    """Run `mlx_lm.lora` with the fast BLAS, which it does not load by itself."""
+    from mlx_distill import cpu
 
-    device.load_fast_blas()
+    cpu.load_fast_blas()
     from mlx_lm import lora
 
     file = Path(settings["adapter_path"]).with_suffix(".yaml")
@@ -90,14 +91,14 @@ def score(settings: dict[str, Any]) -> None:
     """Print the test loss of the base and of each adapter folder."""
     from mlx_distill import device
 
-    device.prepare()
+    device.configure_process()
     import mlx.core as mx
 
     from mlx_distill.models import score as scoring
     from mlx_distill.models.adapter import attach
     from mlx_distill.models.load import load_student
+    from mlx_distill.train.data import read_rows
     from mlx_distill.train.objectives import OBJECTIVES
-    from mlx_distill.train.rows import read_rows
 
     losses = {}
     for name, folder in {"base": "", **settings["folders"]}.items():

@@ -1,4 +1,4 @@
-"""`scripts/bench/train.py` on a tiny model: both trainers make the same updates, and both learn."""
+"""`scripts/bench/train.py` on a tiny model: both trainers take the same steps, and both learn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tests.support.rows import make_rows
 
 
-def test_both_trainers_make_the_same_updates_and_learn(tiny_student: Path, tmp_path: Path) -> None:
+def test_both_trainers_take_the_same_steps_and_learn(tiny_student: Path, tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "rows", train=9, valid=4)
     command = [sys.executable, str(REPOSITORY / "scripts/bench/train.py"), "--json", "--runs", "1"]
     command += ["--model", str(tiny_student), "--data", str(rows), "--rows", "8", "--epochs", "3"]

@@ -1,33 +1,46 @@
-"""Parts that tests of training share."""
+"""Helpers for tests of training."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
+
+from mlx_distill.models.load import Student
+from mlx_distill.models.tokenize import Rendered
+from mlx_distill.train.data import read_rows
+from mlx_distill.train.objectives import OBJECTIVES
 
 
-def weights_of(folder: Path) -> dict[str, np.ndarray]:
-    """The adapter of a folder."""
-    return {name: np.array(value) for name, value in mx.load(str(folder / "adapters.safetensors")).items()}
+def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
+    """Return the adapter of a folder."""
+    loaded: Any = mx.load(str(folder / "adapters.safetensors"))
+    return {name: np.array(value) for name, value in loaded.items()}
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    """True where two folders hold the same adapter, bit for bit."""
-    first, second = weights_of(one), weights_of(other)
+    """Return True if two folders hold the same adapter, bit for bit."""
+    first, second = read_weights(one), read_weights(other)
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def metrics_of(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def tokenized(path: Path, student: Student) -> tuple[Rendered, ...]:
+    """Return the rows of a split as `sft` tokenises them."""
+    return read_rows(path, student, OBJECTIVES["sft"], 1024).rows
+
+
 def quantized(base: Path, folder: Path) -> Path:
-    """A copy of `base` in 4 bits, as `mlx_lm.convert -q` makes it."""
+    """Make a 4-bit copy of `base`, as `mlx_lm.convert -q` does."""
     from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
     shutil.copytree(base, folder)

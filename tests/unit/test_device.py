@@ -1,46 +1,73 @@
-"""What a process gains by `device.prepare()`."""
+"""The device: compute type, fallback to the CPU, streams of each thread."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import threading
+from collections.abc import Iterator
 
+import mlx.core as mx
 import pytest
 
-TOUCH = """
-import os, resource
 from mlx_distill import device
-{prepare}
-import mlx.core as mx
+from mlx_distill.errors import InputError
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-mx.set_cache_limit(0)  # MLX frees every buffer at once: what is kept is kept by the C library
-faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    mx.eval(mx.zeros((16, 1024, 1024)) + 1)  # 64 MB
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
-held = resident()
-device.release_memory()
-print(held - resident())
-"""
-
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+HARDWARE = {"cpu": device.Device("cpu", "a CPU", 1, None), "metal": device.Device("metal", "a GPU", 1, None)}
 
 
-def faults_and_released(prepare: str) -> tuple[int, int]:
-    done = subprocess.run(
-        [sys.executable, "-c", TOUCH.format(prepare=prepare)], capture_output=True, text=True, check=True
-    )
-    faults, released = map(int, done.stdout.split())
-    return faults, released
+@pytest.mark.parametrize(
+    ("kind", "wanted", "expected"),
+    [
+        ("cpu", "", mx.float32),
+        ("metal", "", mx.bfloat16),
+        ("cpu", "bfloat16", mx.bfloat16),
+        ("metal", "float32", mx.float32),
+        ("metal", "float16", mx.float16),
+    ],
+)
+def test_compute_type(kind: str, wanted: str, expected: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_DISTILL_DTYPE", wanted)
+    assert HARDWARE[kind].dtype == expected
 
 
-@linux_only
-def test_freed_memory_is_reused_and_given_back_on_request() -> None:
-    without, _ = faults_and_released("device.load_fast_blas()")
-    faults, released = faults_and_released("device.prepare()")
+def test_an_unknown_compute_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_DISTILL_DTYPE", "float8")
+    with pytest.raises(InputError, match="float8") as error:
+        _ = HARDWARE["cpu"].dtype
+    assert "float32, bfloat16, float16" in error.value.next_step
 
-    assert faults < without / 4
-    assert released > 50e6
+
+@pytest.fixture
+def fresh_prepare() -> Iterator[None]:
+    device.prepare.cache_clear()
+    yield
+    device.prepare.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_prepare")
+@pytest.mark.parametrize(("n_gpus", "kind"), [(0, "cpu"), (1, "metal")])
+def test_a_mac_without_a_visible_gpu_computes_on_the_cpu(
+    n_gpus: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults: list[mx.DeviceType] = []
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_count", lambda _kind: n_gpus)
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M9", "memory_size": 8})
+    monkeypatch.setattr(mx, "set_default_device", defaults.append)
+    assert device.prepare().kind == kind
+    assert defaults == ([mx.cpu] if kind == "cpu" else [])
+
+
+def test_streams_work_in_every_thread() -> None:
+    sums: list[object] = []
+
+    def add() -> None:
+        for stream in device.streams():
+            with mx.stream(stream):
+                sums.append((mx.ones(3) + 1).sum().item())
+
+    for _ in range(2):
+        thread = threading.Thread(target=add)
+        thread.start()
+        thread.join()
+    add()
+    assert sums == [6.0] * 3 * len(device.streams())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.device import Blas
+from mlx_distill.cpu import Blas
 from mlx_distill.run import doctor
 from mlx_distill.run.project import ProjectConfig
 from tests.support.local_http import serving
