@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,8 +21,6 @@ device.load_fast_blas()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts a suite in the background has it ignore Ctrl-C, which the tests send to their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matplotlib-"))
-"""Matplotlib's list of fonts is made once, not in the new home of each test."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECRETS = (

@@ -101,11 +101,7 @@ def figures(outcome: pipeline.Outcome) -> str:
             f"{result['valid_accuracy_before']:.1%} → {result['valid_accuracy']:.1%} ({result['epochs']:g} epochs)"
         )
     if outcome.stage == "compare":
-        base, distilled = result["test"]["base"], result["test"]["distilled"]
-        return (
-            f"test loss {base['loss']:.3f} → {distilled['loss']:.3f}, accuracy "
-            f"{base['token_accuracy']:.1%} → {distilled['token_accuracy']:.1%} ({result['test']['n_rows']} rows)"
-        )
+        return str(result["summary"])
     return f"test loss {result['fused_loss']:.3f}, {size(result['size_bytes'])}"
 
 

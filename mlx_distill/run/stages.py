@@ -115,15 +115,9 @@ STAGES: Mapping[str, Stage] = {
     "compare": Stage(
         "mlx_distill.compare.run",
         "CompareConfig",
-        reads=lambda config: [
-            config.model,
-            *_in(config.adapter, ADAPTER_FILES),
-            config.data / "test.jsonl",
-            config.test_prompts,
-            *_recorded(config.teacher),
-            *_recorded(config.judge),
-        ],
-        writes=lambda config: _in(config.out, ["report.json", "report.md", "report.html"]),
+        reads=lambda config: config.inputs(),
+        writes=lambda config: config.outputs(),
+        config_module="mlx_distill.compare.config",
     ),
     "fuse": Stage(
         "mlx_distill.fuse.run",
