@@ -49,29 +49,31 @@ def run_blocks(blocks: Sequence[str], limits: Limits = Limits()) -> list[str]:  
     """
     token = secrets.token_hex(16)
     job = {"blocks": list(blocks), "limits": msgspec.to_builtins(limits), "token": token}
-    with tempfile.TemporaryDirectory(prefix="mlx-distill-run-", ignore_cleanup_errors=True) as work:
-        # Both files have no name, so the code cannot replace one with a pipe that blocks this process.
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as outcomes:
-            given.write(json.dumps(job).encode())
-            given.seek(0)
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-B", str(RUNNER), str(outcomes.fileno())],
-                cwd=work,
-                env={"PATH": os.defpath, "HOME": work, "TMPDIR": work, "OPENBLAS_NUM_THREADS": "1"},
-                stdin=given,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[outcomes.fileno()],
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(timeout=limits.seconds)
-                reason = f"ended the process {f'by {_signal_name(-code)}' if code < 0 else f'with code {code}'}"
-            except subprocess.TimeoutExpired:
-                reason = f"still running after {limits.seconds:g} s"
-            finally:
-                _kill_session(process)
-            found = _read_outcomes(os.pread(outcomes.fileno(), limits.max_file_bytes, 0), token)[: len(blocks)]
+    with (
+        tempfile.TemporaryDirectory(prefix="mlx-distill-run-", ignore_cleanup_errors=True) as work,
+        tempfile.TemporaryFile() as given,  # files without a name: the code cannot replace one with a pipe
+        tempfile.TemporaryFile() as outcomes,
+    ):
+        given.write(json.dumps(job).encode())
+        given.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-B", str(RUNNER), str(outcomes.fileno())],
+            cwd=work,
+            env={"PATH": os.defpath, "HOME": work, "TMPDIR": work, "OPENBLAS_NUM_THREADS": "1"},
+            stdin=given,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[outcomes.fileno()],
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=limits.seconds)
+            reason = f"ended the process {f'by {_signal_name(-code)}' if code < 0 else f'with code {code}'}"
+        except subprocess.TimeoutExpired:
+            reason = f"still running after {limits.seconds:g} s"
+        finally:
+            _kill_session(process)
+        found = _read_outcomes(os.pread(outcomes.fileno(), limits.max_file_bytes, 0), token)[: len(blocks)]
     if len(found) < len(blocks):
         found += [reason, *["not run: the process had ended"] * len(blocks)]
     return found[: len(blocks)]

@@ -48,7 +48,7 @@ def count_tasks() -> int:
     count = 0
     for tasks in Path("/proc").glob("[0-9]*/task"):
         with contextlib.suppress(OSError):  # it ended meanwhile
-            count += len(os.listdir(tasks)) if tasks.stat().st_uid == os.getuid() else 0
+            count += len(list(tasks.iterdir())) if tasks.stat().st_uid == os.getuid() else 0
     return count
 
 

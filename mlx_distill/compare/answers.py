@@ -15,7 +15,7 @@ from mlx_distill.compare.ask_teacher import ask
 from mlx_distill.compare.config import AnswerConfig
 from mlx_distill.compare.models import ModelSpec, Writing
 from mlx_distill.compare.prompts import EvalPrompt
-from mlx_distill.compare.report import Answer, CheckedBlock, Execution
+from mlx_distill.compare.report import CheckedAnswer, CheckedBlock, Execution
 from mlx_distill.events import Report
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student
@@ -37,7 +37,7 @@ def repetition(text: str) -> float:
 
 def write_answers(
     student: Student, prompts: Sequence[EvalPrompt], spec: ModelSpec, config: AnswerConfig, report: Report
-) -> tuple[list[Answer], Writing]:
+) -> tuple[list[CheckedAnswer], Writing]:
     """Have a model answer every prompt, in their order."""
     tokens = [render_prompt(student.tokenizer, prompt.messages) for prompt in prompts]
     mx.reset_peak_memory()
@@ -53,7 +53,7 @@ def write_answers(
     )
     seconds = max(time.perf_counter() - started, 1e-9)
     answers = [
-        Answer(
+        CheckedAnswer(
             text := encodable(one.text),
             one.finished,
             len(one.tokens),
@@ -69,7 +69,7 @@ def write_answers(
 
 def teacher_answers(
     student: Student, prompts: Sequence[EvalPrompt], config: AnswerConfig, report: Report
-) -> tuple[dict[str, Answer], list[str]]:
+) -> tuple[dict[str, CheckedAnswer], list[str]]:
     """Return the teacher's answers by prompt id, and warnings about those that are missing.
 
     A held-out row has its own answer. Test prompts are asked, with the messages and the limit of the student. Trouble
@@ -95,15 +95,15 @@ def teacher_answers(
         )
     elif replies.missing:
         warnings.append(
-            f"{config.teacher} gave no answer to {n_missing} of {len(asked)} test prompts ({'; '.join(replies.missing)}). "
-            "Another --teacher may answer them; --no-teacher leaves it out."
+            f"{config.teacher} gave no answer to {n_missing} of {len(asked)} test prompts "
+            f"({'; '.join(replies.missing)}). Another --teacher may answer them; --no-teacher leaves it out."
         )
     answers = {}
     for name, record in {**records, **found}.items():
         text = encodable(record.answer)
         n_tokens = len(student.tokenizer.encode(text, add_special_tokens=False))
         blocks, reason = check_blocks(text, execute=config.execute), "" if record.complete else record.stop_reason
-        answers[name] = Answer(
+        answers[name] = CheckedAnswer(
             text, record.complete, n_tokens, repetition(text), blocks, stop_reason=reason, model=record.model
         )
     return answers, warnings

@@ -14,7 +14,7 @@ import msgspec
 from mlx_distill.compare.ask_teacher import PROVIDERS, Replies, ask
 from mlx_distill.compare.config import AnswerConfig
 from mlx_distill.compare.prompts import EvalPrompt
-from mlx_distill.compare.report import Answer, Collected
+from mlx_distill.compare.report import CheckedAnswer
 from mlx_distill.events import Report
 from mlx_distill.formatting import plural
 from mlx_distill.records import Messages, Request, TeacherRecord, build_messages, content_hash
@@ -89,7 +89,7 @@ class Judging(msgspec.Struct, frozen=True):
 
 def judge(
     prompts: Sequence[EvalPrompt],
-    answers: Sequence[tuple[Answer, Answer]],
+    answers: Sequence[tuple[CheckedAnswer, CheckedAnswer]],
     config: AnswerConfig,
     learned_from: Iterable[str],
     report: Report,
@@ -131,7 +131,9 @@ def build_requests(question: str, a: str, b: str, judge: str) -> tuple[Request, 
     return tuple(Request(judge, messages(*order), MAX_TOKENS) for order in ((a, b), (b, a)))
 
 
-def judgement(prompt: EvalPrompt, a: Answer, b: Answer, records: Sequence[TeacherRecord | None]) -> Judgement:
+def judgement(
+    prompt: EvalPrompt, a: CheckedAnswer, b: CheckedAnswer, records: Sequence[TeacherRecord | None]
+) -> Judgement:
     """Combine the replies to both orders; no records mean equal answers."""
     first, second = (
         (
@@ -157,16 +159,10 @@ def read_verdict(record: TeacherRecord | None, first: Outcome, second: Outcome) 
     return {"A": first, "B": second, "tie": Outcome.TIE}[found.group(1)] if found else Outcome.UNCLEAR
 
 
-def names_learned_from(teacher: str, collected: Collected | None, answers: Iterable[Answer]) -> list[str]:
-    """Return the names of all teachers, and of their models, as far as they are known."""
-    known = (*collected.teachers, *collected.models) if collected else ()
-    return [name for name in (teacher, *known, *(answer.model for answer in answers)) if name]
-
-
 def model_families(names: Iterable[str]) -> set[str]:
     """Return families by name: `claude` of anthropic:claude-sonnet-4-6, `qwen` of Qwen/Qwen2.5-7B."""
     found = set()
-    for name in names:
+    for name in filter(None, names):
         provider, _, rest = name.partition(":")
         if provider == "recorded":  # a file name does not say which model answered
             continue

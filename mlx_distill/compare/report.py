@@ -3,12 +3,11 @@
 field        content                                                                      struct
 format       3; raised when a field changes its name or meaning                           -
 created_at   UTC, ISO 8601                                                                -
-machine      where it ran                                                                 Machine
+machine      platform, device, kind (`metal` or `cpu`), blas, dtype                       -
 versions     package to version                                                           -
 a, b         the two models: name, folder, adapter, training; `b - a` in all differences  ModelInfo
 teacher      the teacher whose answers are shown, or ""                                   -
 collected    the teacher's answers that the student learned from, or null                 Collected
-stages       seconds of the earlier stages of the run, by name                            -
 settings     of this comparison; null for the shipped test prompts                        -
 tables       metric to its table: `tables.held_out.rows.loss[0].value` is the loss of a   Table
 findings     one sentence per metric that shows something                                 -
@@ -65,7 +64,7 @@ class CheckedBlock(msgspec.Struct, frozen=True):
         return f"{name} parses and runs" if self.execution is Execution.FINISHED else f"{name} parses"
 
 
-class Answer(msgspec.Struct, frozen=True):
+class CheckedAnswer(msgspec.Struct, frozen=True):
     """One answer of a model or of the teacher."""
 
     text: str
@@ -99,9 +98,9 @@ class AnsweredPrompt(msgspec.Struct, frozen=True):
     category: str
     origin: Origin
     prompt: str
-    a: Answer
-    b: Answer
-    teacher: Answer | None = None
+    a: CheckedAnswer
+    b: CheckedAnswer
+    teacher: CheckedAnswer | None = None
     verdict: str = ""
     """The judge's verdict in words; empty without a judge."""
     judge_replies: tuple[str, ...] = ()
@@ -177,31 +176,17 @@ class Collected(msgspec.Struct, frozen=True):
     n_priced: int
 
 
-class Machine(msgspec.Struct, frozen=True):
-    """Where the comparison ran."""
-
-    platform: str
-    device: str
-    kind: str
-    """`metal` or `cpu`."""
-    blas: str
-    """Empty on a Mac."""
-    dtype: str
-    """The type in which the models computed."""
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One comparison."""
 
     format: int = FORMAT
     created_at: str
-    machine: Machine
+    machine: dict[str, str]
     versions: dict[str, str]
     a: ModelInfo
     b: ModelInfo
     teacher: str
     collected: Collected | None
-    stages: dict[str, float]
     settings: dict[str, Any]
     tables: dict[str, Table]
     findings: tuple[str, ...]

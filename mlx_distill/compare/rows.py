@@ -84,8 +84,8 @@ def check_unseen(rows: Sequence[Example], data: Path, models: Iterable[ModelInfo
         n_then = model.training.result.get("n_train_rows") if model.training else None
         if n_then is not None and n_then != len(train):
             warnings.append(
-                f"{adapter} was trained on {n_then} rows of {folder}, which now has {len(train)}: it may have seen rows "
-                "that are compared here."
+                f"{adapter} was trained on {n_then} rows of {folder}, which now has {len(train)}: it may have seen "
+                "rows that are compared here."
             )
     return warnings
 
@@ -117,8 +117,8 @@ def find_warnings(models: Iterable[ModelInfo], rows: Sequence[Example], system: 
     systems = {"".join(message.content for message in row.messages if message.role == "system") for row in rows}
     if systems != {system}:
         found.append(
-            f"The test rows were prepared with the system message {min(systems - {system})!r}, but the test prompts use "
-            f"{system!r}. Use the same in both: the student was trained with one of them."
+            f"The test rows were prepared with the system message {min(systems - {system})!r}, but the test prompts "
+            f"use {system!r}. Use the same in both: the student was trained with one of them."
         )
     return found
 

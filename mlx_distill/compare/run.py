@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from mlx_distill import device
 from mlx_distill.compare.answers import teacher_answers, write_answers
 from mlx_distill.compare.config import TEST_PROMPTS, AnswerConfig, CompareConfig, CompareResult, PairConfig
-from mlx_distill.compare.history import read_collected, read_stage_times
-from mlx_distill.compare.judge import judge, names_learned_from
+from mlx_distill.compare.history import read_collected
+from mlx_distill.compare.judge import judge
 from mlx_distill.compare.metrics import METRICS, Metric
 from mlx_distill.compare.models import Comparison, ModelLoader, ModelRun, model_info, model_specs
 from mlx_distill.compare.prompts import EvalPrompt, build_prompts, read_prompts, sample_rows
 from mlx_distill.compare.render.html import html_page
 from mlx_distill.compare.render.markdown import markdown_page
-from mlx_distill.compare.report import AnsweredPrompt, Answer, Collected, Machine, Report
+from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Report
 from mlx_distill.compare.rows import (
     check_same_tokens,
     check_unseen,
@@ -30,7 +30,6 @@ from mlx_distill.compare.rows import (
     render_rows,
     score_rows,
 )
-from mlx_distill.compare.table import Table
 from mlx_distill.config import to_plain
 from mlx_distill.events import Report as ReportEvent
 from mlx_distill.events import Warning, ignore
@@ -61,7 +60,7 @@ def run(
             rendered.append(render_rows(student, rows, config.data / files.TEST))
     check_same_tokens(rows, infos, rendered)
     warnings = find_warnings(infos, rows, config.system) + check_unseen(rows, config.data, infos)
-    taught: dict[str, Answer] = {}
+    taught: dict[str, CheckedAnswer] = {}
     if config.teacher:
         with timer.measure("ask the teacher"):
             taught, missing = teacher_answers(student, prompts, config, report)
@@ -90,26 +89,38 @@ def run(
         ],
         seed=config.seed,
     )
-    collected = read_collected(config.data)
     if config.judge:
         with timer.measure("judge"):
-            data, doubts = judge_answers(data, prompts, config, collected, report)
+            data, doubts = judge_answers(data, prompts, config, report)
         warnings += doubts
     with timer.measure("metrics"):
         tables = [table for metric in metrics if (table := metric(data))]
-    found = build_report(config, data, tables, warnings, collected, student, timer.seconds)
+    is_default = config.test_prompts == shipped(TEST_PROMPTS)  # wherever it is on this machine
+    found = Report(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(student),
+        versions=device.versions(),
+        a=data.a.info,
+        b=data.b.info,
+        teacher=config.teacher,
+        collected=read_collected(config.data),
+        settings=to_plain(config) | ({"test_prompts": None} if is_default else {}),
+        tables={table.id: table for table in tables},
+        findings=tuple(table.finding for table in tables if table.finding),
+        warnings=tuple(warnings),
+        answers=tuple(data.answers),
+        seconds=timer.seconds,
+    )
     return write_report(found, config)
 
 
 def judge_answers(
-    data: Comparison,
-    prompts: Sequence[EvalPrompt],
-    config: AnswerConfig,
-    collected: Collected | None,
-    report: ReportEvent,
+    data: Comparison, prompts: Sequence[EvalPrompt], config: AnswerConfig, report: ReportEvent
 ) -> tuple[Comparison, list[str]]:
     """Have the answers judged; return the comparison with the judgements, and warnings."""
-    learned_from = names_learned_from(config.teacher, collected, [one.teacher for one in data.answers if one.teacher])
+    collected = read_collected(config.data)
+    learned_from = [config.teacher, *((*collected.teachers, *collected.models) if collected else ())]
+    learned_from += [one.teacher.model for one in data.answers if one.teacher]
     judging, warnings = judge(prompts, [(one.a, one.b) for one in data.answers], config, learned_from, report)
     for text in warnings:
         report(Warning(text))
@@ -122,44 +133,16 @@ def judge_answers(
     return replace(data, answers=answers, judging=judging), warnings
 
 
-def build_report(
-    config: AnswerConfig,
-    data: Comparison,
-    tables: Sequence[Table],
-    warnings: Sequence[str],
-    collected: Collected | None,
-    student: Student,
-    seconds: dict[str, float],
-) -> Report:
-    """Put the tables and what they were made from into one report."""
-    b, hardware = data.b.info, device.prepare()
-    settings = to_plain(config)
-    if config.test_prompts == shipped(TEST_PROMPTS):
-        settings["test_prompts"] = None  # the default, wherever it lies on this machine
-    return Report(
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=Machine(
-            platform=platform.platform(),
-            device=hardware.name,
-            kind=hardware.kind,
-            blas=hardware.blas.name if hardware.blas else "",
-            dtype=str(student.dtype).removeprefix("mlx.core."),
-        ),
-        versions=device.versions(),
-        a=data.a.info,
-        b=b,
-        teacher=config.teacher,
-        collected=collected,
-        stages=read_stage_times(
-            config.out / files.MANIFESTS, config.data, b.path, b.adapter.folder if b.adapter else None
-        ),
-        settings=settings,
-        tables={table.id: table for table in tables},
-        findings=tuple(table.finding for table in tables if table.finding),
-        warnings=tuple(warnings),
-        answers=tuple(data.answers),
-        seconds=seconds,
-    )
+def describe_machine(student: Student) -> dict[str, str]:
+    """Return where the comparison ran, and the type in which the models computed."""
+    hardware = device.prepare()
+    return {
+        "platform": platform.platform(),
+        "device": hardware.name,
+        "kind": hardware.kind,
+        "blas": hardware.blas.name if hardware.blas else "",
+        "dtype": str(student.dtype).removeprefix("mlx.core."),
+    }
 
 
 def write_report(found: Report, config: AnswerConfig) -> CompareResult:

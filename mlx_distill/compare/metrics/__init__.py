@@ -9,7 +9,7 @@ from collections.abc import Callable
 from mlx_distill.compare.metrics.code_parses import code_parses
 from mlx_distill.compare.metrics.completion import completion
 from mlx_distill.compare.metrics.held_out import held_out, held_out_by_category
-from mlx_distill.compare.metrics.judge import judge, judge_checks
+from mlx_distill.compare.metrics.judge import judge
 from mlx_distill.compare.metrics.style_features import style_features
 from mlx_distill.compare.metrics.vocabulary import vocabulary
 from mlx_distill.compare.models import Comparison
@@ -22,7 +22,6 @@ METRICS: tuple[Metric, ...] = (
     held_out_by_category,
     completion,
     judge,
-    judge_checks,
     code_parses,
     style_features,
     vocabulary,

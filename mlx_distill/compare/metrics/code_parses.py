@@ -50,8 +50,8 @@ def code_parses(data: Comparison) -> Table | None:
         rows=rows,
         note=(
             "A block counts if it is complete and parses, which does not prove that it is right. Parsers: Python "
-            f"{platform.python_version()}, sqlglot {importlib.metadata.version('sqlglot')} (any of its own, PostgreSQL, "
-            "MySQL, SQLite, T-SQL and Oracle dialects), tree-sitter-java "
+            f"{platform.python_version()}, sqlglot {importlib.metadata.version('sqlglot')} (any of its own, "
+            "PostgreSQL, MySQL, SQLite, T-SQL and Oracle dialects), tree-sitter-java "
             f"{importlib.metadata.version('tree-sitter-java')}.{unchecked} {execution}"
         ),
         finding="; ".join(

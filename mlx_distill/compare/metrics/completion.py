@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mlx_distill.compare.models import Comparison
-from mlx_distill.compare.report import Answer
+from mlx_distill.compare.report import CheckedAnswer
 from mlx_distill.compare.statistics import bootstrap_mean
 from mlx_distill.compare.table import INTERVAL, NONE, Cell, Table, estimate, number, percent
 from mlx_distill.formatting import format_bytes, plural
@@ -17,9 +17,12 @@ def completion(data: Comparison) -> Table:
     taught = [one.teacher for one in data.answers if one.teacher]
 
     def row(
-        measure: Callable[[Answer], float], cell: Callable[[float], Cell], scale: float, unit: str
+        measure: Callable[[CheckedAnswer], float], cell: Callable[[float], Cell], scale: float, unit: str
     ) -> tuple[Cell, ...]:
-        a, b = ([measure(answer) for answer in answers] for answers in zip(*((p.a, p.b) for p in data.answers)))
+        a, b = (
+            [measure(answer) for answer in answers]
+            for answers in ([one.a for one in data.answers], [one.b for one in data.answers])
+        )
         difference = bootstrap_mean(families, [after - before for before, after in zip(a, b, strict=True)], data.seed)
         means = [cell(sum(values) / len(values)) for values in (a, b, [measure(answer) for answer in taught]) if values]
         return (*means, estimate(difference, "{:+.1f}", scale=scale, unit=unit))
@@ -42,8 +45,8 @@ def completion(data: Comparison) -> Table:
         note=(
             f"Means over the answers to {plural(len(data.answers), 'prompt')} in "
             f"{plural(len(set(families)), 'family', 'families')}; the teacher answered {len(taught)}. Finished: the "
-            "answer ends before the token limit. Repetition: share of an answer's runs of four words that occur earlier "
-            "in it. Tokens/s and peak memory (arrays of MLX, weights included): all answers at the same time."
+            "answer ends before the token limit. Repetition: share of an answer's runs of four words that occur "
+            "earlier in it. Tokens/s and peak memory (arrays of MLX, weights included): all answers at the same time."
         ),
         finding=(
             f"{a.text} of the answers of {data.a.name} and {b.text} of those of {data.b.name} end before the limit; "

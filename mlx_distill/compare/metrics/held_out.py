@@ -64,7 +64,7 @@ def held_out(data: Comparison) -> Table:
         f"No interval: {plural(found.n_families, 'family', 'families')} cannot show how other prompts would differ "
         f"({MIN_FAMILIES} is the minimum)."
         if found.n_families < MIN_FAMILIES
-        else f"{INTERVAL}: paired bootstrap over families, percentiles expanded for few families; none if all are equal."
+        else f"{INTERVAL}: paired bootstrap over families, percentiles expanded for few families."
     )
     return Table(
         id="held_out",

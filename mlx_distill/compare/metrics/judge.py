@@ -1,4 +1,4 @@
-"""Wins, ties and losses by the judge, and signs that it went by order or length."""
+"""Wins, ties and losses by the judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlx_distill.compare.judge import Judgement, Judging, Outcome
 from mlx_distill.compare.models import Comparison
 from mlx_distill.compare.statistics import bootstrap_mean
-from mlx_distill.compare.table import INTERVAL, NONE, Cell, Estimate, Table, estimate, number, share
+from mlx_distill.compare.table import INTERVAL, NONE, Cell, Estimate, Table, estimate, number
 from mlx_distill.formatting import format_usd, plural
 
 POINTS = {Outcome.A: 0.0, Outcome.TIE: 0.5, Outcome.B: 1.0}
@@ -27,51 +27,30 @@ def judge(data: Comparison) -> Table | None:
     return Table(
         id="judge",
         title="What the judge says",
-        columns=(f"{b} wins", "ties", f"{a} wins", f"win rate [{INTERVAL}]"),
+        columns=(f"{b} wins", "ties", f"{a} wins", "no verdict", f"win rate [{INTERVAL}]"),
         rows=rows,
         note=(
-            f"Judge: {', '.join(dict.fromkeys((data.judging.judge, *data.judging.models)))}. A model wins a pair if the "
-            f"judge prefers it in both orders; if the orders disagree, the pair is a tie. Win rate: wins of {b} and half "
-            "of the ties, of the pairs with a clear verdict. A judge has tastes of its own: its preference does not prove "
-            "that an answer is right."
+            f"Judge: {', '.join(dict.fromkeys((data.judging.judge, *data.judging.models)))}. A model wins a pair if "
+            "both orders say so; if they disagree, the pair is a tie. Win rate: wins and half of the ties of "
+            f"{b}, of the pairs with a verdict. {_checks(data.judging)} The judge's preference does not prove that an "
+            "answer is right."
         ),
         finding=_finding(data.judging, win_rate(pairs, data.seed), a, b),
     )
 
 
-def judge_checks(data: Comparison) -> Table | None:
-    """Show what a reader must weigh the win rate by; None without a judge."""
-    if not data.judging:
-        return None
-    pairs = data.judging.pairs
-    clear = [pair for pair in pairs if pair.outcome in POINTS]
+def _checks(found: Judging) -> str:
+    """Return signs that the judge went by order or length, and the cost."""
+    clear = [pair for pair in found.pairs if pair.outcome in POINTS]
     split = [pair for pair in clear if pair.orders[0] is not pair.orders[1]]
+    first = sum(pair.orders == (Outcome.A, Outcome.B) for pair in split)
     won = [pair for pair in clear if pair.outcome is not Outcome.TIE and pair.extra_words]
-    mean_extra = sum(pair.extra_words for pair in clear) / len(clear) if clear else None
-    cost = data.judging.cost_usd
-    rows = {
-        "pairs in which the two orders disagree": share(len(split), len(clear)),
-        "first answer preferred both times": share(
-            sum(pair.orders == (Outcome.A, Outcome.B) for pair in split), len(split)
-        ),
-        "longer answer wins": share(
-            sum((pair.outcome is Outcome.B) == (pair.extra_words > 0) for pair in won), len(won)
-        ),
-        f"words of {data.b.name} minus words of {data.a.name}": NONE
-        if mean_extra is None
-        else number(mean_extra, "{:+.0f}"),
-        "same text (a tie, not asked)": number(sum(pair.identical for pair in pairs)),
-        **{
-            outcome.value: number(sum(pair.outcome is outcome for pair in pairs))
-            for outcome in (Outcome.UNCLEAR, Outcome.UNANSWERED)
-        },
-        "cost": NONE if cost is None else Cell(format_usd(cost), cost),
-    }
-    return Table(
-        id="judge_checks",
-        title="Checks of the judge",
-        columns=("value",),
-        rows={label: (cell,) for label, cell in rows.items()},
+    longer = sum((pair.outcome is Outcome.B) == (pair.extra_words > 0) for pair in won)
+    cost = f" Cost: {format_usd(found.cost_usd)}." if found.cost_usd is not None else ""
+    return (
+        f"The two orders disagree on {len(split)} of {plural(len(clear), 'pair')}; the judge prefers the first answer "
+        f"both times on {first} of them. The longer answer wins {longer} of the {len(won)} pairs that one model wins. "
+        f"{sum(pair.identical for pair in found.pairs)} pairs have the same text and count as ties.{cost}"
     )
 
 
@@ -84,8 +63,9 @@ def win_rate(pairs: Sequence[Judgement], seed: int) -> Estimate | None:
 
 def _tally(pairs: Sequence[Judgement], seed: int) -> tuple[Cell, ...]:
     rate = win_rate(pairs, seed)
-    counts = (sum(pair.outcome is outcome for pair in pairs) for outcome in (Outcome.B, Outcome.TIE, Outcome.A))
-    return (*map(number, counts), estimate(rate, "{:.1f}", scale=100, unit=" %") if rate else NONE)
+    counts = [sum(pair.outcome is outcome for pair in pairs) for outcome in (Outcome.B, Outcome.TIE, Outcome.A)]
+    unknown = len(pairs) - sum(counts)
+    return (*map(number, (*counts, unknown)), estimate(rate, "{:.1f}", scale=100, unit=" %") if rate else NONE)
 
 
 def _finding(found: Judging, rate: Estimate | None, a: str, b: str) -> str:
@@ -95,8 +75,8 @@ def _finding(found: Judging, rate: Estimate | None, a: str, b: str) -> str:
         sum(pair.outcome is one for pair in found.pairs) for one in (Outcome.B, Outcome.A, Outcome.TIE)
     )
     said = (
-        f"{found.judge} prefers {b} in {wins} and {a} in {losses} of {plural(wins + losses + ties, 'pair')} of answers, "
-        f"{ties} tied: a win rate of {100 * rate.value:.1f} %"
+        f"{found.judge} prefers {b} in {wins} and {a} in {losses} of {plural(wins + losses + ties, 'pair')} of "
+        f"answers, {ties} tied: a win rate of {100 * rate.value:.1f} %"
     )
     if rate.low is None or rate.high is None:
         return f"{said}, without an interval (too few families, or all are equal)."

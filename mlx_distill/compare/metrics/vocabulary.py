@@ -35,7 +35,8 @@ def vocabulary(data: Comparison) -> Table | None:
     if not by_family:
         return None
     teacher = sum(by_family.values(), Counter[str]())
-    a_texts, b_texts = ([count_terms(one.text) for one in pair] for pair in zip(*((p.a, p.b) for p in data.answers)))
+    a_texts = [count_terms(one.a.text) for one in data.answers]
+    b_texts = [count_terms(one.b.text) for one in data.answers]
     a, b = sum(a_texts, Counter[str]()), sum(b_texts, Counter[str]())
     spread = Counter(term for terms in by_family.values() for term in terms)
     fewest = max(MIN_FAMILIES, FAMILY_SHARE * len(by_family))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from mlx_distill.compare.report import Collected, ModelInfo, Report, TrainingRun
-from mlx_distill.formatting import format_duration, format_percent, format_usd, plural
+from mlx_distill.formatting import format_percent, format_usd, plural
 
 
 def title(report: Report) -> str:
@@ -28,37 +28,38 @@ def lead(report: Report) -> str:
 
 def facts(report: Report) -> dict[str, str]:
     """Return what is known about the comparison: label to text."""
-    machine, collected = report.machine, report.collected
-    computed = ", ".join(filter(None, (machine.device, machine.kind, machine.blas, machine.dtype)))
+    collected, same_path = report.collected, report.a.path == report.b.path
     n_taught = sum(one.teacher is not None for one in report.answers)
     found = {
         "When": report.created_at.replace("T", " ").replace("+00:00", " UTC"),
-        "Machine": f"{machine.platform}; {computed}",
-        **_model_facts(report.a),
-        **_model_facts(report.b),
+        "Machine": ", ".join(filter(None, report.machine.values())),
+        "Model" if same_path else f"Model of {report.a.name}": _model(report.a),
+        **({} if same_path else {f"Model of {report.b.name}": _model(report.b)}),
+        **_adapter(report.a),
+        **_adapter(report.b),
         "Teacher": f"{report.teacher} ({n_taught} of {len(report.answers)} prompts)" if report.teacher else "left out",
     }
     if collected:
         models = f" by {', '.join(collected.models)}" if collected.models else ""
         found["Collected"] = f"{collected.n_answered:,} of {plural(collected.n_prompts, 'prompt')} answered{models}"
         found["Cost of the answers"] = _cost(collected)
-    if report.stages:
-        found["Time"] = ", ".join(f"{stage} {format_duration(seconds)}" for stage, seconds in report.stages.items())
+    found["Versions"] = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return found
 
 
-def _model_facts(model: ModelInfo) -> dict[str, str]:
+def _model(model: ModelInfo) -> str:
     origin = " ".join(filter(None, (model.source, model.revision[:12])))
     size = f"{model.path}: {model.model_type}, {format_parameters(model.n_parameters)} parameters"
-    found = {f"Model of {model.name}": size + (f", from {origin}" if origin else "")}
+    return size + (f", from {origin}" if origin else "")
+
+
+def _adapter(model: ModelInfo) -> dict[str, str]:
+    found = {}
     if model.adapter:
-        one = model.adapter
-        chosen = ", ".join(filter(None, (str(one.folder), one.checkpoint)))
-        trained = format_percent(one.n_trainable / model.n_parameters)
-        found[f"Adapter of {model.name}"] = (
-            f"{chosen}; rank {one.rank}, scale {one.scale:g}; {format_parameters(one.n_trainable)} parameters ({trained})"
-        )
-    if model.training and "n_train_rows" in model.training.result:
+        one, share = model.adapter, format_percent(model.adapter.n_trainable / model.n_parameters)
+        size = f"{format_parameters(one.n_trainable)} parameters ({share})"
+        found[f"Adapter of {model.name}"] = f"{one.origin}; rank {one.rank}, scale {one.scale:g}; {size}"
+    if model.training and model.training.result:
         found[f"Training of {model.name}"] = training_line(model.training)
     return found
 

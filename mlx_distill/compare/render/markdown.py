@@ -6,19 +6,18 @@ import json
 from collections.abc import Iterable, Sequence
 
 from mlx_distill.compare.render import header
-from mlx_distill.compare.report import Answer, AnsweredPrompt, Report
+from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Report
 from mlx_distill.compare.table import Table
 from mlx_distill.sanitize import fenced, printable
 
 
 def markdown_page(report: Report) -> str:
     """Return the whole page."""
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     seconds = ((part, f"{value:.1f}") for part, value in report.seconds.items())
     sections = [
         f"# {_line(header.title(report))}",
         _line(header.lead(report)),
-        _rows(("", ""), [*header.facts(report).items(), ("Versions", versions)]),
+        _rows(("", ""), header.facts(report).items()),
         *(f"> **Warning:** {_line(warning)}" for warning in report.warnings),
         "## What the figures say",
         "\n".join(f"- {_line(finding)}" for finding in report.findings),
@@ -48,7 +47,7 @@ def _answers(report: Report, number: int, answers: AnsweredPrompt) -> str:
     )
 
 
-def _answer(name: str, answer: Answer) -> str:
+def _answer(name: str, answer: CheckedAnswer) -> str:
     state = "; ".join([answer.describe(), *(block.describe() for block in answer.blocks)])
     return f"**{_line(name)}** ({_line(state)})\n\n{fenced(answer.text, 'text')}"
 
