@@ -82,7 +82,9 @@ def interval_plot(table: Table) -> Markup:
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round values between low and high: 1, 2 or 5 times a power of ten apart."""
-    rough = (high - low) / count or abs(high) or 1.0
+    if low == high:
+        return [low]
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     return [round(n * step, 12) for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

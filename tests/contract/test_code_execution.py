@@ -1,4 +1,4 @@
-"""Blocks run in order, each told how it ended, within limits, and with nothing of the parent's environment."""
+"""Blocks run in order, within limits, without the parent's environment; their outcomes are hard to forge."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from mlx_distill.code_blocks.execution import Limits, run_blocks
 
 
-def test_a_block_goes_on_where_the_one_before_it_ended() -> None:
+def test_blocks_share_a_namespace() -> None:
     blocks = ["def double(x):\n    return 2 * x\n", "assert double(2) == 4\nprint(double(2))", "double(2) + missing"]
     assert run_blocks(blocks) == ["", "", "NameError: name 'missing' is not defined"]
 
 
-def test_a_block_that_fails_does_not_keep_the_next_from_running() -> None:
+def test_a_failed_block_does_not_stop_the_next() -> None:
     assert run_blocks(["1 / 0", "x = 1", "raise SystemExit(3)", "raise SystemExit", "input()"]) == [
         "ZeroDivisionError: division by zero",
         "",
@@ -27,16 +27,14 @@ def test_a_block_that_fails_does_not_keep_the_next_from_running() -> None:
     ]
 
 
-def test_the_main_guard_is_met() -> None:
+def test_the_main_guard_runs() -> None:
     assert run_blocks(["if __name__ == '__main__':\n    raise KeyError('here')"]) == ["KeyError: 'here'"]
 
 
-def test_a_block_without_an_end_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
+def test_an_endless_block_is_killed_with_its_children(tmp_path: Path) -> None:
     left = tmp_path / "left"
     child = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {_late(left)!r}])"
-    started = time.monotonic()
     found = run_blocks([child, "while True: pass", "x = 1"], Limits(seconds=2.0))
-    assert time.monotonic() - started < 10
     assert found == ["", "still running after 2 s", "not run: the process had ended"]
     time.sleep(2.5)
     assert not left.exists()
@@ -46,10 +44,8 @@ def _late(file: Path) -> str:
     return f"import time, pathlib; time.sleep(3); pathlib.Path({str(file)!r}).touch()"
 
 
-def test_a_thread_that_never_ends_is_not_waited_for() -> None:
-    started = time.monotonic()
+def test_a_running_thread_does_not_delay_the_end() -> None:
     assert run_blocks(["import threading\nthreading.Thread(target=threading.Event().wait).start()"]) == [""]
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not hold a limit on address space")
@@ -57,7 +53,7 @@ def test_memory_is_limited() -> None:
     assert run_blocks(["x = bytearray(2 << 30)", "x = bytearray(1 << 20)"]) == ["MemoryError:", ""]
 
 
-def test_files_are_limited_and_gone_afterwards() -> None:
+def test_files_are_limited_and_removed() -> None:
     say = "import os, pathlib\nraise ValueError(os.getcwd())"
     folder = run_blocks([say])[0].removeprefix("ValueError: ")
     assert not Path(folder).exists()
@@ -66,7 +62,7 @@ def test_files_are_limited_and_gone_afterwards() -> None:
     assert found[1] == ""
 
 
-def test_nothing_of_the_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key-for-tests")
     found = run_blocks(["import os\nraise ValueError(sorted(os.environ))"])[0]
     assert "PATH" in found
@@ -82,12 +78,35 @@ def test_nothing_of_the_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch
         ("raise ValueError('\\x1b[31mred\\n\\u202ered' + 'x' * 5000)", "ValueError: red red" + "x" * 181),
     ],
 )
-def test_a_violent_end_is_told_in_a_line(block: str, says: str) -> None:
+def test_a_crash_is_told_in_one_line(block: str, says: str) -> None:
     assert run_blocks([block])[0] == says
 
 
-def test_outcomes_that_the_code_wrote_itself_break_nothing() -> None:
-    forge = (
-        "import pathlib\npathlib.Path('../outcomes.jsonl').write_text('{}\\n[1]\\nnonsense')\nimport os\nos._exit(0)"
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "open(fd, 'w', closefd=False).write('\\n\"\"\\n' * 9)",  # outcomes without the token
+        "os.ftruncate(fd, 0)",
+        "os.lseek(fd, 0, 0)",
+    ],
+)
+def test_writing_to_the_outcomes_does_not_forge_them(forgery: str) -> None:
+    code = f"import os\nfor fd in range(3, 10):\n    try: {forgery}\n    except OSError: pass"
+    assert run_blocks([code, "1 / 0"])[1] == "ZeroDivisionError: division by zero"
+
+
+def test_a_pipe_in_place_of_a_file_does_not_block_the_parent() -> None:
+    code = (
+        "import os, sys\n"
+        "for name in ('outcomes.jsonl', '../outcomes.jsonl', *sys.argv[1:]):\n"
+        "    os.path.exists(name) or os.mkfifo(name)\n"
+        "os._exit(0)"
     )
-    assert run_blocks([forge, "x = 1"])[1] == "not run: the process had ended"
+    assert run_blocks([code, "x = 1"])[1] == "not run: the process had ended"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has its own limit of processes")
+def test_the_number_of_processes_is_limited() -> None:
+    code = "import resource\nraise ValueError(resource.getrlimit(resource.RLIMIT_NPROC)[1])"
+    limit = int(run_blocks([code])[0].removeprefix("ValueError: "))
+    assert 64 < limit < 64 + 100_000

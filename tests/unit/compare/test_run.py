@@ -1,9 +1,10 @@
-"""A whole comparison on the tiny model, its figures against plain computations."""
+"""A whole comparison of the tiny model; its figures equal plain computations."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +50,26 @@ def plain_figures(model: Any, tokenizer: Any, rows: list[Example]) -> tuple[floa
     return sum(losses) / len(losses), sum(hits) / len(hits), len(losses)
 
 
-def test_the_figures_equal_a_plain_computation_with_mlx_lm_alone(config: CompareConfig) -> None:
+def test_figures_equal_a_plain_computation_with_mlx_lm(config: CompareConfig) -> None:
     from mlx_lm.utils import load
 
     result = run(config)
     rows = read_jsonl(config.data / "test.jsonl", Example.from_json)
-    for figures, adapter_path in ((result.test.base, None), (result.test.distilled, str(config.adapter))):
+    table = result.report.tables["held_out"]
+    for column, adapter_path in enumerate((None, str(config.adapter))):
         model, tokenizer = load(str(config.model), adapter_path=adapter_path)
         model.set_dtype(mx.float32)
         loss, accuracy, n_tokens = plain_figures(model, tokenizer, rows)
-        assert figures.loss == pytest.approx(loss, rel=1e-5)
-        assert figures.perplexity == pytest.approx(math.exp(loss), rel=1e-5)
-        assert figures.token_accuracy == pytest.approx(accuracy, abs=1e-9)
-        assert result.test.n_tokens == n_tokens
-    assert result.test.base != result.test.distilled
-    assert (result.test.n_rows, result.test.n_families) == (len(ROWS), 5)
-    assert {name: group.n_rows for name, group in result.test.by_category.items()} == {
-        "python": 2,
-        "concepts": 2,
-        "sql": 2,
-    }
+        assert table.rows["loss"][column].value == pytest.approx(loss, rel=1e-5)
+        assert table.rows["perplexity"][column].value == pytest.approx(math.exp(loss), rel=1e-5)
+        assert table.rows["token accuracy"][column].value == pytest.approx(accuracy, abs=1e-9)
+        assert f"{n_tokens:,} answer tokens of {len(ROWS)} test rows in 5 families" in table.note
+    assert table.rows["loss"][0] != table.rows["loss"][1]
+    by_category = result.report.tables["held_out_by_category"].rows
+    assert {name: cells[0].value for name, cells in by_category.items()} == {"python": 2, "concepts": 2, "sql": 2}
 
 
-def test_the_base_under_an_adapter_is_the_base_bit_for_bit(config: CompareConfig, adapter: Path) -> None:
+def test_base_under_an_adapter_is_the_base_bit_for_bit(config: CompareConfig, adapter: Path) -> None:
     alone, adapted = load_student(config.model), load_student(config.model)
     switch = attach(adapted, adapter)
     tokens = mx.array([render_prompt(alone.tokenizer, build_messages("What is a queue?", SYSTEM))])
@@ -80,7 +78,7 @@ def test_the_base_under_an_adapter_is_the_base_bit_for_bit(config: CompareConfig
     assert mx.array_equal(adapted.model(tokens), alone.model(tokens))
 
 
-def test_answers_written_together_equal_those_of_mlx_lm_one_at_a_time(config: CompareConfig) -> None:
+def test_answers_equal_those_of_mlx_lm_one_at_a_time(config: CompareConfig) -> None:
     from mlx_lm import stream_generate
     from mlx_lm.utils import load
 
@@ -88,10 +86,10 @@ def test_answers_written_together_equal_those_of_mlx_lm_one_at_a_time(config: Co
     prompts = [{"id": name, "category": kind, "prompt": text} for name, kind, text in more]
     config = config.replace(test_prompts=write_lines(config.test_prompts, prompts), max_tokens=24)
     result = run(config)
-    for voice, adapter_path in (("base", None), ("distilled", str(config.adapter))):
+    for voice, adapter_path in (("a", None), ("b", str(config.adapter))):
         model, tokenizer = load(str(config.model), adapter_path=adapter_path)
         model.set_dtype(mx.float32)
-        for answers in result.answers:
+        for answers in result.report.answers:
             answer = getattr(answers, voice)
             prompt = render_prompt(tokenizer, build_messages(answers.prompt, SYSTEM))
             responses = list(stream_generate(model, tokenizer, prompt, max_tokens=24))
@@ -99,103 +97,94 @@ def test_answers_written_together_equal_those_of_mlx_lm_one_at_a_time(config: Co
             tokens = [response.token for response in responses][: -1 if finished else None]
             assert answer.text == tokenizer.decode(tokens)
             assert (answer.finished, answer.n_tokens) == (finished, len(tokens))
-    assert any(answers.base.text != answers.distilled.text for answers in result.answers)
+    assert any(answers.a.text != answers.b.text for answers in result.report.answers)
 
 
-def test_report_json_holds_the_findings_and_what_they_are_findings_of(config: CompareConfig) -> None:
+def test_report_json_holds_findings_and_their_origin(config: CompareConfig) -> None:
     result = run(config)
-    data = json.loads(result.report.read_text(encoding="utf-8"))
-    assert data["test"]["base"]["loss"] == result.test.base.loss
-    assert data["test"]["distilled"]["token_accuracy"] == result.test.distilled.token_accuracy
-    assert (data["test"]["n_rows"], data["test"]["n_tokens"]) == (result.test.n_rows, result.test.n_tokens)
-    assert data["test"]["by_category"]["sql"]["n_families"] == 2
-    assert data["test"]["by_category"]["sql"]["difference"]["loss"]["low"] is None
-    assert data["test"]["difference"]["loss"]["low"] <= data["test"]["difference"]["loss"]["value"]
-    assert data["schema_version"] == 2
-    assert data["when"].endswith("+00:00")
+    data = json.loads(result.json_file.read_text(encoding="utf-8"))
+    loss = data["tables"]["held_out"]["rows"]["loss"]
+    assert loss[0]["value"] == result.report.tables["held_out"].rows["loss"][0].value
+    assert loss[2]["low"] <= loss[2]["value"] <= loss[2]["high"]
+    assert "low" not in data["tables"]["held_out_by_category"]["rows"]["sql"][4]
+    assert data["format"] == 3
+    assert data["created_at"].endswith("+00:00")
     assert data["machine"]["dtype"] == str(load_student(config.model).dtype).removeprefix("mlx.core.")
     assert data["versions"].keys() >= {"mlx-distill", "mlx", "mlx-lm", "python"}
-    assert [side["name"] for side in data["sides"].values()] == ["base", "distilled"]
-    assert data["sides"]["base"]["adapter"] is None
-    assert (
-        data["sides"]["distilled"]["model"]
-        == data["sides"]["base"]["model"]
-        == {
-            "path": str(config.model),
-            "model_type": "qwen2",
-            "n_parameters": sum(value.size for value in mx.load(str(config.model / "model.safetensors")).values()),
-            "quantized": False,
-            "source": "",
-            "revision": "",
-        }
+    assert (data["a"]["name"], data["a"]["adapter"], data["b"]["name"]) == ("base", None, "distilled")
+    n_parameters, n_trainable = (
+        sum(value.size for value in mx.load(str(file)).values())
+        for file in (config.model / "model.safetensors", config.adapter / "adapters.safetensors")
     )
-    n_trainable = sum(value.size for value in mx.load(str(config.adapter / "adapters.safetensors")).values())
-    assert data["sides"]["distilled"]["adapter"] == {
-        "folder": str(config.adapter),
-        "file": "adapters.safetensors",
-        "choice": "",
-        "trained_on": "",
-        "data": "",
-        "rank": 4,
-        "scale": 2.0,
-        "n_trainable": n_trainable,
-        "changes_nothing": False,
-    }
-    assert data["teacher"] is None
-    assert data["settings"]["max_tokens"] == 12
-    assert data["answers"][0].keys() == {"id", "category", "prompt", "base", "distilled", "teacher", "origin", "family"}
-    assert data["answers"][0]["base"].keys() == {"text", "finished", "n_tokens", "tokens_per_second", "repetition"}
-    assert data["answer_figures"]["writing"]["distilled"]["peak_bytes"] > 0
-    assert data["judged"] is None
+    assert data["a"]["path"] == data["b"]["path"] == str(config.model)
+    assert (data["b"]["model_type"], data["b"]["n_parameters"]) == ("qwen2", n_parameters)
+    adapter = data["b"]["adapter"]
+    assert (adapter["folder"], adapter["rank"], adapter["scale"]) == (str(config.adapter), 4, 2.0)
+    assert (adapter["n_trainable"], adapter["changes_nothing"]) == (n_trainable, False)
+    assert (data["teacher"], data["settings"]["max_tokens"]) == ("", 12)
+    assert data["answers"][0].keys() >= {"id", "family", "category", "origin", "prompt", "a", "b", "teacher"}
+    assert data["answers"][0]["a"].keys() >= {"text", "finished", "n_tokens", "tokens_per_second", "repetition"}
+    assert data["tables"]["completion"]["rows"]["peak memory"][1]["value"] > 0
+    assert "judge" not in data["tables"]
     assert set(data["seconds"]) >= {"load", "score base", "score distilled", "answers of base", "answers of distilled"}
     assert sorted(path.name for path in config.out.iterdir()) == ["report.html", "report.json", "report.md"]
 
 
+def test_summary_is_one_short_line(config: CompareConfig) -> None:
+    assert re.fullmatch(r"test loss \S+ → \S+, token accuracy \S+ % → \S+ %", run(config).summary())
+
+
+def test_config_lists_inputs_and_outputs(config: CompareConfig, tmp_path: Path) -> None:
+    recording = write_lines(tmp_path / "judge.jsonl", [{}])
+    inputs = config.replace(teacher="recorded:gone.jsonl", judge=f"recorded:{recording}").inputs()
+    adapter = [config.adapter / name for name in ("adapters.safetensors", "adapter_config.json")]
+    assert inputs == [config.model, *adapter, config.data / "test.jsonl", config.test_prompts, recording]
+    assert [file.name for file in config.outputs()] == ["report.json", "report.md", "report.html"]
+
+
 def test_sampling_is_repeatable_by_its_seed(config: CompareConfig) -> None:
     def texts(seed: int) -> list[str]:
-        return [answers.distilled.text for answers in run(config.replace(temperature=1.0, seed=seed)).answers]
+        result = run(config.replace(temperature=1.0, seed=seed))
+        return [answers.b.text for answers in result.report.answers]
 
     assert texts(3) == texts(3)
     assert texts(3) != texts(4)
 
 
-def test_an_adapter_that_changes_nothing_is_said_to(config: CompareConfig, tmp_path: Path) -> None:
+def test_an_adapter_that_changes_nothing_is_a_warning(config: CompareConfig, tmp_path: Path) -> None:
     events: list[Event] = []
     result = run(config.replace(adapter=make_adapter(config.model, tmp_path / "zero", size=0.0)), events.append)
-    assert "changes nothing" in result.cautions[0]
-    assert Warning(result.cautions[0]) in events
-    assert "changes nothing" in result.markdown.read_text(encoding="utf-8")
-    assert result.test.base == result.test.distilled
-    assert all(answers.base.text == answers.distilled.text for answers in result.answers)
+    assert "changes nothing" in result.report.warnings[0]
+    assert Warning(result.report.warnings[0]) in events
+    assert "changes nothing" in result.markdown_file.read_text(encoding="utf-8")
+    loss = result.report.tables["held_out"].rows["loss"]
+    assert loss[0] == loss[1]
+    assert all(answers.a.text == answers.b.text for answers in result.report.answers)
 
 
-def test_what_training_wrote_down_is_in_the_report(config: CompareConfig, tmp_path: Path) -> None:
+def test_training_record_is_in_the_report(config: CompareConfig, tmp_path: Path) -> None:
     adapter = make_adapter(config.model, tmp_path / "trained", moment="best, step 40")
     record = {"settings": {"model": f"elsewhere/{config.model.name}"}, "result": {"best_step": 40}}
     (adapter / "run.json").write_text(json.dumps(record))
     result = run(config.replace(adapter=adapter))
-    assert result.adapters == (f"{adapter} (best, step 40)",)
-    assert json.loads(result.report.read_text(encoding="utf-8"))["sides"]["distilled"]["adapter"]["choice"] == (
-        "best, step 40"
-    )
-    assert "best, step 40" in result.markdown.read_text(encoding="utf-8")
-    assert result.cautions == ()
+    assert result.report.b.adapter and result.report.b.adapter.origin == f"{adapter} (best, step 40)"
+    assert "best, step 40" in result.markdown_file.read_text(encoding="utf-8")
+    assert result.report.warnings == ()
     record["settings"]["model"] = "models/another"
     (adapter / "run.json").write_text(json.dumps(record))
-    assert "was trained on models/another" in run(config.replace(adapter=adapter)).cautions[0]
+    assert "was trained on models/another" in run(config.replace(adapter=adapter)).report.warnings[0]
 
 
-def test_another_system_message_than_that_of_the_rows_is_pointed_out(config: CompareConfig) -> None:
-    assert run(config).cautions == ()
-    assert "'Answer in verse.'" in run(config.replace(system="Answer in verse.")).cautions[0]
+def test_a_different_system_message_is_a_warning(config: CompareConfig) -> None:
+    assert run(config).report.warnings == ()
+    assert "'Answer in verse.'" in run(config.replace(system="Answer in verse.")).report.warnings[0]
 
 
-def test_fewer_than_five_families_get_a_difference_and_no_interval(config: CompareConfig) -> None:
+def test_fewer_than_five_families_have_no_interval(config: CompareConfig) -> None:
     write_lines(config.data / "test.jsonl", [example(*row) for row in ROWS[:4]])
     result = run(config)
-    assert result.test.n_families == 3
-    assert result.test.difference.loss.low is None
-    assert "No interval: 3 families" in result.markdown.read_text(encoding="utf-8")
+    assert result.report.tables["held_out"].rows["loss"][2].low is None
+    assert "No interval: 3 families" in result.markdown_file.read_text(encoding="utf-8")
 
 
 def refuses(config: CompareConfig, file: Path, content: str | None, kind: type[Exception], says: str) -> None:
@@ -212,14 +201,14 @@ def refuses(config: CompareConfig, file: Path, content: str | None, kind: type[E
     ("content", "kind", "says"),
     [
         (None, MissingError, "mlx-distill prepare --data"),
-        ("", MissingError, "holds no rows"),
-        ("\n\n", MissingError, "holds no rows"),
+        ("", MissingError, "contains no rows"),
+        ("\n\n", MissingError, "contains no rows"),
         ("{broken\n", InputError, "test.jsonl:1: not valid JSON"),
         ('{"messages": []}\n', InputError, "test.jsonl:1"),
         ('{"messages": [{"role": "user", "content": "Hi"}]}\n', InputError, "no assistant turn"),
     ],
 )
-def test_held_out_rows_that_are_missing_or_broken_are_named(
+def test_missing_or_broken_test_rows_are_named(
     config: CompareConfig, content: str | None, kind: type[Exception], says: str
 ) -> None:
     refuses(config, config.data / "test.jsonl", content, kind, says)
@@ -229,13 +218,13 @@ def test_held_out_rows_that_are_missing_or_broken_are_named(
     ("content", "kind", "says"),
     [
         (None, MissingError, "there is no such file"),
-        ("", InputError, "holds no prompts"),
+        ("", InputError, "contains no prompts"),
         ("Is a tree balanced?\n", InputError, "prompts.jsonl:1: not valid JSON"),
         ('{"prompt": ""}\n', InputError, '"prompt" is empty'),
         ('{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n', InputError, "'a' is used 2 times"),
     ],
 )
-def test_test_prompts_that_are_missing_or_broken_are_named(
+def test_missing_or_broken_test_prompts_are_named(
     config: CompareConfig, content: str | None, kind: type[Exception], says: str
 ) -> None:
     refuses(config, config.test_prompts, content, kind, says)
@@ -248,15 +237,15 @@ def test_an_adapter_of_another_model_is_refused(config: CompareConfig, tmp_path:
     assert not config.out.exists()
 
 
-def test_an_adapter_that_breaks_the_model_is_no_result(config: CompareConfig, tmp_path: Path) -> None:
+def test_an_adapter_that_breaks_the_model_is_an_error(config: CompareConfig, tmp_path: Path) -> None:
     broken = make_adapter(config.model, tmp_path / "broken", size=float("nan"))
     with pytest.raises(VerificationError, match="broken: the loss of distilled on the test rows is nan"):
         run(config.replace(adapter=broken))
     assert not config.out.exists()
 
 
-def test_a_report_from_before_survives_a_comparison_that_fails(config: CompareConfig, tmp_path: Path) -> None:
-    before = run(config).report.read_bytes()
+def test_a_failed_comparison_keeps_the_earlier_report(config: CompareConfig, tmp_path: Path) -> None:
+    before = run(config).json_file.read_bytes()
     with pytest.raises(MissingError):
         run(config.replace(adapter=tmp_path / "nowhere"))
     assert (config.out / "report.json").read_bytes() == before
