@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.code_blocks.execution import Limits, run_blocks
+from mlx_distill.compare.answers import check_blocks
+from mlx_distill.compare.metrics.code_parses import code_parses
+from mlx_distill.compare.report import Execution
+from tests.support.reports import make_answer, make_answered, make_comparison
 
 
 def test_blocks_share_a_namespace() -> None:
@@ -110,3 +114,27 @@ def test_the_number_of_processes_is_limited() -> None:
     code = "import resource\nraise ValueError(resource.getrlimit(resource.RLIMIT_NPROC)[1])"
     limit = int(run_blocks([code])[0].removeprefix("ValueError: "))
     assert 64 < limit < 64 + 100_000
+
+
+def test_python_runs_on_request_and_failures_are_counted() -> None:
+    runs = "```python\ndef f():\n    return 1\n```\nUse:\n```python\nprint(f())\n```\n```python\nx = \n```"
+    a, b = (make_answer(text, execute=True) for text in (runs, "```python\nprint(tree)\n```"))
+    assert [block.execution for block in a.blocks] == [Execution.FINISHED, Execution.FINISHED, Execution.NOT_RUN]
+    assert [block.describe() for block in (*a.blocks[1:], *b.blocks)] == [
+        "Python parses and runs",
+        "Python does not parse: line 1: invalid syntax",
+        "Python parses but fails: NameError: name 'tree' is not defined",
+    ]
+    table = code_parses(make_comparison(answers=[make_answered(a, b)]))
+    assert table
+    assert [cell.text for cell in table.rows["Python blocks that run to the end"]] == ["2 of 2", "0 of 1"]
+    assert "10 s, 1024 MiB" in table.note
+
+
+def test_nothing_runs_unless_asked(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    block = f"```python\nimport pathlib\npathlib.Path({str(mark)!r}).touch()\n```"
+    check_blocks(block)
+    assert not mark.exists()
+    check_blocks(block, execute=True)
+    assert mark.exists()

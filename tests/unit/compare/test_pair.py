@@ -192,7 +192,7 @@ def test_the_command_takes_two_folders_or_none(
     where = ("--model", pair.model, "--data", pair.data, "--test-prompts", pair.test_prompts, "--max-tokens", 8)
     assert compare(pair.a, pair.b, *where) == 0
     assert (tmp_path / "reports/mild-vs-wild/report.html").exists()
-    assert re.search(r"^ +mild +wild +difference", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^Held-out rows +mild +wild +difference", capsys.readouterr().out, re.MULTILINE)
     assert compare(pair.a, *where) == 2
     assert "Name two" in capsys.readouterr().err
     assert compare(pair.a, pair.b, "--adapter", pair.a, *where) == 2
