@@ -75,6 +75,6 @@ def print_result(result: CompareResult) -> None:
             ("page", str(result.html_file)),
             ("report", str(result.markdown_file)),
             ("data", str(result.json_file)),
-            ("time", format_duration(result.seconds)),
+            ("time", format_duration(result.report.seconds)),
         ],
     )

@@ -20,7 +20,7 @@ from mlx_distill.events import Report
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student
 from mlx_distill.models.tokenize import render_prompt
-from mlx_distill.records import Request, TeacherRecord
+from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.sanitize import encodable
 
 JOURNAL = "test_answers.jsonl"
@@ -78,16 +78,14 @@ def teacher_answers(
     records = {
         one.id: TeacherRecord(messages=one.messages, answer=one.teacher_answer) for one in prompts if one.teacher_answer
     }
-    asked = {
-        one.id: (one, Request(config.teacher, one.messages, config.max_tokens))
+    asks = [
+        (Prompt(one.text, one.id, one.family, one.category), Request(config.teacher, one.messages, config.max_tokens))
         for one in prompts
         if one.id not in records
-    }
-    replies = ask(config.teacher, list(asked.values()), config, JOURNAL, report)
-    found = {
-        name: replies.records[request.key] for name, (_, request) in asked.items() if request.key in replies.records
-    }
-    n_missing, warnings = len(asked) - len(found), []
+    ]
+    replies = ask(config.teacher, asks, config, JOURNAL, report)
+    found = {prompt.id: replies.records[request.key] for prompt, request in asks if request.key in replies.records}
+    n_missing, warnings = len(asks) - len(found), []
     if replies.error:
         warnings.append(
             f"{n_missing} test prompts have no answer from {config.teacher}. {replies.error} "
@@ -95,7 +93,7 @@ def teacher_answers(
         )
     elif replies.missing:
         warnings.append(
-            f"{config.teacher} gave no answer to {n_missing} of {len(asked)} test prompts "
+            f"{config.teacher} gave no answer to {n_missing} of {len(asks)} test prompts "
             f"({'; '.join(replies.missing)}). Another --teacher may answer them; --no-teacher leaves it out."
         )
     answers = {}

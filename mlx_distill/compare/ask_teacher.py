@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import msgspec
 
 from mlx_distill.compare.config import AnswerConfig
-from mlx_distill.compare.prompts import EvalPrompt
 from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request, TeacherRecord
@@ -37,10 +36,9 @@ class Replies(msgspec.Struct, frozen=True):
 
 
 def ask(
-    teacher: str, requests: Sequence[tuple[EvalPrompt, Request]], config: AnswerConfig, journal: str, report: Report
+    teacher: str, asks: Sequence[tuple[Prompt, Request]], config: AnswerConfig, journal: str, report: Report
 ) -> Replies:
     """Ask what the journal in the data folder does not hold yet. Raises only Interrupted, with all answers saved."""
-    asks = [(Prompt(one.text, one.id, one.family, one.category), request) for one, request in requests]
     try:
         asked = ask_until_stopped(
             open_teacher(teacher),

@@ -111,7 +111,6 @@ class CompareResult(msgspec.Struct, frozen=True):
     json_file: Path
     markdown_file: Path
     html_file: Path
-    seconds: float
 
     def summary(self) -> str:
         """Return one line with the main figures."""

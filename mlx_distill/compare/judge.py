@@ -5,19 +5,18 @@ A model wins a pair if both orders say so. If they disagree, the judge went by t
 
 from __future__ import annotations
 
-import enum
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from mlx_distill.compare.ask_teacher import PROVIDERS, Replies, ask
 from mlx_distill.compare.config import AnswerConfig
-from mlx_distill.compare.prompts import EvalPrompt
-from mlx_distill.compare.report import CheckedAnswer
+from mlx_distill.compare.report import AnsweredPrompt, Judgement, Outcome
 from mlx_distill.events import Report
 from mlx_distill.formatting import plural
-from mlx_distill.records import Messages, Request, TeacherRecord, build_messages, content_hash
+from mlx_distill.records import Messages, Prompt, Request, TeacherRecord, build_messages, content_hash
 from mlx_distill.sanitize import encodable
 
 JOURNAL = "judgements.jsonl"
@@ -41,80 +40,40 @@ _VERDICT = re.compile(r"Verdict: (A|B|tie)")
 _SAME_FAMILY = {"chatgpt": "gpt", "o": "gpt"}
 
 
-class Outcome(enum.Enum):
-    """Which model the judge prefers, or why that is unknown."""
+class JudgeInfo(msgspec.Struct, frozen=True):
+    """Who judged, and at what price."""
 
-    A = "a"
-    B = "b"
-    TIE = "tie"
-    UNCLEAR = "no clear verdict"
-    UNANSWERED = "not judged"
-
-
-class Judgement(msgspec.Struct, frozen=True):
-    """The judge's verdict on one prompt's two answers."""
-
-    family: str
-    category: str
-    outcome: Outcome
-    orders: tuple[Outcome, Outcome]
-    """The verdict with a's answer first, and with b's answer first."""
-    identical: bool
-    """Both answers have the same text: a tie without asking."""
-    extra_words: int
-    """Words of b's answer minus words of a's answer."""
-    replies: tuple[str, ...] = ()
-    """The judge's words, in the order of `orders`."""
-
-    def describe(self, a: str, b: str) -> str:
-        """Return the verdict in words; `a` and `b` are the names of the models."""
-        if self.identical:
-            return "same text, a tie"
-        if self.outcome is Outcome.TIE:
-            return "a tie" if self.orders[0] is self.orders[1] else "the two orders disagree, a tie"
-        names = {Outcome.A: a, Outcome.B: b}
-        return f"{names[self.outcome]} preferred in both orders" if self.outcome in names else self.outcome.value
-
-
-class Judging(msgspec.Struct, frozen=True):
-    """All judgements of a comparison, in the order of the prompts."""
-
-    judge: str
-    models: tuple[str, ...]
-    """The judge's models, in the provider's words."""
+    names: tuple[str, ...]
+    """The judge, then its models in the provider's words."""
     cost_usd: float | None
     """Price of all replies, including those of earlier comparisons; None if no price is known."""
-    pairs: tuple[Judgement, ...]
 
 
 def judge(
-    prompts: Sequence[EvalPrompt],
-    answers: Sequence[tuple[CheckedAnswer, CheckedAnswer]],
-    config: AnswerConfig,
-    learned_from: Iterable[str],
-    report: Report,
-) -> tuple[Judging | None, list[str]]:
-    """Have all pairs judged. Return the judgements, and warnings about the judge and missing verdicts.
+    answers: Sequence[AnsweredPrompt], config: AnswerConfig, learned_from: Iterable[str], report: Report
+) -> tuple[list[AnsweredPrompt], JudgeInfo | None, list[str]]:
+    """Have the answers judged. Return them with the judgements, who judged, and warnings.
 
     `learned_from` names the teachers and models whose answers the student learned from. Trouble with the judge is a
     warning; only Interrupted is raised.
     """
-    requests = [
-        build_requests(prompt.text, a.text, b.text, config.judge)
-        for prompt, (a, b) in zip(prompts, answers, strict=True)
+    requests = [build_requests(one.prompt, one.a.text, one.b.text, config.judge) for one in answers]
+    asks = [
+        (Prompt(one.prompt, one.id, one.family, one.category), request)
+        for one, both in zip(answers, requests, strict=True)
+        for request in both
     ]
-    asked = [(prompt, request) for prompt, both in zip(prompts, requests, strict=True) for request in both]
-    replies = ask(config.judge, asked, config, JOURNAL, report)
+    replies = ask(config.judge, asks, config, JOURNAL, report)
     if replies.error and not replies.records:
-        return None, [_not_judged(config.judge, replies)]
-    pairs = tuple(
-        judgement(prompt, a, b, [replies.records.get(request.key) for request in both])
-        for prompt, (a, b), both in zip(prompts, answers, requests, strict=True)
-    )
+        return list(answers), None, [_not_judged(config.judge, replies)]
+    judged = [
+        msgspec.structs.replace(one, judgement=combine([replies.records.get(request.key) for request in both]))
+        for one, both in zip(answers, requests, strict=True)
+    ]
     costs = [record.cost_usd for record in replies.records.values() if record.cost_usd is not None]
-    models = tuple(sorted({record.model for record in replies.records.values() if record.model}))
-    found = Judging(config.judge, models, sum(costs) if costs else None, pairs)
-    return found, _warnings(found, replies, learned_from)
+    models = sorted({record.model for record in replies.records.values() if record.model})
+    info = JudgeInfo(tuple(dict.fromkeys((config.judge, *models))), sum(costs) if costs else None)
+    return judged, info, _warnings(judged, info, replies, learned_from)
 
 
 def build_requests(question: str, a: str, b: str, judge: str) -> tuple[Request, ...]:
@@ -131,23 +90,14 @@ def build_requests(question: str, a: str, b: str, judge: str) -> tuple[Request, 
     return tuple(Request(judge, messages(*order), MAX_TOKENS) for order in ((a, b), (b, a)))
 
 
-def judgement(
-    prompt: EvalPrompt, a: CheckedAnswer, b: CheckedAnswer, records: Sequence[TeacherRecord | None]
-) -> Judgement:
-    """Combine the replies to both orders; no records mean equal answers."""
-    first, second = (
-        (
-            read_verdict(record, *order)
-            for record, order in zip(records, ((Outcome.A, Outcome.B), (Outcome.B, Outcome.A)), strict=True)
-        )
-        if records
-        else (Outcome.TIE, Outcome.TIE)
-    )
+def combine(records: Sequence[TeacherRecord | None]) -> Judgement:
+    """Combine the replies to both orders. No records mean equal answers."""
+    if not records:
+        return Judgement(Outcome.TIE)
+    first, second = read_verdict(records[0], Outcome.A, Outcome.B), read_verdict(records[1], Outcome.B, Outcome.A)
     unknown = next((one for one in (Outcome.UNANSWERED, Outcome.UNCLEAR) if one in (first, second)), None)
     outcome = unknown or (first if first is second else Outcome.TIE)
-    extra_words = len(b.text.split()) - len(a.text.split())
-    replies = tuple(encodable(record.answer) if record else "" for record in records)
-    return Judgement(prompt.family, prompt.category, outcome, (first, second), not records, extra_words, replies)
+    return Judgement(outcome, (first, second), tuple(encodable(record.answer) if record else "" for record in records))
 
 
 def read_verdict(record: TeacherRecord | None, first: Outcome, second: Outcome) -> Outcome:
@@ -173,25 +123,26 @@ def model_families(names: Iterable[str]) -> set[str]:
     return found
 
 
-def _warnings(found: Judging, replies: Replies, learned_from: Iterable[str]) -> list[str]:
-    warnings, n_pairs = [], len(found.pairs)
-    shared = sorted(model_families([found.judge, *found.models]) & model_families(learned_from))
-    n_unclear, n_unanswered = (
-        sum(pair.outcome is outcome for pair in found.pairs) for outcome in (Outcome.UNCLEAR, Outcome.UNANSWERED)
-    )
+def _warnings(
+    answers: Sequence[AnsweredPrompt], info: JudgeInfo, replies: Replies, learned_from: Iterable[str]
+) -> list[str]:
+    warnings, name = [], info.names[0]
+    outcomes = Counter(one.judgement.outcome for one in answers if one.judgement)
+    n_unclear, n_unanswered = outcomes[Outcome.UNCLEAR], outcomes[Outcome.UNANSWERED]
+    shared = sorted(model_families(info.names) & model_families(learned_from))
     if shared:
         warnings.append(
-            f"The judge {found.judge} is of the family of the teacher that the student learned from "
-            f"({', '.join(shared)}). Models tend to prefer their own style: use a judge of another family."
+            f"The judge {name} is of the family of the teacher that the student learned from ({', '.join(shared)}). "
+            "Models tend to prefer their own style: use a judge of another family."
         )
     if replies.error:
         warnings.append(_not_judged(plural(n_unanswered, "pair") + " of answers", replies))
     elif replies.missing:
         reasons = "; ".join(replies.missing)
-        warnings.append(f"{found.judge} did not judge {n_unanswered} of {n_pairs} pairs ({reasons}).")
+        warnings.append(f"{name} did not judge {n_unanswered} of {len(answers)} pairs ({reasons}).")
     if n_unclear:
         warnings.append(
-            f"{found.judge} did not end with one of the three verdicts on {n_unclear} of {n_pairs} pairs. They do not "
+            f"{name} did not end with one of the three verdicts on {n_unclear} of {len(answers)} pairs. They do not "
             "count in the win rate. A stronger judge follows the form."
         )
     return warnings

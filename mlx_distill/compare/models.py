@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_distill import device
 from mlx_distill.compare.config import AnswerConfig, CompareConfig, PairConfig
 from mlx_distill.compare.history import read_training
-from mlx_distill.compare.judge import Judging
+from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, ModelInfo
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.adapter import Adapter, attach, read_adapter_config
@@ -61,7 +61,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The held-out rows, in the order of the scores."""
     train_rows: Sequence[Example]
     answers: Sequence[AnsweredPrompt]
-    judging: Judging | None = None
+    judge: JudgeInfo | None = None
     seed: int = 0
 
     @property
@@ -137,14 +137,12 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
         path=spec.model,
         model_type=student.config["model_type"],
         n_parameters=student.n_parameters,
-        quantized=student.quantized,
         source=origin.source if origin else "",
         revision=origin.revision if origin else "",
     )
     if not adapter:
         return info
     training = read_training(adapter.folder)
-    settings = training.settings if training else {}
     weights = (item for layer in adapter.layers.values() for item in tree_flatten(layer.parameters()))
     found = AdapterInfo(
         folder=adapter.folder,
@@ -153,7 +151,5 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
         scale=adapter.scale,
         n_trainable=sum(value.size for name, value in weights if name.startswith("lora_") or name == "m"),  # m: DoRA
         changes_nothing=adapter.is_zero,
-        trained_on=str(settings.get("model", "")),
-        data=str(settings.get("data", "")),
     )
     return msgspec.structs.replace(info, adapter=found, training=training)

@@ -13,7 +13,7 @@ tables       metric to its table: `tables.held_out.rows.loss[0].value` is the lo
 findings     one sentence per metric that shows something                                 -
 warnings     what to know before believing the figures                                    -
 answers      each prompt with the answers of a, b and the teacher (or null)               AnsweredPrompt
-seconds      time of each part of the comparison                                          -
+seconds      time of the whole comparison                                                 -
 
 A cell without a figure has no `value`; one without an interval has no `low` and `high`.
 """
@@ -90,6 +90,35 @@ class CheckedAnswer(msgspec.Struct, frozen=True):
         return ", ".join(filter(None, (state, plural(self.n_tokens, "token"), speed, repeats)))
 
 
+class Outcome(enum.Enum):
+    """Which model the judge prefers, or why that is unknown."""
+
+    A = "a"
+    B = "b"
+    TIE = "tie"
+    UNCLEAR = "no clear verdict"
+    UNANSWERED = "not judged"
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The judge's verdict on the two answers to a prompt."""
+
+    outcome: Outcome
+    orders: tuple[Outcome, Outcome] = (Outcome.TIE, Outcome.TIE)
+    """The verdict with a's answer first, and with b's answer first."""
+    replies: tuple[str, ...] = ()
+    """The judge's words, in the order of `orders`. Empty for equal answers: a tie without asking."""
+
+    def describe(self, a: str, b: str) -> str:
+        """Return the verdict in words; `a` and `b` are the names of the models."""
+        if not self.replies:
+            return "same text, a tie"
+        if self.outcome is Outcome.TIE:
+            return "a tie" if self.orders[0] is self.orders[1] else "the two orders disagree, a tie"
+        names = {Outcome.A: a, Outcome.B: b}
+        return f"{names[self.outcome]} preferred in both orders" if self.outcome in names else self.outcome.value
+
+
 class AnsweredPrompt(msgspec.Struct, frozen=True):
     """One prompt and its answers."""
 
@@ -101,10 +130,7 @@ class AnsweredPrompt(msgspec.Struct, frozen=True):
     a: CheckedAnswer
     b: CheckedAnswer
     teacher: CheckedAnswer | None = None
-    verdict: str = ""
-    """The judge's verdict in words; empty without a judge."""
-    judge_replies: tuple[str, ...] = ()
-    """What the judge wrote, with a's answer first and with b's answer first."""
+    judgement: Judgement | None = None
 
 
 class AdapterInfo(msgspec.Struct, frozen=True):
@@ -117,10 +143,6 @@ class AdapterInfo(msgspec.Struct, frozen=True):
     scale: float
     n_trainable: int
     changes_nothing: bool
-    trained_on: str
-    """The model folder that it was trained on; empty if unknown."""
-    data: str
-    """The folder of its training rows; empty if unknown."""
 
     @property
     def origin(self) -> str:
@@ -155,7 +177,6 @@ class ModelInfo(msgspec.Struct, frozen=True):
     path: Path
     model_type: str
     n_parameters: int
-    quantized: bool
     source: str
     """What it was converted from; empty if unknown."""
     revision: str
@@ -192,7 +213,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[str, ...]
     warnings: tuple[str, ...]
     answers: tuple[AnsweredPrompt, ...]
-    seconds: dict[str, float]
+    seconds: float
 
     @property
     def is_before_and_after(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlx_distill.compare.metrics.held_out import MAX_LOSS
-from mlx_distill.compare.report import ModelInfo
+from mlx_distill.compare.report import ModelInfo, TrainingRun
 from mlx_distill.errors import InputError, MissingError, VerificationError, raise_problems
 from mlx_distill.events import Report
 from mlx_distill.models.load import Student
@@ -69,9 +69,9 @@ def check_unseen(rows: Sequence[Example], data: Path, models: Iterable[ModelInfo
     families, prompts = {row.family for row in rows}, {_prompt(row) for row in rows}
     warnings = []
     for model in models:
-        if not model.adapter or not model.adapter.data:
+        if not (model.adapter and model.training and model.training.settings.get("data")):
             continue
-        adapter, folder = model.adapter.folder, Path(model.adapter.data)
+        adapter, folder = model.adapter.folder, Path(model.training.settings["data"])
         train, valid = read_rows(folder / files.TRAIN), read_rows(folder / files.VALID)
         seen = sorted({row.family for row in (*train, *valid) if row.family in families or _prompt(row) in prompts})
         if seen:
@@ -81,7 +81,7 @@ def check_unseen(rows: Sequence[Example], data: Path, models: Iterable[ModelInfo
                 f"{folder} are in both ({shown}). Its figures would be too good.",
                 f"Compare on rows that neither model has seen: --data {folder}, or a folder made for this.",
             )
-        n_then = model.training.result.get("n_train_rows") if model.training else None
+        n_then = model.training.result.get("n_train_rows")
         if n_then is not None and n_then != len(train):
             warnings.append(
                 f"{adapter} was trained on {n_then} rows of {folder}, which now has {len(train)}: it may have seen "
@@ -98,21 +98,22 @@ def find_warnings(models: Iterable[ModelInfo], rows: Sequence[Example], system: 
     """Return what a reader must know about the models before believing the figures."""
     found = []
     for model in models:
-        adapter, result = model.adapter, model.training.result if model.training else {}
+        adapter, training = model.adapter, model.training or TrainingRun({}, {}, ())
+        trained_on = str(training.settings.get("model", ""))
         if adapter and adapter.changes_nothing:
             found.append(
                 f"The adapter in {adapter.folder} changes nothing: its weights are zero, so {model.name} is the model "
                 "without it. Train it with `mlx-distill train`."
             )
-        if adapter and adapter.trained_on and Path(adapter.trained_on).name != model.path.name:
+        if adapter and trained_on and Path(trained_on).name != model.path.name:
             found.append(
-                f"The adapter in {adapter.folder} was trained on {adapter.trained_on} and is compared on {model.path}. "
+                f"The adapter in {adapter.folder} was trained on {trained_on} and is compared on {model.path}. "
                 "If these are different models, name the one that it was trained on."
             )
-        if result.get("stopped") == "time budget":
+        if training.result.get("stopped") == "time budget":
             found.append(
-                f"Training of {model.name} stopped at its time budget after {result.get('epochs', '?')} epochs: these "
-                "are not the figures of the full training."
+                f"Training of {model.name} stopped at its time budget after {training.result.get('epochs', '?')} "
+                "epochs: these are not the figures of the full training."
             )
     systems = {"".join(message.content for message in row.messages if message.role == "system") for row in rows}
     if systems != {system}:

@@ -69,7 +69,9 @@ def test_a_judge_that_prefers_the_first_answer_gives_ties(server: MessagesServer
     rate = judge_table(result).rows["all pairs"][4]
     assert (rate.value, rate.low) == (0.5, None)
     note = judge_table(result).note
-    assert f"disagree on {N_PAIRS} of {N_PAIRS} pairs; the judge prefers the first answer both times on {N_PAIRS}" in note
+    assert (
+        f"disagree on {N_PAIRS} of {N_PAIRS} pairs; the judge prefers the first answer both times on {N_PAIRS}" in note
+    )
     assert f"Cost: {2 * N_PAIRS * REAL_USD:.2f} USD" in note
     assert len(server.calls) == 2 * N_PAIRS
 
@@ -101,7 +103,10 @@ def test_the_win_rate_is_reported_and_nothing_is_asked_twice(server: MessagesSer
         "concepts": 2,
     }
     data = json.loads(result.json_file.read_text(encoding="utf-8"))
-    assert data["answers"][0]["judge_replies"] == ["It is clearer.\n\nVerdict: B", "It is clearer.\n\nVerdict: A"]
+    assert data["answers"][0]["judgement"]["replies"] == [
+        "It is clearer.\n\nVerdict: B",
+        "It is clearer.\n\nVerdict: A",
+    ]
     says = "prefers distilled in 6 and base in 2 of 8 pairs of answers, 0 tied: a win rate of 75.0 %"
     assert any(says in finding for finding in result.report.findings)
     assert says in result.html_file.read_text(encoding="utf-8").replace("\u00a0", " ")

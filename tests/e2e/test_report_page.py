@@ -127,9 +127,7 @@ def test_the_page_as_it_is_logs_no_error(browser: str, tmp_path: Path) -> None:
     assert visit(browser, file)[1]  # as one is that is not what was hashed
 
 
-def test_the_page_fits_in_light_and_dark(
-    browser: str, tiny_student: Path, tmp_path: Path
-) -> None:
+def test_the_page_fits_in_light_and_dark(browser: str, tiny_student: Path, tmp_path: Path) -> None:
     answer = "Count.\n\n```python\ndef count(text: str) -> int:\n    return len(text)\n```"
     rows = [example(f"f{number}", "python", f"Count {number}.", answer) for number in range(5)]
     for name in ("train", "test"):

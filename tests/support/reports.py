@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_distill.compare.answers import check_blocks, repetition
-from mlx_distill.compare.judge import Judging
+from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.metrics import METRICS
 from mlx_distill.compare.models import Comparison, ModelRun, Writing
 from mlx_distill.compare.report import (
@@ -70,12 +70,10 @@ def make_models(names: tuple[str, str] = ("base", "distilled"), training: Traini
         scale=4.0,
         n_trainable=1_700_000,
         changes_nothing=False,
-        trained_on="models/x",
-        data="data/demo",
     )
     return [
-        ModelInfo(names[0], path, "qwen2", 494_032_768, False, hub, "a" * 40),
-        ModelInfo(names[1], path, "qwen2", 494_032_768, False, hub, "a" * 40, adapter, training),
+        ModelInfo(names[0], path, "qwen2", 494_032_768, hub, "a" * 40),
+        ModelInfo(names[1], path, "qwen2", 494_032_768, hub, "a" * 40, adapter, training),
     ]
 
 
@@ -84,7 +82,7 @@ def make_comparison(
     answers: Sequence[AnsweredPrompt] = (),
     *,
     train_rows: Sequence[Example] = (),
-    judging: Judging | None = None,
+    judge: JudgeInfo | None = None,
     n_tokens: Sequence[int] = (),
     training: TrainingRun | None = None,
     names: tuple[str, str] = ("base", "distilled"),
@@ -94,20 +92,18 @@ def make_comparison(
     messages = (Message("user", "?"), Message("assistant", "!"))
     counts = n_tokens or [10] * len(rows)
     scores = [
-        tuple(RowScore(row[place] * n, n * right // 10, n) for row, n in zip(rows, counts, strict=True))
-        for place, right in ((2, 4), (3, 6))
+        tuple(RowScore(loss * n, n * right // 10, n) for loss, n in zip(losses, counts, strict=True))
+        for losses, right in (([row[2] for row in rows], 4), ([row[3] for row in rows], 6))
     ]
     writing = Writing(tokens_per_second=50.0, peak_bytes=1_200_000_000)
-    a, b = (
-        ModelRun(info, found, writing) for info, found in zip(make_models(names, training), scores, strict=True)
-    )
+    a, b = (ModelRun(info, found, writing) for info, found in zip(make_models(names, training), scores, strict=True))
     return Comparison(
         a=a,
         b=b,
         rows=[Example(messages=messages, id=str(n), family=row[0], category=row[1]) for n, row in enumerate(rows)],
         train_rows=train_rows,
         answers=answers or [make_answered("", "")],
-        judging=judging,
+        judge=judge,
         seed=seed,
     )
 
@@ -136,5 +132,5 @@ def make_report(
         findings=tuple(table.finding for table in tables if table.finding),
         warnings=warnings,
         answers=tuple(answers),
-        seconds={"load": 1.0, "score base": 2.5},
+        seconds=61.0,
     )

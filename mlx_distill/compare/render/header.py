@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from mlx_distill.compare.report import Collected, ModelInfo, Report, TrainingRun
-from mlx_distill.formatting import format_percent, format_usd, plural
+from mlx_distill.formatting import format_duration, format_percent, format_usd, plural
 
 
 def title(report: Report) -> str:
@@ -32,6 +32,7 @@ def facts(report: Report) -> dict[str, str]:
     n_taught = sum(one.teacher is not None for one in report.answers)
     found = {
         "When": report.created_at.replace("T", " ").replace("+00:00", " UTC"),
+        "Time": format_duration(report.seconds),
         "Machine": ", ".join(filter(None, report.machine.values())),
         "Model" if same_path else f"Model of {report.a.name}": _model(report.a),
         **({} if same_path else {f"Model of {report.b.name}": _model(report.b)}),

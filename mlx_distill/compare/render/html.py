@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +47,6 @@ def html_page(report: Report) -> str:
     environment.filters |= {
         "answer": answer_html,
         "code": code_html,
-        "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "typeset": typeset,
     }
     style, _, _ = loader.get_source(environment, "report.css")

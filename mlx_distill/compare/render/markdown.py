@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from mlx_distill.compare.render import header
@@ -13,7 +12,6 @@ from mlx_distill.sanitize import fenced, printable
 
 def markdown_page(report: Report) -> str:
     """Return the whole page."""
-    seconds = ((part, f"{value:.1f}") for part, value in report.seconds.items())
     sections = [
         f"# {_line(header.title(report))}",
         _line(header.lead(report)),
@@ -26,8 +24,6 @@ def markdown_page(report: Report) -> str:
         *(_answers(report, number, answers) for number, answers in enumerate(report.answers, start=1)),
         "## How to repeat it",
         fenced(header.command(report), "sh"),
-        fenced(json.dumps(report.settings, indent=2, ensure_ascii=False), "json"),
-        _rows(("part", "seconds"), seconds),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -41,7 +37,8 @@ def _table(table: Table) -> str:
 def _answers(report: Report, number: int, answers: AnsweredPrompt) -> str:
     title = f"### {number}. {_line(answers.id)} ({_line(answers.category)}, {answers.origin})"
     given = ((report.a.name, answers.a), (report.b.name, answers.b), ("teacher", answers.teacher))
-    verdict = [f"**Judge**: {_line(answers.verdict)}"] if answers.verdict else []
+    found = answers.judgement
+    verdict = [f"**Judge**: {_line(found.describe(report.a.name, report.b.name))}"] if found else []
     return "\n\n".join(
         [title, fenced(answers.prompt, "text"), *(_answer(name, one) for name, one in given if one), *verdict]
     )

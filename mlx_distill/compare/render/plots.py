@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -38,8 +38,8 @@ def training_plots(steps: Sequence[TrainingStep], key: str) -> list[Markup]:
 def _line_plot(title: str, key: str, lines: dict[tuple[str, str], list[tuple[int, float]]]) -> Markup:
     xs, ys = ([point[axis] for points in lines.values() for point in points] for axis in (0, 1))
     x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(min(ys), max(ys), 4)
-    x_at = _scale(min(xs), max(xs), LEFT, RIGHT)
-    y_at = _scale(min(ys + y_ticks), max(ys + y_ticks), BOTTOM, TOP)
+    x_at = _scale(xs, LEFT, RIGHT)
+    y_at = _scale(ys + y_ticks, BOTTOM, TOP)
     parts = [_line("line", LEFT, y_at(y), RIGHT, y_at(y)) for y in y_ticks]
     parts += [_text(f"{y:g}", LEFT - 8, y_at(y) + 4, "end") for y in y_ticks]
     parts += [_text(f"{x:g}", x_at(x), BOTTOM + 16, "middle") for x in x_ticks if x == int(x)]
@@ -63,7 +63,7 @@ def interval_plot(table: Table) -> Markup:
     cells = {label: row[table.plot] for label, row in table.rows.items()}
     edges = [edge for cell in cells.values() for edge in (cell.value, cell.low, cell.high) if edge is not None]
     x_ticks = ticks(min(0.0, *edges), max(0.0, *edges), 4)
-    x_at = _scale(min(edges + x_ticks), max(edges + x_ticks), LABELS_WIDTH + 12, RIGHT - 12)
+    x_at = _scale(edges + x_ticks, LABELS_WIDTH + 12, RIGHT - 12)
     bottom = TOP + ROW_HEIGHT * len(cells)
     parts = [_line("soft" if x == 0 else "line", x_at(x), TOP, x_at(x), bottom) for x in x_ticks]
     parts += [_text(f"{x:+g}".replace("-", "−") if x else "0", x_at(x), bottom + 16, "middle") for x in x_ticks]
@@ -90,14 +90,10 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(n * step, 12) for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-class _scale:  # noqa: N801 - a function with two bounds
-    """Maps values to positions."""
-
-    def __init__(self, low: float, high: float, start: float, end: float) -> None:
-        self.low, self.start, self.factor = low, start, (end - start) / ((high - low) or 1.0)
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) * self.factor
+def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+    """Return a function that maps the range of the values to positions from start to end."""
+    low, factor = min(values), (end - start) / ((max(values) - min(values)) or 1.0)
+    return lambda value: start + (value - low) * factor
 
 
 def _line(colour: str, x1: float, y1: float, x2: float, y2: float) -> Markup:

@@ -42,9 +42,7 @@ def test_blocks_count_if_they_are_complete_and_parse() -> None:
     base = "```python\nx = 1\n```\n```python\nx = \n```\n```bash\nls\n```"
     answers = [make_answered(base, "```python\nx = 1\n", "```sql\nSELECT 1\n```\n```java\nclass A {}\n```")]
     assert [block.syntax for block in answers[0].a.blocks] == [Syntax.PARSED, Syntax.BROKEN, Syntax.NOT_CHECKED]
-    assert answers[0].b.blocks == (
-        CheckedBlock("python", Syntax.BROKEN, problem="the answer ends inside this block"),
-    )
+    assert answers[0].b.blocks == (CheckedBlock("python", Syntax.BROKEN, problem="the answer ends inside this block"),)
     table = code_parses(make_comparison(answers=answers))
     assert table
     texts = {label: [cell.text for cell in cells] for label, cells in table.rows.items()}

@@ -27,7 +27,10 @@ from tests.support.reports import HOSTILE, make_answer, make_answered, make_repo
 
 def words(data: Comparison) -> Table:
     """A metric from outside: the words of all answers."""
-    counts = (sum(len(text.split()) for text in texts) for texts in zip(*((one.a.text, one.b.text) for one in data.answers), strict=True))
+    counts = (
+        sum(len(text.split()) for text in texts)
+        for texts in zip(*((one.a.text, one.b.text) for one in data.answers), strict=True)
+    )
     return Table(
         id="words",
         title="Words in all answers",
@@ -139,8 +142,8 @@ def test_a_pipe_gets_plain_lines(compare: Callable[..., str], tmp_path: Path) ->
     out = compare("--no-teacher")
     assert re.search(r"^loss +\d+\.\d{3} +\d+\.\d{3} +[+-]\d\.\d{3} \(", out, re.MULTILINE)
     assert re.search(r"^python +2 +\d", out, re.MULTILINE)
-    for number, (_, _, prompt) in enumerate(PROMPTS, start=1):
-        assert f"{number}. {prompt}" in out
+    for place, (_, _, prompt) in enumerate(PROMPTS, start=1):
+        assert f"{place}. {prompt}" in out
     state = r"\((finished|not finished: reached the token limit), \d tokens?, \d+ tokens/s\)"
     assert re.search(rf"^--- base {state}$", out, re.MULTILINE)
     assert str(tmp_path / "out" / "report.md") in out

@@ -89,9 +89,7 @@ def test_models_and_adapters_mix(pair: PairConfig, tmp_path: Path) -> None:
 
 def test_a_model_against_itself_shows_sampling_noise(pair: PairConfig) -> None:
     prompts = [{"id": f"q{n}", "category": "python", "prompt": f"Write a function, number {n}."} for n in range(24)]
-    same = pair.replace(
-        b=pair.a, temperature=1.0, max_tokens=200, test_prompts=write_lines(pair.test_prompts, prompts)
-    )
+    same = pair.replace(b=pair.a, temperature=1.0, max_tokens=200, test_prompts=write_lines(pair.test_prompts, prompts))
     result = run(same)
     assert names(result) == ("mild", "mild again")
     assert all(one.a.text != one.b.text for one in result.report.answers)
@@ -118,9 +116,7 @@ def test_every_form_of_the_report_uses_the_names(pair: PairConfig) -> None:
     assert (data["a"]["name"], data["b"]["name"]) == ("mild", "wild")
 
 
-def test_folders_with_one_name_are_told_apart(
-    pair: PairConfig, tmp_path: Path
-) -> None:
+def test_folders_with_one_name_are_told_apart(pair: PairConfig, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(pair.a, tmp_path / name / "adapter")
     same = pair.replace(a=tmp_path / "one" / "adapter", b=tmp_path / "two" / "adapter", out=Path())

@@ -36,6 +36,11 @@ def config(tiny_student: Path, adapter: Path, tmp_path: Path) -> CompareConfig:
     return make_config(tiny_student, tmp_path, adapter=adapter, max_tokens=12)
 
 
+def count_weights(file: Path) -> int:
+    weights: Any = mx.load(str(file))
+    return sum(value.size for value in weights.values())
+
+
 def plain_figures(model: Any, tokenizer: Any, rows: list[Example]) -> tuple[float, float, int]:
     """Loss and token accuracy of one row at a time, all logits at once, and the number of answer tokens."""
     losses, hits = [], []
@@ -45,7 +50,7 @@ def plain_figures(model: Any, tokenizer: Any, rows: list[Example]) -> tuple[floa
         probabilities = mx.softmax(logits, axis=-1)
         for position, (token, supervised) in enumerate(zip(rendered.tokens[1:], rendered.mask[1:], strict=True)):
             if supervised:
-                losses.append(-math.log(probabilities[position, token].item()))
+                losses.append(-mx.log(probabilities[position, token]).item())
                 hits.append(mx.argmax(logits[position]).item() == token)
     return sum(losses) / len(losses), sum(hits) / len(hits), len(losses)
 
@@ -113,8 +118,7 @@ def test_report_json_holds_findings_and_their_origin(config: CompareConfig) -> N
     assert data["versions"].keys() >= {"mlx-distill", "mlx", "mlx-lm", "python"}
     assert (data["a"]["name"], data["a"]["adapter"], data["b"]["name"]) == ("base", None, "distilled")
     n_parameters, n_trainable = (
-        sum(value.size for value in mx.load(str(file)).values())
-        for file in (config.model / "model.safetensors", config.adapter / "adapters.safetensors")
+        count_weights(file) for file in (config.model / "model.safetensors", config.adapter / "adapters.safetensors")
     )
     assert data["a"]["path"] == data["b"]["path"] == str(config.model)
     assert (data["b"]["model_type"], data["b"]["n_parameters"]) == ("qwen2", n_parameters)
@@ -126,7 +130,7 @@ def test_report_json_holds_findings_and_their_origin(config: CompareConfig) -> N
     assert data["answers"][0]["a"].keys() >= {"text", "finished", "n_tokens", "tokens_per_second", "repetition"}
     assert data["tables"]["completion"]["rows"]["peak memory"][1]["value"] > 0
     assert "judge" not in data["tables"]
-    assert set(data["seconds"]) >= {"load", "score base", "score distilled", "answers of base", "answers of distilled"}
+    assert data["seconds"] > 0
     assert sorted(path.name for path in config.out.iterdir()) == ["report.html", "report.json", "report.md"]
 
 
@@ -164,7 +168,10 @@ def test_an_adapter_that_changes_nothing_is_a_warning(config: CompareConfig, tmp
 
 def test_training_record_is_in_the_report(config: CompareConfig, tmp_path: Path) -> None:
     adapter = make_adapter(config.model, tmp_path / "trained", moment="best, step 40")
-    record = {"settings": {"model": f"elsewhere/{config.model.name}"}, "result": {"best_step": 40}}
+    record: dict[str, dict[str, Any]] = {
+        "settings": {"model": f"elsewhere/{config.model.name}"},
+        "result": {"best_step": 40},
+    }
     (adapter / "run.json").write_text(json.dumps(record))
     result = run(config.replace(adapter=adapter))
     assert result.report.b.adapter and result.report.b.adapter.origin == f"{adapter} (best, step 40)"

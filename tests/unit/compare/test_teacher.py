@@ -47,7 +47,9 @@ def test_the_teacher_is_shown_and_asked_once(config: CompareConfig, tmp_path: Pa
     kept = journal.read_bytes()
     (tmp_path / "teacher.jsonl").unlink()
     again = run(config)
-    assert [answers.teacher for answers in again.report.answers] == [answers.teacher for answers in first.report.answers]
+    assert [answers.teacher for answers in again.report.answers] == [
+        answers.teacher for answers in first.report.answers
+    ]
     assert journal.read_bytes() == kept
 
 
@@ -92,9 +94,7 @@ def test_trouble_with_the_teacher_is_only_a_warning(
     assert says in result.report.warnings[0]
     assert "--no-teacher" in result.report.warnings[0]
     assert result.report.tables["held_out"] == alone.report.tables["held_out"]
-    assert [answers.b.text for answers in result.report.answers] == [
-        answers.b.text for answers in alone.report.answers
-    ]
+    assert [answers.b.text for answers in result.report.answers] == [answers.b.text for answers in alone.report.answers]
     assert all(answers.teacher is None for answers in result.report.answers)
     assert "no-teacher" in result.markdown_file.read_text(encoding="utf-8")
     assert json.loads(result.json_file.read_text(encoding="utf-8"))["warnings"] == list(result.report.warnings)
