@@ -7,8 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Annotated
 
-from mlx_distill.code_blocks.blocks import code_blocks
-from mlx_distill.code_blocks.syntax import python_problem
+from mlx_distill.code_blocks import code_blocks, parse_fault
 from mlx_distill.config import Config, doc
 from mlx_distill.records import COMPLETE_STOP_REASONS, Messages, TeacherRecord
 
@@ -42,7 +41,7 @@ class FilterConfig(Config, frozen=True):
 def broken_code(answer: str) -> str:
     """The first code block in a language with a parser here (Python) that does not parse, and where; else ""."""
     for number, block in enumerate(code_blocks(answer), start=1):
-        fault = python_problem(block.code) if block.language == "python" else ""
+        fault = parse_fault(block)
         if fault:
             return f"code block {number} ({block.language}), {fault}"
     return ""

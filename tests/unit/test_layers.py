@@ -39,7 +39,6 @@ HEAVY = {
     "gguf",
     "numpy",
     "rich",
-    "matplotlib",
 }
 
 

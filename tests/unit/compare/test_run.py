@@ -43,7 +43,8 @@ def count_weights(file: Path) -> int:
 
 def plain_figures(model: Any, tokenizer: Any, rows: list[Example]) -> tuple[float, float, int]:
     """Loss and token accuracy of one row at a time, all logits at once, and the number of answer tokens."""
-    losses, hits = [], []
+    losses: list[Any] = []
+    hits: list[bool] = []
     for row in rows:
         rendered = render(tokenizer, row.messages)
         logits = model(mx.array([rendered.tokens]))[0, :-1].astype(mx.float32)
