@@ -4,8 +4,8 @@
     python scripts/bench/compare.py --model models/SmolLM2-135M-Instruct [--adapter adapters/NAME] [--json]
 
 Both read a float32 copy of the model, decode greedily from the same rendered prompts, stop at the same limit and use
-the fast BLAS. Time is measured over whole processes, including start and loading: one process of this project (the mean
-of a run before and a run after) against 32 of mlx_lm.generate. `--only N` starts them for N prompts and scales the time.
+the fast BLAS. Time covers whole processes, including start and loading: one process of this project (the mean of
+a run before and a run after) against 32 of mlx_lm.generate. `--only N` starts them for N prompts and scales the time.
 Memory is the peak resident memory of a process. Without --adapter, a random adapter is used, which costs as much as a
 trained one. Exits with 1 if the ratio is below 4 or if tokens differ by more than a near-tie; it lists those.
 """
