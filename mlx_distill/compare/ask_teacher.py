@@ -25,14 +25,14 @@ PATIENCE = Patience(limit_seconds=60.0)
 
 
 class Replies(msgspec.Struct, frozen=True):
-    """What a teacher replied."""
+    """The replies of a teacher."""
 
     records: dict[str, TeacherRecord]
-    """By the request's key."""
+    """Records by the key of the request."""
     missing: tuple[str, ...] = ()
     """`prompt id: reason` for each prompt that it did not answer."""
     error: DistillError | None = None
-    """What stopped it; None if every request was settled."""
+    """The error that stopped it; None if every request was settled."""
 
 
 def ask(

@@ -1,4 +1,4 @@
-"""What earlier stages left behind: the collected answers with their cost, and the training run.
+"""Files of earlier stages: the collected answers with their cost, and the training run.
 
 Each file may be missing, damaged or from another program. What cannot be read is left out.
 """

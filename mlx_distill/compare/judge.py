@@ -41,7 +41,7 @@ _SAME_FAMILY = {"chatgpt": "gpt", "o": "gpt"}
 
 
 class JudgeInfo(msgspec.Struct, frozen=True):
-    """Who judged, and at what price."""
+    """The judge, and the price of its replies."""
 
     names: tuple[str, ...]
     """The judge, then its models in the provider's words."""

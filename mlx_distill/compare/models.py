@@ -33,7 +33,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
 
 class Writing(msgspec.Struct, frozen=True):
-    """How a model wrote its answers, all at the same time."""
+    """Speed and memory of a model that writes all its answers at the same time."""
 
     tokens_per_second: float
     peak_bytes: int
@@ -41,7 +41,7 @@ class Writing(msgspec.Struct, frozen=True):
 
 
 class ModelRun(msgspec.Struct, frozen=True):
-    """What one model did: its score on each held-out row, and how it wrote its answers."""
+    """One model with its score on each held-out row."""
 
     info: ModelInfo
     scores: tuple[RowScore, ...]
@@ -53,7 +53,7 @@ class ModelRun(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What metrics are computed from."""
+    """The data of a comparison: the input of every metric."""
 
     a: ModelRun
     b: ModelRun

@@ -36,7 +36,7 @@ LANGUAGES = {"python": "Python", "sql": "SQL", "java": "Java"}
 
 
 class Execution(enum.Enum):
-    """Whether a block ran."""
+    """The result of running a block."""
 
     NOT_RUN = "not run"
     FINISHED = "finished"
@@ -71,7 +71,7 @@ class CheckedAnswer(msgspec.Struct, frozen=True):
     finished: bool
     """False if the limit cut it off, or if the teacher did not complete it."""
     n_tokens: int
-    """By the student's tokenizer, without the end token."""
+    """Length by the student's tokenizer, without the end token."""
     repetition: float
     """See `answers.repetition`."""
     blocks: tuple[CheckedBlock, ...] = ()
@@ -161,7 +161,7 @@ class TrainingStep(msgspec.Struct, frozen=True):
 
 
 class TrainingRun(msgspec.Struct, frozen=True):
-    """How an adapter was trained."""
+    """The training of an adapter."""
 
     settings: dict[str, Any]
     result: dict[str, Any]
@@ -173,12 +173,12 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """One of the two models."""
 
     name: str
-    """What the report calls it: `base`, `distilled`, or a folder's name."""
+    """Its name in the report: `base`, `distilled`, or a folder's name."""
     path: Path
     model_type: str
     n_parameters: int
     source: str
-    """What it was converted from; empty if unknown."""
+    """The source of its conversion; empty if unknown."""
     revision: str
     """Commit of the Hub repository; empty for files."""
     adapter: AdapterInfo | None = None

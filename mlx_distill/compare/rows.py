@@ -131,9 +131,9 @@ def score_rows(
     result = score(student, rendered, report, f"score {model.name}")
     if math.isfinite(result.loss) and result.loss <= MAX_LOSS:
         return result.rows
-    where, fix = (
+    folder, fix = (
         (model.adapter.folder, "Train again with a lower learning rate.")
         if model.adapter
         else (model.path, "Convert the student again.")
     )
-    raise VerificationError(f"{where}: the loss of {model.name} on the test rows is {result.loss}.", fix)
+    raise VerificationError(f"{folder}: the loss of {model.name} on the test rows is {result.loss}.", fix)

@@ -46,9 +46,8 @@ def run(
     """
     started, loader = time.perf_counter(), ModelLoader()
     rows, specs = read_test_rows(config.data), model_specs(config)
-    prompts = build_prompts(
-        read_prompts(config.test_prompts), sample_rows(rows, config.test_rows, config.seed), config.system
-    )
+    sampled = sample_rows(rows, config.test_rows, config.seed)
+    prompts = build_prompts(read_prompts(config.test_prompts), sampled, config.system)
     infos, rendered = [], []
     for spec in specs:  # load both models first, to find what does not fit before hours of work
         student, adapter = loader.load(spec)
@@ -75,8 +74,8 @@ def run(
     ]
     collected, judged_by = read_collected(config.data), None
     if config.judge:
-        names = [config.teacher, *((*collected.teachers, *collected.models) if collected else ())]
-        learned_from = [*names, *(answer.model for answer in taught.values())]
+        known = (*collected.teachers, *collected.models) if collected else ()
+        learned_from = [config.teacher, *known, *(answer.model for answer in taught.values())]
         answers, judged_by, doubts = judge(answers, config, learned_from, report)
         warnings += doubts
         _report_all(doubts, report)
@@ -90,11 +89,7 @@ def run(
         seed=config.seed,
     )
     found = build_report(data, config, metrics, collected, warnings, describe_machine(student), started)
-    json_file, markdown_file, html_file = config.outputs()
-    write_texts(  # together, so that a failure leaves an earlier report as it was
-        {html_file: html_page(found), markdown_file: markdown_page(found), json_file: json_text(to_plain(found))}
-    )
-    return CompareResult(found, json_file, markdown_file, html_file)
+    return write_report(found, config)
 
 
 def build_report(
@@ -126,13 +121,22 @@ def build_report(
     )
 
 
+def write_report(found: Report, config: AnswerConfig) -> CompareResult:
+    """Write the three files together, so that a failure leaves an earlier report as it was."""
+    json_file, markdown_file, html_file = config.outputs()
+    write_texts(
+        {html_file: html_page(found), markdown_file: markdown_page(found), json_file: json_text(to_plain(found))}
+    )
+    return CompareResult(found, json_file, markdown_file, html_file)
+
+
 def _report_all(warnings: Sequence[str], report: ReportEvent) -> None:
     for text in warnings:
         report(Warning(text))
 
 
 def describe_machine(student: Student) -> dict[str, str]:
-    """Return where the comparison ran, and the type in which the models computed."""
+    """Return the machine, and the type in which the models compute."""
     hardware = device.prepare()
     return {
         "platform": platform.platform(),

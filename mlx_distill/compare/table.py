@@ -46,7 +46,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     """Definitions and what a reader must know before believing the figures."""
     finding: str = ""
-    """What the table shows, in one sentence, if it shows something."""
+    """One sentence on what the table shows, if it shows something."""
     headline: bool = False
     """The page shows the rows as cards at the top."""
     plot: int | None = None

@@ -26,4 +26,4 @@ METRICS: tuple[Metric, ...] = (
     style_features,
     vocabulary,
 )
-"""In the order of the report."""
+"""All metrics, in the order of the report."""

@@ -1,4 +1,4 @@
-"""How many code blocks are complete and parse, and how many run, if they were run."""
+"""Share of the code blocks that are complete and parse, and of those that run, if they were run."""
 
 from __future__ import annotations
 

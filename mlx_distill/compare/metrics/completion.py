@@ -1,4 +1,4 @@
-"""Whether answers end by themselves, their length and repetition, and how fast they were written."""
+"""Completion, length and repetition of the answers, and the speed of writing them."""
 
 from __future__ import annotations
 

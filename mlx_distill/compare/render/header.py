@@ -1,4 +1,4 @@
-"""What was compared, and how to repeat it, in words: shared by Markdown and HTML."""
+"""Title, facts and command of a report, shared by Markdown and HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked, and the figures of the answers."""
+"""Prompts of a comparison, and figures of the answers."""
 
 from __future__ import annotations
 

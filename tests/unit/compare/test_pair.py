@@ -61,7 +61,7 @@ def alone(pair: PairConfig, adapter: Path) -> CompareConfig:
 
 
 def trained_from(folder: Path, data: Path, n_train_rows: int = 1) -> None:
-    """What training writes beside an adapter."""
+    """Write the record that training leaves next to an adapter."""
     record = {"settings": {"model": "tiny-qwen2", "data": str(data)}, "result": {"n_train_rows": n_train_rows}}
     (folder / "run.json").write_text(json.dumps(record))
 
@@ -128,7 +128,7 @@ def test_rows_of_a_family_in_training_are_refused(pair: PairConfig, tmp_path: Pa
     folder = tmp_path / "trained"
     shutil.copytree(pair.b, folder)
     other = tmp_path / "other-data"
-    write_lines(other / "train.jsonl", [example("elsewhere", "sql", "What is a view?", "A stored query.")])
+    write_lines(other / "train.jsonl", [example("elseoptions", "sql", "What is a view?", "A stored query.")])
     write_lines(other / "valid.jsonl", [example(*ROWS[2])])
     trained_from(folder, other)
     with pytest.raises(InputError, match=r"test\.jsonl overlaps with the rows that .*trained was trained on") as caught:
@@ -185,10 +185,10 @@ def test_the_command_takes_two_folders_or_none(
             main(["compare", *map(str, words)])
         return int(str(ended.value.code))
 
-    where = ("--model", pair.model, "--data", pair.data, "--test-prompts", pair.test_prompts, "--max-tokens", 8)
-    assert compare(pair.a, pair.b, *where) == 0
+    options = ("--model", pair.model, "--data", pair.data, "--test-prompts", pair.test_prompts, "--max-tokens", 8)
+    assert compare(pair.a, pair.b, *options) == 0
     assert (tmp_path / "reports/mild-vs-wild/report.html").exists()
     assert re.search(r"^Held-out rows +mild +wild +difference", capsys.readouterr().out, re.MULTILINE)
-    assert compare(pair.a, *where) == 2
+    assert compare(pair.a, *options) == 2
     assert "Name two" in capsys.readouterr().err
-    assert compare(pair.a, pair.b, "--adapter", pair.a, *where) == 2
+    assert compare(pair.a, pair.b, "--adapter", pair.a, *options) == 2
