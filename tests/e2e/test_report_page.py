@@ -80,7 +80,7 @@ def visit(browser: str, file: Path, *flags: str) -> tuple[str, list[str]]:
 
 
 def look(browser: str, text: str, folder: Path, *flags: str) -> dict[int, dict[str, Any]]:
-    """Return what a script sees in a copy of the page, by width. Frames, because a window is never as narrow as a phone."""
+    """Return what a script sees in a copy of the page, by width. A window is never as narrow as a phone, a frame is."""
     allowing = text.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'; img-src *", 1)
     copy = html.escape(allowing.replace("</head>", LOOK, 1))
     frames = (f'<iframe width="{width}" height="900" frameborder="0" srcdoc="{copy}"></iframe>' for width in WIDTHS)
