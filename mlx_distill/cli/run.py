@@ -89,6 +89,8 @@ def print_stages(outcomes: Sequence[pipeline.Outcome]) -> None:
 def figures(outcome: pipeline.Outcome) -> str:
     """What a stage ended with, in a few words."""
     result = outcome.result
+    if "summary" in result:
+        return str(result["summary"])
     if outcome.stage == "collect":
         return f"{result['n_answered']} of {result['n_prompts']} answered"
     if outcome.stage == "convert":
@@ -100,8 +102,6 @@ def figures(outcome: pipeline.Outcome) -> str:
             f"valid loss {result['valid_loss_before']:.3f} → {result['valid_loss']:.3f}, accuracy "
             f"{result['valid_accuracy_before']:.1%} → {result['valid_accuracy']:.1%} ({result['epochs']:g} epochs)"
         )
-    if outcome.stage == "compare":
-        return str(result["summary"])
     return f"test loss {result['fused_loss']:.3f}, {size(result['size_bytes'])}"
 
 

@@ -192,7 +192,7 @@ def perform(stage: str, config: Any, folder: Path, report: Report = ignore, *, f
         _spare(stage, config.out, replace)
         result = to_plain(STAGES[stage].run(config.replace(force=replace), report))
     else:
-        result = _figures(STAGES[stage].run(_forced(config) if force else config, report))
+        result = _figures(stage, STAGES[stage].run(_forced(config) if force else config, report))
     device.release_memory()
     finished = _finished(draft, config, result, time.monotonic() - started, folder)
     finished.save(file)
@@ -212,7 +212,7 @@ def alone(stage: str, config: Any, report: Report = ignore) -> Any:
     if project:
         own = parse(STAGES[stage].config, project.values(stage), f"{project.file} [{stage}]")
         if settings_of(own) == draft.settings:
-            _finished(draft, config, _figures(result), time.monotonic() - started, folder).save(
+            _finished(draft, config, _figures(stage, result), time.monotonic() - started, folder).save(
                 folder / f"{stage}.json"
             )
     return result
@@ -233,10 +233,10 @@ def _draft(stage: str, config: Any, folder: Path) -> Manifest:
     return Manifest(stage, settings_of(config), inputs, {}, device.versions(), 0.0, _now(), {})
 
 
-def _figures(result: Any) -> dict[str, Any]:
-    """Return what the manifest keeps of a result: its summary, if it has one."""
-    figures: dict[str, Any] = {"summary": result.summary()} if hasattr(result, "summary") else to_plain(result)
-    return figures
+def _figures(stage: str, result: Any) -> dict[str, Any]:
+    """Return what the manifest keeps of a result: of a comparison only the summary, not the answers."""
+    figures: dict[str, Any] = {} if stage == "compare" else to_plain(result)
+    return figures | ({"summary": result.summary()} if hasattr(result, "summary") else {})
 
 
 def _finished(draft: Manifest, config: Any, result: Mapping[str, Any], seconds: float, folder: Path) -> Manifest:

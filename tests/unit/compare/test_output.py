@@ -58,7 +58,8 @@ def test_an_added_metric_is_in_every_form_of_the_report(
 
 def test_markdown_shows_facts_and_figures() -> None:
     collected = Collected(104, 103, ("anthropic:x",), ("x-1",), 1.5, 100)
-    text = markdown_page(make_report([make_answered("A.", "B.")], collected=collected))
+    text = markdown_page(make_report([make_answered("A.", "B.")], ("It changes nothing.",), collected=collected))
+    assert text.index("> **Warning:** It changes nothing.") < text.index("## Held-out rows")
     assert "# demo: base and distilled compared" in text
     assert re.search(r"\| loss \| 2.000 \| 1.290 \| -0.710 \(-35.5 %\) \\\[-0.7\d\d, -0.6\d\d\\\] \|", text)
     assert "| token accuracy | 40.0 % | 60.0 % | +20.0 points |" in text
@@ -85,11 +86,6 @@ def test_answers_cannot_break_out_of_their_block() -> None:
 def test_terminal_gets_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(make_report([make_answered(HOSTILE, HOSTILE, prompt=HOSTILE, name=HOSTILE)]))
     assert not set(capsys.readouterr().out) & set("\x1b\x07\u202e")
-
-
-def test_warnings_come_before_the_figures() -> None:
-    text = markdown_page(make_report(warnings=("The adapter changes nothing.",)))
-    assert text.index("> **Warning:** The adapter changes nothing.") < text.index("## Held-out rows")
 
 
 def test_report_holds_the_command_that_repeats_it() -> None:

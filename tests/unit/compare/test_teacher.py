@@ -45,24 +45,16 @@ def test_the_teacher_is_shown_and_asked_once(config: CompareConfig, tmp_path: Pa
     assert f"**teacher** (finished, {n_tokens} tokens)\n\n```text\nCompare heights.\n```" in page
     journal = config.data / "test_answers.jsonl"
     kept = journal.read_bytes()
+    by_id = {record["prompt_id"]: record for record in map(json.loads, kept.splitlines())}
+    for name, _, text in PROMPTS:
+        system, user = by_id[name]["messages"]
+        assert (by_id[name]["max_tokens"], system["content"], user["content"]) == (4, config.system, text)
     (tmp_path / "teacher.jsonl").unlink()
     again = run(config)
     assert [answers.teacher for answers in again.report.answers] == [
         answers.teacher for answers in first.report.answers
     ]
     assert journal.read_bytes() == kept
-
-
-def test_the_teacher_gets_the_prompts_of_the_student(config: CompareConfig) -> None:
-    run(config)
-    asked = [json.loads(line) for line in (config.data / "test_answers.jsonl").read_text().splitlines()]
-    by_id = {record["prompt_id"]: record for record in asked}
-    for name, _, text in PROMPTS:
-        assert by_id[name]["max_tokens"] == 4
-        assert by_id[name]["messages"] == [
-            {"role": "system", "content": config.system},
-            {"role": "user", "content": text},
-        ]
 
 
 def test_a_prompt_missing_from_the_recording_is_a_warning(config: CompareConfig, tmp_path: Path) -> None:
@@ -89,6 +81,8 @@ def test_trouble_with_the_teacher_is_only_a_warning(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     alone = run(config.replace(teacher=""))
+    assert not (config.data / "test_answers.jsonl").exists()
+    assert "| Teacher | left out |" in alone.markdown_file.read_text(encoding="utf-8")
     result = run(config.replace(teacher=teacher))
     assert len(result.report.warnings) == 1
     assert says in result.report.warnings[0]
@@ -98,13 +92,6 @@ def test_trouble_with_the_teacher_is_only_a_warning(
     assert all(answers.teacher is None for answers in result.report.answers)
     assert "no-teacher" in result.markdown_file.read_text(encoding="utf-8")
     assert json.loads(result.json_file.read_text(encoding="utf-8"))["warnings"] == list(result.report.warnings)
-
-
-def test_without_a_teacher_there_is_no_journal(config: CompareConfig) -> None:
-    result = run(config.replace(teacher=""))
-    assert not (config.data / "test_answers.jsonl").exists()
-    assert all(answers.teacher is None for answers in result.report.answers)
-    assert "| Teacher | left out |" in result.markdown_file.read_text(encoding="utf-8")
 
 
 def test_prompts_of_test_rows_have_the_teachers_answer(
