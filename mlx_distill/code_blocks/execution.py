@@ -73,10 +73,9 @@ def run_blocks(blocks: Sequence[str], limits: Limits = Limits()) -> list[str]:  
             reason = f"still running after {limits.seconds:g} s"
         finally:
             _kill_session(process)
-        found = _read_outcomes(os.pread(outcomes.fileno(), limits.max_file_bytes, 0), token)[: len(blocks)]
-    if len(found) < len(blocks):
-        found += [reason, *["not run: the process had ended"] * len(blocks)]
-    return found[: len(blocks)]
+        found = _read_outcomes(os.pread(outcomes.fileno(), limits.max_file_bytes, 0), token)
+    ended = [reason, *["not run: the process had ended"] * len(blocks)]
+    return [found[number] if number in found else ended.pop(0) for number in range(len(blocks))]
 
 
 def _signal_name(number: int) -> str:
@@ -92,11 +91,11 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _read_outcomes(written: bytes, token: str) -> list[str]:
-    """Return the runner's outcomes: lines that begin with the token. The code may have written other lines."""
-    lines = written.decode("utf-8", "replace").split("\n")[:-1]
+def _read_outcomes(written: bytes, token: str) -> dict[int, str]:
+    """Return the runner's outcomes by block: lines that begin with the token. The code may have written other lines."""
+    lines = written.decode("utf-8", "replace").split("\n")
     try:
-        texts = [json.loads(line.removeprefix(token)) for line in lines if line.startswith(token)]
-    except (ValueError, RecursionError):  # the code found the token
-        return []
-    return [" ".join(printable(text).split())[:MAX_REASON] for text in texts if isinstance(text, str)]
+        found = dict(json.loads(line.removeprefix(token)) for line in lines if line.startswith(token))
+    except (ValueError, TypeError, RecursionError):  # the code found the token
+        return {}
+    return {number: " ".join(printable(str(reason)).split())[:MAX_REASON] for number, reason in found.items()}

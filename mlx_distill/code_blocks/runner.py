@@ -1,6 +1,6 @@
 """The process that execution.py starts. It sets its own limits, then runs the blocks. It imports nothing of ours.
 
-python -I runner.py DESCRIPTOR    reads the job (JSON) from stdin; writes TOKEN + JSON to DESCRIPTOR after each block
+python -I runner.py DESCRIPTOR    reads the job (JSON) from stdin; writes TOKEN [NUMBER, REASON] after each block
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def main(descriptor: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the code cannot read the job again
     set_limits(job["limits"])
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for number, code in enumerate(job["blocks"], start=1):
-        reason = run(code, f"<block {number}>", namespace)
-        os.write(descriptor, f"\n{job['token']}{json.dumps(reason)}\n".encode())
+    for number, code in enumerate(job["blocks"]):
+        reason = run(code, f"<block {number + 1}>", namespace)
+        os.write(descriptor, f"\n{job['token']}{json.dumps([number, reason])}\n".encode())
     os._exit(0)  # do not wait for threads that a block left running
 
 

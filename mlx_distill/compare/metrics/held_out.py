@@ -116,7 +116,7 @@ def held_out_by_category(data: Comparison) -> Table | None:
     if len(categories) < 2:
         return None
     found = {name: measure(data, indices) for name, indices in categories.items()}
-    changes = {name: one.difference[0].value / one.a[0] for name, one in found.items() if one.a[0]}
+    changes = {name: one.difference[0].value / (one.a[0] or 1.0) for name, one in found.items()}
     best, worst = min(changes, key=changes.__getitem__), max(changes, key=changes.__getitem__)
     finding = (
         f"By category, {data.b.name} is best against {data.a.name} in {best}{found[best].loss_change()} and worst in "

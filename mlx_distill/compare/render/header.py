@@ -92,7 +92,7 @@ def command(report: Report) -> str:
         elif name == "teacher" and not value:
             words.append("--no-teacher")
         elif isinstance(value, bool):
-            words += [option] if value and name != "cost" else []
+            words += [option] if value and name == "execute" else []
         elif value is not None and value not in ("", {}):
             words += [option, str(value)]
     return shlex.join(words)
