@@ -12,7 +12,7 @@ from mlx_distill import device
 from mlx_distill.compare.config import AnswerConfig, CompareConfig, PairConfig
 from mlx_distill.compare.history import read_training
 from mlx_distill.compare.judge import JudgeInfo
-from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, ModelInfo
+from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, CheckedAnswer, ModelInfo
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.adapter import Adapter, attach, read_adapter_config
 from mlx_distill.models.load import Student, load_student
@@ -65,10 +65,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
     @property
+    def voices(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:
+        """Everyone who answered, by name, with their answers: a, b, and the teacher if it answered."""
+        found = ((self.a.name, [one.a for one in self.answers]), (self.b.name, [one.b for one in self.answers]))
+        taught = [one.teacher for one in self.answers if one.teacher]
+        return (*found, ("teacher", taught)) if taught else found
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Column titles of everyone who answered."""
-        teacher = ("teacher",) if any(one.teacher for one in self.answers) else ()
-        return (self.a.name, self.b.name, *teacher)
+        return tuple(name for name, _ in self.voices)
 
 
 def model_specs(config: AnswerConfig) -> tuple[ModelSpec, ModelSpec]:

@@ -8,16 +8,13 @@ import platform
 from mlx_distill.code_blocks.blocks import Syntax
 from mlx_distill.code_blocks.execution import Limits
 from mlx_distill.compare.models import Comparison
-from mlx_distill.compare.report import LANGUAGES, CheckedBlock, Execution, language_name
+from mlx_distill.compare.report import LANGUAGES, Execution, language_name
 from mlx_distill.compare.table import Table, share
 
 
 def code_parses(data: Comparison) -> Table | None:
     """Count the blocks that parse; None if no answer contains code that is checked here."""
-    voices: list[list[CheckedBlock]] = [
-        [block for answer in answers if answer for block in answer.blocks]
-        for answers in zip(*((one.a, one.b, one.teacher) for one in data.answers), strict=True)
-    ][: len(data.names)]
+    voices = [[block for answer in answers for block in answer.blocks] for _, answers in data.voices]
     rows = {}
     for language, name in LANGUAGES.items():
         checked = [

@@ -14,17 +14,14 @@ from mlx_distill.formatting import format_bytes, plural
 def completion(data: Comparison) -> Table:
     """Compare how answers end, how long they are and how much they repeat."""
     families = [one.family for one in data.answers]
-    taught = [one.teacher for one in data.answers if one.teacher]
 
     def row(
         measure: Callable[[CheckedAnswer], float], cell: Callable[[float], Cell], scale: float, unit: str
     ) -> tuple[Cell, ...]:
-        a, b = (
-            [measure(answer) for answer in answers]
-            for answers in ([one.a for one in data.answers], [one.b for one in data.answers])
-        )
-        difference = bootstrap_mean(families, [after - before for before, after in zip(a, b, strict=True)], data.seed)
-        means = [cell(sum(values) / len(values)) for values in (a, b, [measure(answer) for answer in taught]) if values]
+        values = [[measure(answer) for answer in answers] for _, answers in data.voices]
+        changes = [after - before for before, after in zip(*values[:2], strict=True)]
+        difference = bootstrap_mean(families, changes, data.seed)
+        means = (cell(sum(each) / len(each)) for each in values)
         return (*means, estimate(difference, "{:+.1f}", scale=scale, unit=unit))
 
     rows = {
@@ -32,6 +29,7 @@ def completion(data: Comparison) -> Table:
         "length in tokens": row(lambda answer: float(answer.n_tokens), number, 1, ""),
         "repetition": row(lambda answer: answer.repetition, percent, 100, " points"),
     }
+    n_taught = sum(one.teacher is not None for one in data.answers)
     unknown = [NONE] * (len(data.names) - 1)
     writing = (data.a.writing, data.b.writing)
     rows["tokens/s"] = (*(number(one.tokens_per_second) for one in writing), *unknown)
@@ -44,7 +42,7 @@ def completion(data: Comparison) -> Table:
         rows=rows,
         note=(
             f"Means over the answers to {plural(len(data.answers), 'prompt')} in "
-            f"{plural(len(set(families)), 'family', 'families')}; the teacher answered {len(taught)}. Finished: the "
+            f"{plural(len(set(families)), 'family', 'families')}; the teacher answered {n_taught}. Finished: the "
             "answer ends before the token limit. Repetition: share of an answer's runs of four words that occur "
             "earlier in it. Tokens/s and peak memory (arrays of MLX, weights included): all answers at the same time."
         ),

@@ -30,9 +30,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def style_features(data: Comparison) -> Table | None:
     """Count features in the blocks that parse; None if there are none."""
     seen: dict[str, list[list[bool]]] = defaultdict(lambda: [[] for _ in data.names])
-    for prompt in data.answers:
-        for voice, answer in enumerate((prompt.a, prompt.b, prompt.teacher)):
-            for block, check in zip(code_blocks(answer.text), answer.blocks, strict=True) if answer else ():
+    for voice, (_, answers) in enumerate(data.voices):
+        for answer in answers:
+            for block, check in zip(code_blocks(answer.text), answer.blocks, strict=True):
                 find = FINDERS.get(block.language)
                 if find and check.syntax is Syntax.PARSED:
                     for feature, outcomes in find(block.code).items():

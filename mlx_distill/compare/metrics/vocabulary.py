@@ -35,8 +35,7 @@ def vocabulary(data: Comparison) -> Table | None:
     if not by_family:
         return None
     teacher = sum(by_family.values(), Counter[str]())
-    a_texts = [count_terms(one.a.text) for one in data.answers]
-    b_texts = [count_terms(one.b.text) for one in data.answers]
+    a_texts, b_texts = ([count_terms(answer.text) for answer in answers] for _, answers in data.voices[:2])
     a, b = sum(a_texts, Counter[str]()), sum(b_texts, Counter[str]())
     spread = Counter(term for terms in by_family.values() for term in terms)
     fewest = max(MIN_FAMILIES, FAMILY_SHARE * len(by_family))

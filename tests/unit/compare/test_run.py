@@ -114,9 +114,7 @@ def test_report_json_holds_findings_and_their_origin(config: CompareConfig) -> N
     assert loss[2]["low"] <= loss[2]["value"] <= loss[2]["high"]
     assert "low" not in data["tables"]["held_out_by_category"]["rows"]["sql"][4]
     assert data["format"] == 3
-    assert data["created_at"].endswith("+00:00")
     assert data["machine"]["dtype"] == str(load_student(config.model).dtype).removeprefix("mlx.core.")
-    assert data["versions"].keys() >= {"mlx-distill", "mlx", "mlx-lm", "python"}
     assert (data["a"]["name"], data["a"]["adapter"], data["b"]["name"]) == ("base", None, "distilled")
     n_parameters, n_trainable = (
         count_weights(file) for file in (config.model / "model.safetensors", config.adapter / "adapters.safetensors")
@@ -126,17 +124,11 @@ def test_report_json_holds_findings_and_their_origin(config: CompareConfig) -> N
     adapter = data["b"]["adapter"]
     assert (adapter["folder"], adapter["rank"], adapter["scale"]) == (str(config.adapter), 4, 2.0)
     assert (adapter["n_trainable"], adapter["changes_nothing"]) == (n_trainable, False)
+    assert re.fullmatch(r"test loss \S+ → \S+, token accuracy \S+ % → \S+ %", result.summary())
     assert (data["teacher"], data["settings"]["max_tokens"]) == ("", 12)
-    assert data["answers"][0].keys() >= {"id", "family", "category", "origin", "prompt", "a", "b", "teacher"}
-    assert data["answers"][0]["a"].keys() >= {"text", "finished", "n_tokens", "tokens_per_second", "repetition"}
     assert data["tables"]["completion"]["rows"]["peak memory"][1]["value"] > 0
     assert "judge" not in data["tables"]
-    assert data["seconds"] > 0
     assert sorted(path.name for path in config.out.iterdir()) == ["report.html", "report.json", "report.md"]
-
-
-def test_summary_is_one_short_line(config: CompareConfig) -> None:
-    assert re.fullmatch(r"test loss \S+ → \S+, token accuracy \S+ % → \S+ %", run(config).summary())
 
 
 def test_config_lists_inputs_and_outputs(config: CompareConfig, tmp_path: Path) -> None:
