@@ -1,4 +1,4 @@
-"""Step 3 of 3: base against distilled on the test prompts and the held-out rows, the teacher beside them."""
+"""Step 3 of 3: compare base, distilled and teacher on the test prompts and the held-out rows."""
 
 from __future__ import annotations
 

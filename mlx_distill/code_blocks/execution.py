@@ -1,7 +1,8 @@
-"""Python out of answers, run: in a process of its own, with limits on time, memory and files. This is no sandbox.
+"""Run Python from answers in a separate process with limits on time, memory, files and processes. Not a sandbox.
 
-What is run can read and write what its user can and reach the network; it gets an empty folder to work in, no key from
-the environment, and an end. Off unless it is asked for.
+The code has the user's rights. It can read and write the user's files, use the network, start processes that outlive
+it, and read this process's environment through the system. Its own environment holds no keys. Outcomes carry a random
+token, which protects against simple forgery but not against code that searches the runner's memory.
 """
 
 from __future__ import annotations
@@ -9,92 +10,92 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mlx_distill.sanitize import printable
 
-LONGEST_REASON = 200
+MAX_REASON = 200
+RUNNER = Path(__file__).with_name("runner.py")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """For all blocks of one answer together."""
+class Limits(msgspec.Struct, frozen=True):
+    """Limits for all blocks of one answer together."""
 
     seconds: float = 10.0
     memory_bytes: int = 1 << 30
-    """Of address space. macOS takes this limit and does not hold it."""
-    file_bytes: int = 1 << 20
-    """Of any one file."""
-    n_open_files: int = 64
+    """Address space. macOS accepts this limit but does not enforce it."""
+    max_file_bytes: int = 1 << 20
+    max_open_files: int = 64
+    max_new_processes: int = 64
 
-    def in_words(self) -> str:
-        memory = f"{self.memory_bytes >> 20} MiB of memory"
-        unheld = " (which macOS does not hold)" if sys.platform == "darwin" else ""
-        return f"{self.seconds:g} s, {memory}{unheld} and {self.file_bytes >> 20} MiB a file"
-
-
-LIMITS = Limits()
+    def describe(self) -> str:
+        unheld = " (not enforced by macOS)" if sys.platform == "darwin" else ""
+        memory, file = self.memory_bytes >> 20, self.max_file_bytes >> 20
+        return f"{self.seconds:g} s, {memory} MiB of memory{unheld} and {file} MiB per file"
 
 
-def run_blocks(blocks: Sequence[str], limits: Limits = LIMITS) -> list[str]:
-    """Run blocks one after another in one namespace, as an answer builds on what it showed before.
+def run_blocks(blocks: Sequence[str], limits: Limits = Limits()) -> list[str]:  # noqa: B008 - frozen
+    """Run blocks one after another in one namespace; return why each one failed, or an empty string.
 
-    Returns of each block why it did not run to its end, "" where it did. One that fails does not keep the next from
-    being run; one that takes the process down does.
+    A block that fails does not stop the next. A block that ends the process does.
     """
-    with tempfile.TemporaryDirectory(prefix="mlx-distill-run-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        work, outcomes = folder / "work", folder / "outcomes.jsonl"
-        work.mkdir()
-        (folder / "blocks.json").write_text(json.dumps({"blocks": list(blocks), "limits": vars(limits)}))
+    token = secrets.token_hex(16)
+    job = {"blocks": list(blocks), "limits": msgspec.to_builtins(limits), "token": token}
+    with (
+        tempfile.TemporaryDirectory(prefix="mlx-distill-run-", ignore_cleanup_errors=True) as work,
+        tempfile.TemporaryFile() as given,  # files without a name: the code cannot replace one with a pipe
+        tempfile.TemporaryFile() as outcomes,
+    ):
+        given.write(json.dumps(job).encode())
+        given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(Path(__file__).with_name("runner.py")), str(folder)],
+            [sys.executable, "-I", "-B", str(RUNNER), str(outcomes.fileno())],
             cwd=work,
-            env={"PATH": os.defpath, "HOME": str(work), "TMPDIR": str(work), "OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "HOME": work, "TMPDIR": work, "OPENBLAS_NUM_THREADS": "1"},
+            stdin=given,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=[outcomes.fileno()],
             start_new_session=True,
         )
         try:
             code = process.wait(timeout=limits.seconds)
-            ended = f"ended the process by {_by_signal(-code)}" if code < 0 else f"ended the process with code {code}"
+            reason = f"ended the process {f'by {_signal_name(-code)}' if code < 0 else f'with code {code}'}"
         except subprocess.TimeoutExpired:
-            ended = f"still running after {limits.seconds:g} s"
+            reason = f"still running after {limits.seconds:g} s"
         finally:
-            _end(process)
-        said = _outcomes(outcomes)[: len(blocks)]
-    if len(said) < len(blocks):
-        said += [ended, *["not run: the process had ended"] * len(blocks)]
-    return said[: len(blocks)]
+            _kill_session(process)
+        found = _read_outcomes(os.pread(outcomes.fileno(), limits.max_file_bytes, 0), token)
+    ended = [reason, *["not run: the process had ended"] * len(blocks)]
+    return [found[number] if number in found else ended.pop(0) for number in range(len(blocks))]
 
 
-def _by_signal(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and all that it started and that stayed in its session."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left, or zombies alone (on macOS)
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left, or only zombies (macOS)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _outcomes(file: Path) -> list[str]:
-    """What the runner wrote down, as far as it came; the code that was run may have written anything there."""
+def _read_outcomes(written: bytes, token: str) -> dict[int, str]:
+    """Return the runner's outcomes by block: lines that begin with the token. The code may have written other lines."""
+    lines = written.decode("utf-8", "replace").split("\n")
     try:
-        with file.open("rb") as opened:
-            lines = opened.read(LIMITS.file_bytes).decode("utf-8", "replace").split("\n")[:-1]
-        said = [json.loads(line) for line in lines]
-    except (OSError, ValueError, RecursionError):
-        return []
-    return [" ".join(printable(each).split())[:LONGEST_REASON] for each in said if isinstance(each, str)]
+        found = dict(json.loads(line.removeprefix(token)) for line in lines if line.startswith(token))
+    except (ValueError, TypeError, RecursionError):  # the code found the token
+        return {}
+    return {number: " ".join(printable(str(reason)).split())[:MAX_REASON] for number, reason in found.items()}

@@ -1,1 +1,5 @@
-"""Base and distilled side by side: figures on held-out rows, and answers to test prompts."""
+"""Compare two models on held-out rows and on test prompts, and write a report."""
+
+from mlx_distill.compare.config import CompareConfig, CompareResult, PairConfig
+
+__all__ = ["CompareConfig", "CompareResult", "PairConfig"]

@@ -1,47 +1,47 @@
-"""The settings of a comparison: of a student with its adapter off and on, or of any two adapters or models."""
+"""Settings and result of a comparison. Light: importing it loads no mlx and no numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from mlx_distill.compare.report import Report
 from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM
+from mlx_distill.storage import files
 from mlx_distill.storage.package_data import shipped
 from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
 from mlx_distill.teachers.money.prices import Price
 
-REPORTS = Path("reports")
+TEST_PROMPTS = "test_prompts.jsonl"
 
 
 class AnswerConfig(Config, frozen=True, kw_only=True):
-    """On what is compared, and how the answers are written."""
+    """Settings that both kinds of comparison share."""
 
     data: Annotated[Path, doc("folder with test.jsonl; the teacher's answers to the test prompts are kept here")]
-    out: Annotated[Path, doc("folder that report.html, report.md and report.json are written to")]
-    test_prompts: Annotated[Path, doc("JSON lines of prompts that all answer; the four shipped ones by default")] = (
-        Path()
-    )
+    out: Annotated[Path, doc("folder for report.html, report.md and report.json")]
+    test_prompts: Annotated[Path, doc("JSON lines of prompts for both models; default: the four shipped ones")] = Path()
     teacher: Annotated[
-        str, doc("who answers beside the student: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for nobody")
+        str, doc("also show this teacher's answers: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for none")
     ] = ""
     judge: Annotated[
-        str, doc("who judges which answer is better, in both orders, at its price: anthropic:MODEL; empty for nobody")
+        str, doc("teacher that judges which answer is better, asked in both orders, at its price; empty for none")
     ] = ""
-    test_rows: Annotated[int, doc("how many questions of held-out rows are answered beside the test prompts", ge=0)] = 8
-    system: Annotated[str, doc("the system message of the test prompts")] = STUDENT_SYSTEM
-    max_tokens: Annotated[int, doc("longest answer in tokens", ge=1)] = 512
+    test_rows: Annotated[int, doc("number of held-out rows whose prompts the models also answer", ge=0)] = 8
+    system: Annotated[str, doc("system message of the test prompts")] = STUDENT_SYSTEM
+    max_tokens: Annotated[int, doc("maximum length of an answer in tokens", ge=1)] = 512
     temperature: Annotated[float, doc("0 takes the most probable token, more samples", ge=0, le=10)] = 0.0
-    seed: Annotated[int, doc("makes sampling and intervals repeatable", ge=0)] = 0
+    seed: Annotated[int, doc("random seed of sampling and intervals", ge=0)] = 0
     execute: Annotated[
         bool,
         doc(
-            "run the Python in the answers, with limits on time, memory and files; no sandbox: what a model wrote "
-            "can then do what you can"
+            "run the Python in the answers, with limits on time, memory, files and processes; not a sandbox: the code "
+            "has your rights and can read your files and keys"
         ),
     ] = False
     max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
@@ -50,35 +50,68 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
 
     @property
     def budget(self) -> Budget:
-        """What asking the teacher may cost."""
+        """The limit on what teacher and judge may cost."""
         return Budget(self.max_cost, self.prices, self.cost)
 
     def __post_init__(self) -> None:
         if self.test_prompts == Path():
-            force_setattr(self, "test_prompts", shipped("test_prompts.jsonl"))
+            force_setattr(self, "test_prompts", shipped(TEST_PROMPTS))
         super().__post_init__()
 
     def check(self) -> None:
         Budget(self.max_cost, self.prices, self.cost)
 
+    def outputs(self) -> list[Path]:
+        """Return the files that the comparison writes."""
+        return [self.out / name for name in (files.REPORT_JSON, files.REPORT_MARKDOWN, files.REPORT_HTML)]
+
 
 class CompareConfig(AnswerConfig, frozen=True, kw_only=True):
-    """A student before and after: its adapter off and on."""
+    """A base model against the same model with an adapter."""
 
     model: Annotated[Path, doc("the student: an MLX model folder")]
     adapter: Annotated[Path, doc("folder of the adapter that was trained on it")]
+
+    def inputs(self) -> list[Path]:
+        """Return the files that decide the result; a folder stands for all files in it."""
+        adapter = [self.adapter / name for name in (files.ADAPTER_WEIGHTS, files.ADAPTER_CONFIG)]
+        recorded = [path for teacher in (self.teacher, self.judge) for path in _recording(teacher)]
+        return [self.model, *adapter, self.data / files.TEST, self.test_prompts, *recorded]
+
+
+def _recording(teacher: str) -> list[Path]:
+    """Return the file or folder that a `recorded:` teacher replays, if it exists."""
+    provider, _, source = teacher.partition(":")
+    if provider != "recorded":
+        return []
+    path = shipped("sample") if source == "sample" else Path(source).expanduser()
+    return [path] if path.exists() else []
 
 
 class PairConfig(AnswerConfig, frozen=True, kw_only=True):
     """Two adapters or models."""
 
-    first: Annotated[Path, doc("an adapter folder or an MLX model folder")]
-    second: Annotated[Path, doc("another, or the same once more: it is then sampled with the next seed")]
-    model: Annotated[Path, doc("what adapters among the two belong to, unless they say so themselves")] | None = None
-    out: Annotated[Path, doc("folder for the report; reports/FIRST-vs-SECOND by default")] = Path()
+    renamed: ClassVar[Mapping[str, str]] = {"first": "a", "second": "b"}
+
+    a: Annotated[Path, doc("an adapter folder or an MLX model folder")]
+    b: Annotated[Path, doc("another one, or the same: then it samples with the next seed")]
+    model: Annotated[Path, doc("base model of the adapters; default: the one that their config names")] | None = None
+    out: Annotated[Path, doc("folder for the report; default: reports/A-vs-B")] = Path()
 
     def __post_init__(self) -> None:
         if self.out == Path():
-            folder = REPORTS / f"{self.first.resolve().name}-vs-{self.second.resolve().name}"
-            force_setattr(self, "out", folder)
+            force_setattr(self, "out", Path("reports", f"{self.a.resolve().name}-vs-{self.b.resolve().name}"))
         super().__post_init__()
+
+
+class CompareResult(msgspec.Struct, frozen=True):
+    """The report, and the files that it was written to."""
+
+    report: Report
+    json_file: Path
+    markdown_file: Path
+    html_file: Path
+
+    def summary(self) -> str:
+        """Return one line with the main figures."""
+        return self.report.summary()

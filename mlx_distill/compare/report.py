@@ -1,190 +1,232 @@
-"""The report: everything a comparison found and what it was made with, as `report.json` holds it.
+"""The report: everything that a comparison found. `report.json` is `Report` field by field, in this order.
 
-Every other form (page, Markdown, terminal) is written from this. `report.json` is `Report` field by field, and what
-each field holds is said at the dataclass of its name:
+field        content                                                                      struct
+format       3; raised when a field changes its name or meaning                           -
+created_at   UTC, ISO 8601                                                                -
+machine      platform, device, kind (`metal` or `cpu`), blas, dtype                       -
+versions     package to version                                                           -
+a, b         the two models: name, folder, adapter, training; `b - a` in all differences  ModelInfo
+teacher      the teacher whose answers are shown, or ""                                   -
+collected    the teacher's answers that the student learned from, or null                 Collected
+settings     of this comparison; null for the shipped test prompts                        -
+tables       metric to its table: `tables.held_out.rows.loss[0].value` is the loss of a   Table
+findings     one sentence per metric that shows something                                 -
+warnings     what to know before believing the figures                                    -
+answers      each prompt with the answers of a, b and the teacher (or null)               AnsweredPrompt
+seconds      time of the whole comparison                                                 -
 
-field           what it is                                                             dataclass
-schema_version  2; raised when a field changes its name or meaning                     -
-when            UTC, ISO 8601                                                          -
-machine         where it ran                                                           MachineFacts
-versions        package to version                                                     -
-sides           `base` and `distilled`: name, model, adapter, the course of training   sides.SideFacts
-teacher         whose answers stand beside, or null                                    -
-history         collected answers and their cost, times of the stages before           history.History
-settings        of this comparison; null is the default                                config.CompareConfig
-definitions     of every figure, in words                                              -
-test            figures on held-out rows, `by_category` the same for each              figures.HeldOut
-answers         test prompts and sampled rows with base's, distilled's, teacher's      answers.PromptAnswers
-answer_figures  whether they end, their length, repetition, speed and memory           answer_figures.AnswerFigures
-judged          what a judge preferred, or null where nobody judged                    judge.Judged
-code            checks of each block, blocks that stand, habits                        code.CodeFindings
-vocabulary      the teacher's terms and how far distilled moved toward them            vocabulary.Vocabulary
-observations    sentences made from these figures                                      -
-cautions        what to know before believing them                                     -
-seconds         by part of the comparison                                              -
-
-`base` and `distilled` are the first and the second side everywhere, also where two adapters or models are compared;
-`sides` has their names. Figures that could not be had are null: the bounds of a difference over fewer than five
-families, a fault where nothing checks the language, a price that is not known.
+A cell without a figure has no `value`; one without an interval has no `low` and `high`.
 """
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import enum
 from pathlib import Path
 from typing import Any
 
-from mlx_distill import device
-from mlx_distill.compare.answer_figures import AnswerFigures
-from mlx_distill.compare.answers import PromptAnswers
-from mlx_distill.compare.code import CodeFindings
-from mlx_distill.compare.config import AnswerConfig
-from mlx_distill.compare.figures import CONFIDENCE, RESAMPLES, HeldOut
-from mlx_distill.compare.history import History
-from mlx_distill.compare.judge import Judged
-from mlx_distill.compare.sides import SIDES, SideFacts, names_of
-from mlx_distill.compare.vocabulary import PRIOR_TERMS, Vocabulary
-from mlx_distill.config import to_plain
-from mlx_distill.models.load import Student
-from mlx_distill.records import Example
-from mlx_distill.storage.package_data import shipped
+import msgspec
 
-SCHEMA_VERSION = 2
-"""Raised when a field of report.json changes its name or meaning; a new field does not raise it."""
+from mlx_distill.code_blocks.blocks import Syntax
+from mlx_distill.compare.prompts import Origin
+from mlx_distill.compare.table import Table
+from mlx_distill.formatting import format_percent, plural
+
+FORMAT = 3
+LANGUAGES = {"python": "Python", "sql": "SQL", "java": "Java"}
 
 
-def definitions(names: Mapping[str, str]) -> dict[str, str]:
-    """Every figure in words."""
-    base, distilled = names["base"], names["distilled"]
-    return {
-        "loss": "mean of -log p(token) over the answer tokens of the test rows, natural logarithm, end tokens included",
-        "perplexity": "exp(loss)",
-        "token_accuracy": "share of those tokens that are the model's most probable one",
-        "difference": f"{distilled} minus {base}, on the same rows",
-        "interval": (
-            f"{100 * CONFIDENCE:.0f} %, paired bootstrap over families ({RESAMPLES:,} resamples, seeded, "
-            "percentiles expanded for few families)"
-        ),
-        "code": (
-            "of the fenced blocks in the answers, those that are whole and that a parser of their "
-            "language takes; habits are counted in these"
-        ),
-        "vocabulary": (
-            f"log-odds of the teacher's answers in train.jsonl against {base}'s answers, with an "
-            f"informative Dirichlet prior of {PRIOR_TERMS:.0f} terms (Monroe et al. 2008), for terms that the teacher "
-            "uses in a fifth of its families; a line that an answer repeats counts once. The answers are to other "
-            "questions than the teacher's, so part of a difference may be of the subject. How far the terms moved is "
-            f"counted in each answer for terms that were chosen without it, since those that {base} lacks by chance "
-            "would be more frequent in any other answer"
-        ),
-        "answers": (
-            "to the test prompts and to questions of test rows; finished: share that ends before the limit; length: "
-            "tokens of the student's tokenizer; repetition: share of an answer's runs of four words that stand in it "
-            "before"
-        ),
-        "tokens_per_second": "of one answer, while all answers of its model are written at the same time",
-        "peak_memory": "the most that MLX held for arrays while the answers were written, weights included",
-        "win_rate": (
-            f"wins of {distilled} and half of the ties, of the pairs of answers with a verdict in both orders; a pair "
-            "is won where both orders say so, and a tie where they disagree"
-        ),
-    }
+class Execution(enum.Enum):
+    """The result of running a block."""
+
+    NOT_RUN = "not run"
+    FINISHED = "finished"
+    FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class MachineFacts:
-    """Where it ran."""
+class CheckedBlock(msgspec.Struct, frozen=True):
+    """One code block of an answer, checked."""
 
-    platform: str
-    device: str
-    kind: str
-    """`metal` or `cpu`."""
-    blas: str
-    """Empty on a Mac."""
-    dtype: str
-    """What was computed in."""
+    language: str
+    syntax: Syntax
+    execution: Execution = Execution.NOT_RUN
+    problem: str = ""
+    """Why it does not parse, or why it failed."""
+
+    def describe(self) -> str:
+        """Return a phrase such as `Python parses` or `SQL does not parse: line 3: Expected table name`."""
+        name = language_name(self.language)
+        if self.syntax is Syntax.NOT_CHECKED:
+            return f"{name}: not checked"
+        if self.syntax is Syntax.BROKEN:
+            return f"{name} does not parse: {self.problem}"
+        if self.execution is Execution.FAILED:
+            return f"{name} parses but fails: {self.problem}"
+        return f"{name} parses and runs" if self.execution is Execution.FINISHED else f"{name} parses"
 
 
-@dataclass(frozen=True)
-class Report:
-    """One comparison, complete. `test` and `answers` are the findings, the rest says what they are findings of."""
+class CheckedAnswer(msgspec.Struct, frozen=True):
+    """One answer of a model or of the teacher."""
 
-    schema_version: int
-    when: str
-    """UTC, ISO 8601."""
-    machine: MachineFacts
-    versions: Mapping[str, str]
-    sides: Mapping[str, SideFacts]
-    """`base` and `distilled`, the first and the second."""
-    teacher: str | None
-    """Whose answers stand beside the student's; None where it was left out."""
-    history: History
-    settings: Mapping[str, Any]
-    definitions: Mapping[str, str]
-    test: HeldOut
-    answers: tuple[PromptAnswers, ...]
-    answer_figures: AnswerFigures
-    judged: Judged | None
-    """None where nobody judged."""
-    code: CodeFindings
-    vocabulary: Vocabulary
-    observations: tuple[str, ...]
-    cautions: tuple[str, ...]
-    seconds: Mapping[str, float]
-    """By part of the work."""
+    text: str
+    finished: bool
+    """False if the limit cut it off, or if the teacher did not complete it."""
+    n_tokens: int
+    """Length by the student's tokenizer, without the end token."""
+    repetition: float
+    """See `answers.repetition`."""
+    blocks: tuple[CheckedBlock, ...] = ()
+    tokens_per_second: float | None = None
+    """None for the teacher. All answers of a model are written at the same time."""
+    stop_reason: str = ""
+    """Why the teacher did not complete it, in the provider's words."""
+    model: str = ""
+    """The teacher's model, in the provider's words; empty if unknown."""
+
+    def describe(self) -> str:
+        """Return a line such as `finished, 120 tokens, 31 tokens/s`."""
+        state = "finished" if self.finished else f"not finished: {self.stop_reason or 'reached the token limit'}"
+        speed = f"{self.tokens_per_second:.0f} tokens/s" if self.tokens_per_second is not None else ""
+        repeats = f"{format_percent(self.repetition)} repeated" if self.repetition else ""
+        return ", ".join(filter(None, (state, plural(self.n_tokens, "token"), speed, repeats)))
+
+
+class Outcome(enum.Enum):
+    """Which model the judge prefers, or why that is unknown."""
+
+    A = "a"
+    B = "b"
+    TIE = "tie"
+    UNCLEAR = "no clear verdict"
+    UNANSWERED = "not judged"
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The judge's verdict on the two answers to a prompt."""
+
+    outcome: Outcome
+    orders: tuple[Outcome, Outcome] = (Outcome.TIE, Outcome.TIE)
+    """The verdict with a's answer first, and with b's answer first."""
+    replies: tuple[str, ...] = ()
+    """The judge's words, in the order of `orders`. Empty for equal answers: a tie without asking."""
+
+    def describe(self, a: str, b: str) -> str:
+        """Return the verdict in words; `a` and `b` are the names of the models."""
+        if not self.replies:
+            return "same text, a tie"
+        if self.outcome is Outcome.TIE:
+            return "a tie" if self.orders[0] is self.orders[1] else "the two orders disagree, a tie"
+        names = {Outcome.A: a, Outcome.B: b}
+        return f"{names[self.outcome]} preferred in both orders" if self.outcome in names else self.outcome.value
+
+
+class AnsweredPrompt(msgspec.Struct, frozen=True):
+    """One prompt and its answers."""
+
+    id: str
+    family: str
+    category: str
+    origin: Origin
+    prompt: str
+    a: CheckedAnswer
+    b: CheckedAnswer
+    teacher: CheckedAnswer | None = None
+    judgement: Judgement | None = None
+
+
+class AdapterInfo(msgspec.Struct, frozen=True):
+    """An adapter folder."""
+
+    folder: Path
+    checkpoint: str
+    """Which step of training it holds, such as `best, step 40`; empty if the file does not say."""
+    rank: int
+    scale: float
+    n_trainable: int
+    changes_nothing: bool
 
     @property
-    def names(self) -> dict[str, str]:
-        """What those who answered are called, by `base`, `distilled` and `teacher`."""
-        return names_of(self.sides)
+    def origin(self) -> str:
+        """The folder, with the checkpoint if it is known: `adapters/demo (best, step 40)`."""
+        return f"{self.folder} ({self.checkpoint})" if self.checkpoint else str(self.folder)
+
+
+class TrainingStep(msgspec.Struct, frozen=True):
+    """The figures of one training step; None if they were not measured."""
+
+    step: int
+    train_loss: float | None = None
+    valid_loss: float | None = None
+    train_accuracy: float | None = None
+    valid_accuracy: float | None = None
+
+
+class TrainingRun(msgspec.Struct, frozen=True):
+    """The training of an adapter."""
+
+    settings: dict[str, Any]
+    result: dict[str, Any]
+    """Both as in `run.json`."""
+    steps: tuple[TrainingStep, ...]
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """One of the two models."""
+
+    name: str
+    """Its name in the report: `base`, `distilled`, or a folder's name."""
+    path: Path
+    model_type: str
+    n_parameters: int
+    source: str
+    """The source of its conversion; empty if unknown."""
+    revision: str
+    """Commit of the Hub repository; empty for files."""
+    adapter: AdapterInfo | None = None
+    training: TrainingRun | None = None
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """The teacher's answers in the data folder."""
+
+    n_prompts: int
+    n_answered: int
+    teachers: tuple[str, ...]
+    models: tuple[str, ...]
+    cost_usd: float | None
+    """None if no answer has a price."""
+    n_priced: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One comparison."""
+
+    format: int = FORMAT
+    created_at: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    a: ModelInfo
+    b: ModelInfo
+    teacher: str
+    collected: Collected | None
+    settings: dict[str, Any]
+    tables: dict[str, Table]
+    findings: tuple[str, ...]
+    warnings: tuple[str, ...]
+    answers: tuple[AnsweredPrompt, ...]
+    seconds: float
 
     @property
     def is_before_and_after(self) -> bool:
-        """Whether the second side is what training made of the first."""
-        return (self.names["base"], self.names["distilled"]) == SIDES
+        """True if model b is model a with an adapter."""
+        return self.a.path == self.b.path and self.a.adapter is None and self.b.adapter is not None
+
+    def summary(self) -> str:
+        """Return one line with the main figures."""
+        rows = self.tables["held_out"].rows
+        figures = (f"{name} {rows[name][0].text} → {rows[name][1].text}" for name in ("loss", "token accuracy"))
+        return f"test {', '.join(figures)}"
 
 
-def settings_of(config: AnswerConfig) -> dict[str, Any]:
-    """The settings as they can be given again elsewhere: a shipped file is the default, wherever it lies here."""
-    settings: dict[str, Any] = to_plain(config)
-    if config.test_prompts == shipped("test_prompts.jsonl"):
-        settings["test_prompts"] = None
-    return settings
-
-
-def machine_facts(student: Student) -> MachineFacts:
-    """This machine and what the student is computed in here."""
-    hardware = device.prepare()
-    dtype = str(student.dtype).removeprefix("mlx.core.")
-    return MachineFacts(
-        platform.platform(), hardware.name, hardware.kind, hardware.blas.name if hardware.blas else "", dtype
-    )
-
-
-def cautions(sides: Iterable[SideFacts], rows: Sequence[Example], system: str) -> list[str]:
-    """What a reader of the figures must know before believing them."""
-    found = []
-    for side in sides:
-        model, adapter = side.model, side.adapter
-        if not adapter:
-            continue
-        if adapter.changes_nothing:
-            found.append(
-                f"The adapter in {adapter.folder} changes nothing: its weights are zero, so {side.name} is the same as "
-                "the model without it. Train it with `mlx-distill train`."
-            )
-        if adapter.trained_on and Path(adapter.trained_on).name != model.path.name:
-            found.append(
-                f"The adapter in {adapter.folder} was trained on {adapter.trained_on} and is compared on {model.path}. "
-                "Unless these are the same model, name the one that it was trained on."
-            )
-    systems = {"".join(message.content for message in row.messages if message.role == "system") for row in rows}
-    if systems != {system}:
-        other = min(systems - {system})
-        found.append(
-            f"The test rows were prepared with the system message {other!r}, the test prompts are asked with "
-            f"{system!r}. Give both the same, or the answers show the student under a message it was not trained with."
-        )
-    return found
+def language_name(language: str) -> str:
+    """Return a language as people write it; `code` if it is unknown."""
+    return LANGUAGES.get(language, language or "code")

@@ -1,164 +1,147 @@
-"""`compare`: two sides, one model in memory at a time, on held-out rows and on test prompts."""
+"""`compare`: two models, one in memory at a time, on held-out rows and on prompts."""
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlx_distill import device
-from mlx_distill.compare.config import CompareConfig, PairConfig
+from mlx_distill.compare.answers import teacher_answers, write_answers
+from mlx_distill.compare.config import TEST_PROMPTS, AnswerConfig, CompareConfig, CompareResult, PairConfig
+from mlx_distill.compare.history import read_collected
+from mlx_distill.compare.judge import judge
+from mlx_distill.compare.metrics import METRICS, Metric
+from mlx_distill.compare.models import Comparison, ModelLoader, ModelRun, model_info, model_specs
+from mlx_distill.compare.prompts import build_prompts, read_prompts, sample_rows
+from mlx_distill.compare.render.html import html_page
+from mlx_distill.compare.render.markdown import markdown_page
+from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Collected, Report
+from mlx_distill.compare.rows import (
+    check_same_tokens,
+    check_unseen,
+    find_warnings,
+    read_rows,
+    read_test_rows,
+    render_rows,
+    score_rows,
+)
 from mlx_distill.config import to_plain
-from mlx_distill.events import Report, Warning, ignore
+from mlx_distill.events import Report as ReportEvent
+from mlx_distill.events import Warning, ignore
+from mlx_distill.models.load import Student
+from mlx_distill.storage import files
 from mlx_distill.storage.atomic import json_text, write_texts
-
-if TYPE_CHECKING:
-    from mlx_distill.compare.answer_figures import AnswerFigures
-    from mlx_distill.compare.answers import PromptAnswers
-    from mlx_distill.compare.code import CodeFindings
-    from mlx_distill.compare.figures import HeldOut
-    from mlx_distill.compare.judge import Judged
-    from mlx_distill.compare.vocabulary import Vocabulary
+from mlx_distill.storage.package_data import shipped
 
 
-@dataclass(frozen=True)
-class CompareResult:
-    """What was found, and where it is written down."""
+def run(
+    config: CompareConfig | PairConfig, report: ReportEvent = ignore, metrics: Sequence[Metric] = METRICS
+) -> CompareResult:
+    """Compare two models and write `report.json`, `report.md` and `report.html`.
 
-    names: dict[str, str]
-    """What `base`, `distilled` and `teacher` are called: two folders' names where two of them are compared."""
-    adapters: tuple[str, ...]
-    """The folder of each adapter that was compared, and which moment of training it is."""
-    test: HeldOut
-    answers: tuple[PromptAnswers, ...]
-    answer_figures: AnswerFigures
-    judged: Judged | None
-    """None where nobody judged."""
-    code: CodeFindings
-    vocabulary: Vocabulary
-    cautions: tuple[str, ...]
-    observations: tuple[str, ...]
-    report: Path
-    markdown: Path
-    page: Path
-    seconds: float
-
-
-def run(config: CompareConfig | PairConfig, report: Report = ignore) -> CompareResult:
-    """Compare, write `report.json`, `report.md` and `report.html`, and return the findings.
-
-    A teacher that cannot be asked is a caution. Raises MissingError and InputError for what is not there or does not
-    fit together, VerificationError where a model's loss is not a number.
+    Trouble with the teacher or the judge is a warning. Raises MissingError and InputError for files that are missing
+    or do not fit together, VerificationError if a model's loss is not a number.
     """
-    device.prepare()
-    from mlx_distill.compare import answer_figures, answers, code, history, html, markdown, measuring, observations
-    from mlx_distill.compare import judge as judging
-    from mlx_distill.compare import questions as asking
-    from mlx_distill.compare import report as reports
-    from mlx_distill.compare import sides as both
-    from mlx_distill.compare import vocabulary as vocabularies
-
-    parts, seats = _Parts(), both.Seats()
-    rows, prompts = measuring.read_rows(config.data), asking.read_prompts(config.test_prompts)
-    sampled = asking.sample_rows(rows, config.test_rows, config.seed)
-    questions = asking.questions_of(prompts, sampled, config.system)
-    sides, facts, rendered = both.sides_of(config), {}, {}
-    with parts.timed("load"):  # both, so that what does not fit is known before hours of work
-        for key, side in sides.items():
-            student, adapter = seats.take(side)
-            facts[key] = both.side_facts(side, student, adapter)
-            rendered[key] = measuring.render_rows(student, rows, config.data / measuring.TEST_FILE)
-    measuring.refuse_other_tokens(rows, list(sides.values()), list(rendered.values()))
-    cautions = reports.cautions(facts.values(), rows, config.system)
-    cautions += measuring.refuse_seen_rows(rows, config.data, facts.values())
-    taught: dict[str, answers.TeacherAnswer] = {}
+    started, loader = time.perf_counter(), ModelLoader()
+    rows, specs = read_test_rows(config.data), model_specs(config)
+    sampled = sample_rows(rows, config.test_rows, config.seed)
+    prompts = build_prompts(read_prompts(config.test_prompts), sampled, config.system)
+    infos, rendered = [], []
+    for spec in specs:  # load both models first, to find what does not fit before hours of work
+        student, adapter = loader.load(spec)
+        infos.append(model_info(spec, student, adapter))
+        rendered.append(render_rows(student, rows, config.data / files.TEST))
+    check_same_tokens(rows, infos, rendered)
+    warnings = find_warnings(infos, rows, config.system) + check_unseen(rows, config.data, infos)
+    taught: dict[str, CheckedAnswer] = {}
     if config.teacher:
-        with parts.timed("ask the teacher"):
-            taught, missing = answers.ask_teacher(questions, config, report)
-        cautions += missing
-    for text in cautions:
+        taught, missing = teacher_answers(student, prompts, config, report)
+        warnings += missing
+    _report_all(warnings, report)
+
+    runs, written = [], []
+    for spec, info, tokens in zip(specs, infos, rendered, strict=True):
+        student, _ = loader.load(spec)
+        scores = score_rows(student, tokens, info, report)
+        texts, writing = write_answers(student, prompts, spec, config, report)
+        runs.append(ModelRun(info, scores, writing))
+        written.append(texts)
+    answers = [
+        AnsweredPrompt(one.id, one.family, one.category, one.origin, one.text, a, b, taught.get(one.id))
+        for one, a, b in zip(prompts, *written, strict=True)
+    ]
+    collected, judged_by = read_collected(config.data), None
+    if config.judge:
+        known = (*collected.teachers, *collected.models) if collected else ()
+        learned_from = [config.teacher, *known, *(answer.model for answer in taught.values())]
+        answers, judged_by, doubts = judge(answers, config, learned_from, report)
+        warnings += doubts
+        _report_all(doubts, report)
+    data = Comparison(
+        a=runs[0],
+        b=runs[1],
+        rows=rows,
+        train_rows=read_rows(config.data / files.TRAIN),
+        answers=answers,
+        judge=judged_by,
+        seed=config.seed,
+    )
+    found = build_report(data, config, metrics, collected, warnings, describe_machine(student), started)
+    return write_report(found, config)
+
+
+def build_report(
+    data: Comparison,
+    config: AnswerConfig,
+    metrics: Sequence[Metric],
+    collected: Collected | None,
+    warnings: Sequence[str],
+    machine: dict[str, str],
+    started: float,
+) -> Report:
+    """Compute the metrics and put them into a report."""
+    tables = [table for metric in metrics if (table := metric(data))]
+    is_default = config.test_prompts == shipped(TEST_PROMPTS)  # wherever it is on this machine
+    return Report(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine,
+        versions=device.versions(),
+        a=data.a.info,
+        b=data.b.info,
+        teacher=config.teacher,
+        collected=collected,
+        settings=to_plain(config) | ({"test_prompts": None} if is_default else {}),
+        tables={table.id: table for table in tables},
+        findings=tuple(table.finding for table in tables if table.finding),
+        warnings=tuple(warnings),
+        answers=tuple(data.answers),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def write_report(found: Report, config: AnswerConfig) -> CompareResult:
+    """Write the three files together, so that a failure leaves an earlier report as it was."""
+    json_file, markdown_file, html_file = config.outputs()
+    write_texts(
+        {html_file: html_page(found), markdown_file: markdown_page(found), json_file: json_text(to_plain(found))}
+    )
+    return CompareResult(found, json_file, markdown_file, html_file)
+
+
+def _report_all(warnings: Sequence[str], report: ReportEvent) -> None:
+    for text in warnings:
         report(Warning(text))
 
-    scores, written, writing = {}, {}, {}
-    for key, side in sides.items():
-        with parts.timed("load"):
-            student, _ = seats.take(side)
-        with parts.timed(f"score {side.name}"):
-            scores[key] = measuring.score_side(student, rendered[key], side, report)
-        with parts.timed(f"answers of {side.name}"):
-            written[key], writing[key] = answers.write_answers(student, questions, side, config, report)
 
-    test = measuring.pair(rows, scores["base"], scores["distilled"], config.seed)
-    given = answers.put_together(student, questions, written["base"], written["distilled"], taught)
-    folders = {"model": sides["distilled"].model, "adapter": sides["distilled"].adapter, "data": config.data}
-    past = history.read_history(config.data, config.out / "manifests", folders)
-    with parts.timed("look at the answers"):
-        checked = code.examine(given, execute=config.execute)
-        words = vocabularies.vocabulary(measuring.training_rows(config.data), given)
-        of_answers = answer_figures.answer_figures(given, writing, config.seed)
-    judged = None
-    if config.judge:
-        with parts.timed("judge"):
-            taught_by = judging.teachers_of(config.teacher, past.collected, given)
-            judged, doubts = judging.judge(given, config, taught_by, report)
-        cautions += doubts
-    names = both.names_of(sides)
-    found = reports.Report(
-        schema_version=reports.SCHEMA_VERSION,
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=reports.machine_facts(student),
-        versions=device.versions(),
-        sides=facts,
-        teacher=config.teacher or None,
-        history=past,
-        settings=reports.settings_of(config),
-        definitions=reports.definitions(names),
-        test=test,
-        answers=given,
-        answer_figures=of_answers,
-        judged=judged,
-        code=checked,
-        vocabulary=words,
-        observations=observations.observe(test, of_answers, checked, words, judged, facts),
-        cautions=tuple(cautions),
-        seconds=parts.seconds,
-    )
-    files = {
-        "report.html": html.page(found),
-        "report.md": markdown.page(found),
-        "report.json": json_text(to_plain(found)),
+def describe_machine(student: Student) -> dict[str, str]:
+    """Return the machine, and the type in which the models compute."""
+    hardware = device.prepare()
+    return {
+        "platform": platform.platform(),
+        "device": hardware.name,
+        "kind": hardware.kind,
+        "blas": hardware.blas.name if hardware.blas else "",
+        "dtype": str(student.dtype).removeprefix("mlx.core."),
     }
-    write_texts({config.out / name: text for name, text in files.items()})
-    return CompareResult(
-        names,
-        tuple(each.adapter.origin for each in facts.values() if each.adapter),
-        test,
-        found.answers,
-        found.answer_figures,
-        found.judged,
-        found.code,
-        found.vocabulary,
-        found.cautions,
-        found.observations,
-        config.out / "report.json",
-        config.out / "report.md",
-        config.out / "report.html",
-        round(sum(parts.seconds.values()), 2),
-    )
-
-
-class _Parts:
-    """How long each part of the work took, all its turns together."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)

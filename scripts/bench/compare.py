@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Answers of base and distilled to 16 prompts: this project against `mlx_lm.generate` once per prompt and model.
+"""Compare 16 prompts x 2 models in one process with `mlx_lm.generate` once per prompt and model.
 
     python scripts/bench/compare.py --model models/SmolLM2-135M-Instruct [--adapter adapters/NAME] [--json]
 
-Both read a float32 copy of the model, write greedily to the same rendered prompts, stop at the same limit and get the
-fast BLAS. Time is that of whole processes, start and loading included: one of this project's, the mean of a run
-before and a run after, against 32 of mlx_lm.generate (`--only N` starts them for N prompts and scales, and says so).
-Memory is the largest resident size of a process. Without --adapter a random one is made: it costs what a trained one
-costs. Exits with 1 where the ratio is below 4 or where tokens differ by more than a near-tie; those are listed.
+Both read a float32 copy of the model, decode greedily from the same rendered prompts, stop at the same limit and use
+the fast BLAS. Time covers whole processes, including start and loading: one process of this project (the mean of
+a run before and a run after) against 32 of mlx_lm.generate. `--only N` starts them for N prompts and scales the time.
+Memory is the peak resident memory of a process. Without --adapter, a random adapter is used, which costs as much as a
+trained one. Exits with 1 if the ratio is below 4 or if tokens differ by more than a near-tie; it lists those.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 
 LAUNCHER = Path(__file__).with_name("mlx_lm_generate.py")
-WANTED = 4.0
-VOICES = ("base", "distilled")
+MIN_RATIO = 4.0
+MODELS = ("base", "distilled")
 RANK, SCALE = 8, 4.0
 
 
@@ -50,17 +50,17 @@ def main() -> int:
     parser.add_argument("--write-here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write_here:
-        write_here(options)
+        generate_here(options)
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(options, Path(scratch))
-    print(json.dumps(result, indent=2) if options.json else in_words(result))
-    return 0 if result["ratio"] >= WANTED and not result["other_differences"] else 1
+    print(json.dumps(result, indent=2) if options.json else describe(result))
+    return 0 if result["ratio"] >= MIN_RATIO and not result["other_differences"] else 1
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     device.configure_process()
-    model = in_float32(options.model, scratch / "model")
+    model = copy_as_float32(options.model, scratch / "model")
     adapter = options.adapter or random_adapter(model, scratch / "adapter")
     texts = shipped_prompts(options.prompts)
     measured = texts[:: max(len(texts) // options.only, 1)][: options.only] if options.only else texts
@@ -68,13 +68,13 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     own += [f"--prompts={options.prompts}", f"--max-tokens={options.max_tokens}"]
 
     here = [process(own, scratch)]
-    there: dict[str, list[dict[str, Any]]] = {voice: [] for voice in VOICES}
+    there: dict[str, list[dict[str, Any]]] = {model_name: [] for model_name in MODELS}
     for number, text in enumerate(measured, start=1):
-        for voice in VOICES:
+        for model_name in MODELS:
             command = [str(LAUNCHER), f"--model={model}", f"--system-prompt={STUDENT_SYSTEM}", "--prompt=-"]
             command += [f"--max-tokens={options.max_tokens}", "--temp=0"]
-            command += [f"--adapter-path={adapter}"] if voice == "distilled" else []
-            there[voice].append(process(command, scratch, text))
+            command += [f"--adapter-path={adapter}"] if model_name == "distilled" else []
+            there[model_name].append(process(command, scratch, text))
         print(f"mlx_lm.generate: {number} of {len(measured)} prompts", file=sys.stderr)
     here.append(process(own, scratch))
 
@@ -82,7 +82,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     scaled_by = len(texts) / len(measured)
     seconds_there = scaled_by * sum(run["seconds"] for run in all_there)
     seconds_here = sum(run["seconds"] for run in here) / len(here)
-    differences = compared(model, adapter, here[0], there, [texts.index(text) for text in measured])
+    differences = find_differences(model, adapter, here[0], there, [texts.index(text) for text in measured])
     blas = device.prepare().blas
     return {
         "machine": f"{device.cpu_name()}, {cpu.cores()} cores, {device.prepare().kind}",
@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "adapter": str(options.adapter) if options.adapter else f"random, rank {RANK} on all linear layers",
         "prompts": len(texts),
         "max_tokens": options.max_tokens,
-        "tokens": sum(len(tokens) for voice in VOICES for tokens in here[0][voice]),
+        "tokens": sum(len(tokens) for model_name in MODELS for tokens in here[0][model_name]),
         "seconds_here": round(seconds_here, 2),
         "seconds_here_each": [run["seconds"] for run in here],
         "seconds_there": round(seconds_there, 2),
@@ -109,13 +109,13 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def in_float32(source: Path, out: Path) -> Path:
-    """A copy of the model in float32: mlx_lm.generate computes in the type of the file, and a CPU is slow in others."""
+def copy_as_float32(source: Path, out: Path) -> Path:
+    """Copy the model as float32: mlx_lm.generate computes in the type of the file, and a CPU is slow in 16 bits."""
     import mlx.core as mx
 
     shutil.copytree(source, out)
     for file in out.glob("*.safetensors"):
-        weights = mx.load(str(source / file.name))
+        weights: Any = mx.load(str(source / file.name))
         floats = (mx.float16, mx.bfloat16)
         weights = {
             name: value.astype(mx.float32) if value.dtype in floats else value for name, value in weights.items()
@@ -125,7 +125,7 @@ def in_float32(source: Path, out: Path) -> Path:
 
 
 def random_adapter(model_folder: Path, out: Path) -> Path:
-    """An adapter on all linear layers, small enough to leave sentences whole."""
+    """Make an adapter on all linear layers, small enough to keep the sentences."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -148,13 +148,13 @@ def random_adapter(model_folder: Path, out: Path) -> Path:
 
 
 def shipped_prompts(count: int) -> list[str]:
-    """So many of the shipped prompts, spread evenly over them."""
+    """Return some of the shipped prompts, spread evenly."""
     prompts = read_jsonl(shipped("prompts.jsonl"), Prompt.from_json)
     return [prompts[number * len(prompts) // count].text for number in range(count)]
 
 
 def process(arguments: Sequence[str], scratch: Path, text: str = "") -> dict[str, Any]:
-    """Run a script of Python with `text` at its input: what it wrote down, its time and its largest resident size."""
+    """Run a Python script with `text` as input. Return what it wrote, its time and its peak resident memory."""
     out, asked = scratch / "out.json", scratch / "asked.txt"
     asked.write_text(text, encoding="utf-8")
     command = [sys.executable, *arguments]
@@ -171,8 +171,8 @@ def process(arguments: Sequence[str], scratch: Path, text: str = "") -> dict[str
     return {**json.loads(out.read_text()), "seconds": round(seconds, 3), "peak_bytes": usage.ru_maxrss * unit}
 
 
-def write_here(options: argparse.Namespace) -> None:
-    """This project's answers stage: one copy of the base, the adapter off and on, all prompts at once."""
+def generate_here(options: argparse.Namespace) -> None:
+    """Write the answers as `compare` does: one copy of the base, the adapter off and on, all prompts at once."""
     device.configure_process()
     from mlx_distill.models.adapter import attach
     from mlx_distill.models.generate import generate_batch
@@ -188,34 +188,34 @@ def write_here(options: argparse.Namespace) -> None:
     end = student.tokenizer.eos_token_id
     found: dict[str, Any] = {"asked": asked}
     started = time.perf_counter()
-    for voice in VOICES:
-        adapter.enabled = voice == "distilled"
+    for model_name in MODELS:
+        adapter.enabled = model_name == "distilled"
         completions = generate_batch(student, asked, max_tokens=options.max_tokens)
-        found[voice] = [[*one.tokens, end] if one.finished else list(one.tokens) for one in completions]
+        found[model_name] = [[*one.tokens, end] if one.finished else list(one.tokens) for one in completions]
     found["writing_seconds"] = round(time.perf_counter() - started, 3)
     Path(os.environ["BENCH_OUT"]).write_text(json.dumps(found))
 
 
-def compared(
+def find_differences(
     model: Path, adapter: Path, here: dict[str, Any], there: dict[str, list[dict[str, Any]]], which: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Where the answers part."""
+    """Return where the answers differ."""
     from mlx_lm.utils import load
 
     found = []
-    for voice in VOICES:
-        loaded, tokenizer = load(str(model), adapter_path=str(adapter) if voice == "distilled" else None)[:2]
-        for number, run in zip(which, there[voice], strict=True):
+    for model_name in MODELS:
+        loaded, tokenizer = load(str(model), adapter_path=str(adapter) if model_name == "distilled" else None)[:2]
+        for number, run in zip(which, there[model_name], strict=True):
             if run["asked"] != here["asked"][number]:
-                sys.exit(f"Prompt {number + 1} was not read as the same tokens by both, so nothing can be compared.")
-            one = parting(loaded, run["asked"], here[voice][number], run["tokens"], tokenizer.eos_token_ids)
+                sys.exit(f"Prompt {number + 1} has different tokens in the two programs, so nothing can be compared.")
+            one = parting(loaded, run["asked"], here[model_name][number], run["tokens"], tokenizer.eos_token_ids)
             if one:
                 tokens = {name: tokenizer.decode([getattr(one, name)]) for name in ("here", "there")}
-                found.append({"voice": voice, "prompt": number + 1, **asdict(one), **tokens})
+                found.append({"model": model_name, "prompt": number + 1, **asdict(one), **tokens})
     return found
 
 
-def in_words(result: dict[str, Any]) -> str:
+def describe(result: dict[str, Any]) -> str:
     scaled = f", measured on a part and scaled by {result['scaled_by']:g}" if result["scaled_by"] != 1 else ""
     lines = [
         f"{result['prompts']} prompts x 2 models, at most {result['max_tokens']} tokens, {result['tokens']} written, "
@@ -231,13 +231,13 @@ def in_words(result: dict[str, Any]) -> str:
             f"{result[f'peak_bytes_{where}'] / 1e9:.2f} GB resident: {what}"
         )
     lines += [
-        f"ratio: {result['ratio']:.2f}, at least {WANTED:g} is wanted",
-        f"tokens: {result['answers_compared']} answers compared, {len(result['near_ties'])} part at a near-tie (up to "
-        f"{NEAR_TIE:g} between the two log-probabilities), {len(result['other_differences'])} otherwise",
+        f"ratio: {result['ratio']:.2f}, the minimum is {MIN_RATIO:g}",
+        f"tokens: {result['answers_compared']} answers compared, {len(result['near_ties'])} differ at a near-tie "
+        f"(up to {NEAR_TIE:g} between the two log-probabilities), {len(result['other_differences'])} otherwise",
     ]
     for kind in ("near_ties", "other_differences"):
         lines += [
-            f"  {kind.replace('_', ' ')[:-1]}: {one['voice']}, prompt {one['prompt']}, after {one['position']} tokens: "
+            f"  {kind.replace('_', ' ')[:-1]}: {one['model']}, prompt {one['prompt']}, after {one['position']} tokens: "
             f"{one['here']!r} here, {one['there']!r} there, gap {one['gap']:.2e}"
             for one in result[kind]
         ]

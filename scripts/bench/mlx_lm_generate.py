@@ -1,4 +1,4 @@
-"""The command `mlx_lm.generate` as it is, behind the BLAS that this project loads, its tokens written to $BENCH_OUT."""
+"""Run the command `mlx_lm.generate` with the BLAS that this project loads, and write its tokens to $BENCH_OUT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> None:
     found: dict[str, Any] = {"tokens": []}
     stream = command.stream_generate
 
-    def noted(model: Any, tokenizer: Any, prompt: Any, **more: Any) -> Any:
+    def recorded(model: Any, tokenizer: Any, prompt: Any, **more: Any) -> Any:
         found["asked"] = list(prompt)
         started = time.perf_counter()
         for response in stream(model, tokenizer, prompt, **more):
@@ -26,7 +26,7 @@ def main() -> None:
             yield response
         found["writing_seconds"] = round(time.perf_counter() - started, 3)
 
-    command.stream_generate = noted
+    command.stream_generate = recorded
     command.main()
     Path(os.environ["BENCH_OUT"]).write_text(json.dumps(found))
 

@@ -1,7 +1,7 @@
-"""Where two greedy answers to one prompt part, and whether that is more than rounding.
+"""Find where two greedy answers to one prompt differ, and whether rounding explains it.
 
-Float sums in another order differ in their last digits, so two tokens whose probabilities are that close may change
-places. The gap between the two tokens, after what both answers share, says whether it was such a near-tie.
+The order of a float sum changes its last digits, so two tokens with almost equal probabilities may change places. The
+gap between the two tokens, after the tokens that both answers share, shows whether it was such a near-tie.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 NEAR_TIE = 1e-3
 """Log-probabilities closer than this may change places in float32. Batched and single passes of the sample student
-differ by up to about 1e-4; a trained model's first and second choice are mostly 0.1 and more apart."""
+differ by up to about 1e-4; the first and second choice of a trained model mostly differ by 0.1 or more."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Parting:
     here: int
     there: int
     gap: float
-    """How much more probable the one is than the other, as a difference of log-probabilities."""
+    """Difference of the log-probabilities of the two tokens."""
 
     @property
     def is_near_tie(self) -> bool:
@@ -34,14 +34,14 @@ class Parting:
 def parting(
     model: Any, prompt: Sequence[int], here: Sequence[int], there: Sequence[int], ends: Collection[int]
 ) -> Parting | None:
-    """Where the answers part; None where they are equal. End tokens, of `ends`, count as one and the same."""
+    """Return where the answers differ; None if they are equal. All tokens in `ends` count as the same token."""
     import mlx.core as mx
 
     pairs = enumerate(zip(here, there, strict=False))
     shorter = min(len(here), len(there))
     position = next((n for n, (a, b) in pairs if a != b and not (a in ends and b in ends)), shorter)
     if position == shorter:
-        # One that stops without an end token, before the other does, is explained by no probability.
+        # No probability explains an answer that stops earlier without an end token.
         return None if len(here) == len(there) else Parting(position, -1, -1, float("inf"))
     logits = model(mx.array([[*prompt, *here[:position]]]))[0, -1].astype(mx.float32)
     pair = here[position], there[position]

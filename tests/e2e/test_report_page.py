@@ -1,4 +1,4 @@
-"""The report's page in a browser: it fits a phone and a desk, logs no error, and hostile answers do no harm."""
+"""The report's page in a browser: it fits a phone and a desk, logs no errors, and hostile answers do no harm."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.compare.answers import PromptAnswers, StudentAnswer, TeacherAnswer
 from mlx_distill.compare.config import CompareConfig
-from mlx_distill.compare.history import Collected, Course, History, Moment, StageTime
-from mlx_distill.compare.html import page
+from mlx_distill.compare.render.html import html_page
+from mlx_distill.compare.report import Collected, TrainingRun, TrainingStep
 from mlx_distill.compare.run import run
 from tests.conftest import skip
 from tests.support.adapters import make_adapter
 from tests.support.comparing import example, make_prompts, write_lines
-from tests.support.reports import HOSTILE, make_report
+from tests.support.reports import HOSTILE, make_answer, make_answered, make_report
 
 BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome"),
@@ -34,7 +33,7 @@ FLAGS = (
 )
 WIDTHS = (390, 1440)
 LOOK = """<script>addEventListener("load", () => {
-  const framed = (box) => box.closest("pre, .table, .said.long, .said table, svg, .skip")
+  const framed = (box) => box.closest("pre, .table, .text.long, .text table, svg, .skip")
   const outside = [...document.querySelectorAll("body *")]
     .filter((box) => !framed(box) && box.getBoundingClientRect().right > innerWidth + 1)
   parent.document.documentElement.setAttribute("data-seen-" + innerWidth, JSON.stringify({
@@ -43,7 +42,7 @@ LOOK = """<script>addEventListener("load", () => {
     styled: getComputedStyle(document.querySelector("main")).maxWidth,
     paper: getComputedStyle(document.body).backgroundColor }))
 })</script></head>"""
-"""Put into a copy of the page whose policy lets scripts run: what is inert here is not inert by the policy alone."""
+"""Goes into a copy of the page whose policy allows scripts: so the page is safe even without the policy."""
 
 ATTACKS = [
     HOSTILE,
@@ -81,7 +80,7 @@ def visit(browser: str, file: Path, *flags: str) -> tuple[str, list[str]]:
 
 
 def look(browser: str, text: str, folder: Path, *flags: str) -> dict[int, dict[str, Any]]:
-    """What a script sees in a copy of the page, by width; in frames, since a window is never as narrow as a phone."""
+    """Return what a script sees in a copy of the page, by width. A window is never as narrow as a phone, a frame is."""
     allowing = text.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'; img-src *", 1)
     copy = html.escape(allowing.replace("</head>", LOOK, 1))
     frames = (f'<iframe width="{width}" height="900" frameborder="0" srcdoc="{copy}"></iframe>' for width in WIDTHS)
@@ -99,19 +98,15 @@ def look(browser: str, text: str, folder: Path, *flags: str) -> dict[int, dict[s
 
 @cache
 def hostile_page() -> str:
-    moments = tuple(Moment(step, 2 - step / 300, 2.0 if step % 50 == 0 else None, 0.5, 0.5) for step in range(300))
-    history = History(
-        Collected(104, 104, ("anthropic:claude-sonnet-4-6",), ("claude-sonnet-4-6",), 1.61, 104),
-        (StageTime("train", 175.0, "2026-02-24T10:00:00+00:00"),),
-    )
-    course = Course({"epochs": 3, "model": "m" * 300}, {"n_train_rows": 84, "steps": 300, "epochs": 3.0}, moments)
+    steps = tuple(TrainingStep(n, 2 - n / 300, 2.0 if n % 50 == 0 else None, 0.5, 0.5) for n in range(300))
+    collected = Collected(104, 104, ("anthropic:claude-sonnet-4-6",), ("claude-sonnet-4-6",), 1.61, 104)
+    training = TrainingRun({"epochs": 3, "model": "m" * 300}, {"n_train_rows": 84, "steps": 300, "epochs": 3.0}, steps)
     answers = []
     for number, attack in enumerate(ATTACKS):
-        student = StudentAnswer(attack, finished=False, n_tokens=512, tokens_per_second=30.0)
-        teacher = TeacherAnswer(attack, finished=True, stop_reason="end_turn", model="m")
-        name = f"{number}{attack[:300]}"
-        answers.append(PromptAnswers(name, attack[:300], attack[:2000], student, student, teacher))
-    return page(make_report(tuple(answers), (HOSTILE, "w" * 500), history, course))
+        answer, taught = make_answer(attack, finished=False, n_tokens=512), make_answer(attack, taught=True)
+        name, category = f"{number}{attack[:300]}", attack[:300]
+        answers.append(make_answered(answer, answer, taught, name=name, category=category, prompt=attack[:2000]))
+    return html_page(make_report(answers, (HOSTILE, "w" * 500), collected=collected, training=training))
 
 
 def test_hostile_answers_neither_run_nor_overflow(browser: str, tmp_path: Path) -> None:
@@ -132,9 +127,7 @@ def test_the_page_as_it_is_logs_no_error(browser: str, tmp_path: Path) -> None:
     assert visit(browser, file)[1]  # as one is that is not what was hashed
 
 
-def test_the_page_of_a_comparison_fits_in_the_light_and_in_the_dark(
-    browser: str, tiny_student: Path, tmp_path: Path
-) -> None:
+def test_the_page_fits_in_light_and_dark(browser: str, tiny_student: Path, tmp_path: Path) -> None:
     answer = "Count.\n\n```python\ndef count(text: str) -> int:\n    return len(text)\n```"
     rows = [example(f"f{number}", "python", f"Count {number}.", answer) for number in range(5)]
     for name in ("train", "test"):
@@ -147,7 +140,7 @@ def test_the_page_of_a_comparison_fits_in_the_light_and_in_the_dark(
         test_prompts=make_prompts(tmp_path / "prompts.jsonl"),
         max_tokens=64,
     )
-    text = run(config).page.read_text(encoding="utf-8")
+    text = run(config).html_file.read_text(encoding="utf-8")
     light, dark = (look(browser, text, tmp_path, f"--blink-settings=preferredColorScheme={kind}") for kind in (1, 0))
     for seen in (light, dark):
         for width in WIDTHS:

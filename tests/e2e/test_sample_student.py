@@ -51,9 +51,9 @@ def test_convert_train_compare_fuse_and_chat(
 
     where = (*model, "--adapter", adapter, "--data", data)
     succeed(cli("compare", *where, "--out", tmp_path / "report", "--no-teacher", "--max-tokens", 24, cwd=tmp_path))
-    test = json.loads((tmp_path / "report/report.json").read_text())["test"]
-    assert test["distilled"]["loss"] < test["base"]["loss"]
-    assert test["distilled"]["token_accuracy"] > test["base"]["token_accuracy"]
+    figures = json.loads((tmp_path / "report/report.json").read_text())["tables"]["held_out"]["rows"]
+    assert figures["loss"][1]["value"] < figures["loss"][0]["value"]
+    assert figures["token accuracy"][1]["value"] > figures["token accuracy"][0]["value"]
 
     succeed(cli("fuse", *where, "--out", fused, cwd=tmp_path))
     question = "Write a Python function that counts words.\n"

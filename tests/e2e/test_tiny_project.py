@@ -73,17 +73,16 @@ def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None
     compared = succeed(cli("compare", cwd=project))
     assert "test-balanced-tree" in compared.out or "balanced" in compared.out
     report = json.loads((project / "reports/demo/report.json").read_text())
-    adapter = report["sides"]["distilled"]["adapter"]
-    assert f"({adapter['choice']})" in compared.out and "best, step" in adapter["choice"]
-    test = report["test"]
-    assert test["distilled"]["loss"] < test["base"]["loss"]
-    assert test["n_rows"] == len(rows["test"])
-    assert test["n_tokens"] > 0
-    assert 0 <= test["base"]["token_accuracy"] <= 1
+    adapter = report["b"]["adapter"]
+    assert f"({adapter['checkpoint']})" in compared.out and "best, step" in adapter["checkpoint"]
+    figures = report["tables"]["held_out"]["rows"]
+    assert figures["loss"][1]["value"] < figures["loss"][0]["value"]
+    assert f"{len(rows['test'])} test rows" in report["tables"]["held_out"]["note"]
+    assert 0 <= figures["token accuracy"][0]["value"] <= 1
 
     fused = succeed(cli("fuse", "--json", cwd=project))
     assert (project / "models/demo/model.safetensors").exists()
-    assert json.loads(fused.out)["adapter"] == f"{adapter['folder']} ({adapter['choice']})"
+    assert json.loads(fused.out)["adapter"] == f"{adapter['folder']} ({adapter['checkpoint']})"
 
     chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
     assert len(chatted.out) > 1
@@ -101,8 +100,9 @@ def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None
 def test_a_run_in_bfloat16_and_reruns_of_changed_stages(small_project: Path, cli: Cli) -> None:
     environment = {"MLX_DISTILL_DTYPE": "bfloat16"}
     succeed(cli("run", cwd=small_project, env=environment))
-    test = json.loads((small_project / "reports/demo/report.json").read_text())["test"]
-    assert test["distilled"]["loss"] < test["base"]["loss"]
+    report = json.loads((small_project / "reports/demo/report.json").read_text())
+    base, distilled, _ = report["tables"]["held_out"]["rows"]["loss"]
+    assert distilled["value"] < base["value"]
 
     rerun = succeed(cli("run", "--json", cwd=small_project, env=environment))
     assert all(not stage["reason"] for stage in json.loads(rerun.out)["stages"])

@@ -1,4 +1,4 @@
-"""What a comparison needs, made in a second: a random adapter on the tiny model, held-out rows, test prompts."""
+"""Inputs of a comparison: a random adapter of the tiny model, held-out rows, test prompts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_prompts(file: Path) -> Path:
 
 
 def make_config(student: Path, folder: Path, **settings: Any) -> CompareConfig:
-    """A comparison in a folder; of the student with a random adapter unless the settings name another."""
+    """Settings of a comparison in a folder; with a random adapter unless the settings name another."""
     if "adapter" not in settings:
         settings["adapter"] = make_adapter(student, folder / "adapter")
     return CompareConfig(

@@ -1,0 +1,60 @@
+"""Ask a teacher during a comparison: the only module here that knows how teachers are asked.
+
+The comparison is about the student, so trouble with a teacher does not end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mlx_distill.compare.config import AnswerConfig
+from mlx_distill.errors import DistillError, Interrupted
+from mlx_distill.events import Report
+from mlx_distill.records import Prompt, Request, TeacherRecord
+from mlx_distill.teachers import PROVIDERS, open_teacher
+from mlx_distill.teachers.asking import ask_until_stopped
+from mlx_distill.teachers.asking.pacing import Patience
+
+__all__ = ["PROVIDERS", "Replies", "ask"]
+
+CONCURRENCY = 8
+PATIENCE = Patience(limit_seconds=60.0)
+"""A teacher that is down delays the comparison by at most this long."""
+
+
+class Replies(msgspec.Struct, frozen=True):
+    """The replies of a teacher."""
+
+    records: dict[str, TeacherRecord]
+    """Records by the key of the request."""
+    missing: tuple[str, ...] = ()
+    """`prompt id: reason` for each prompt that it did not answer."""
+    error: DistillError | None = None
+    """The error that stopped it; None if every request was settled."""
+
+
+def ask(
+    teacher: str, asks: Sequence[tuple[Prompt, Request]], config: AnswerConfig, journal: str, report: Report
+) -> Replies:
+    """Ask what the journal in the data folder does not hold yet. Raises only Interrupted, with all answers saved."""
+    try:
+        asked = ask_until_stopped(
+            open_teacher(teacher),
+            asks,
+            config.data / journal,
+            concurrency=CONCURRENCY,
+            budget=config.budget,
+            patience=PATIENCE,
+            report=report,
+            job=f"ask {teacher}",
+        )
+    except Interrupted:
+        raise
+    except DistillError as error:
+        return Replies({}, error=error)
+    if isinstance(asked.stopped_by, Interrupted):
+        raise asked.stopped_by
+    missing = tuple(dict.fromkeys(f"{one.prompt_id}: {one.reason}" for one in asked.unanswered))
+    return Replies(asked.records(), missing, asked.stopped_by)

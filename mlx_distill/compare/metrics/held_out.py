@@ -1,0 +1,155 @@
+"""Loss, perplexity and token accuracy on the held-out rows, for all rows and by category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from mlx_distill.compare.models import Comparison
+from mlx_distill.compare.statistics import MIN_FAMILIES, Array, bootstrap, sum_by_family
+from mlx_distill.compare.table import INTERVAL, Cell, Estimate, Table, estimate, number, percent
+from mlx_distill.formatting import plural
+
+MAX_LOSS = 700.0
+"""exp() of more overflows a float. A uniform guess over 150,000 tokens has a loss of 12."""
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Loss, perplexity and token accuracy of both models on some rows, and the differences `b - a`."""
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    difference: tuple[Estimate, ...]
+    n_rows: int
+    n_tokens: int
+    n_families: int
+
+    def loss_change(self) -> str:
+        """Return the relative change of the loss, such as ` (-37.5 %)`."""
+        return f" ({100 * self.difference[0].value / self.a[0]:+.1f} %)" if self.a[0] else ""
+
+
+def measure(data: Comparison, indices: Sequence[int]) -> Figures:
+    """Compute the figures over some rows. Each token has the same weight; intervals resample families."""
+    sums = sum_by_family(
+        [data.rows[n].family for n in indices],
+        [
+            (a.n_tokens, a.loss_sum, a.n_correct, b.loss_sum, b.n_correct)
+            for a, b in ((data.a.scores[n], data.b.scores[n]) for n in indices)
+        ],
+    )
+    total = sums.sum(axis=0)
+    a, b = _figures(total)
+    difference = bootstrap(sums, lambda sums: np.subtract(*reversed(_figures(sums))), data.seed)
+    return Figures(tuple(map(float, a)), tuple(map(float, b)), difference, len(indices), int(total[0]), len(sums))
+
+
+def _figures(sums: Array) -> tuple[Array, Array]:
+    """Turn sums (..., 5) of tokens, losses and correct tokens into the three figures (..., 3) of both models."""
+    means = sums[..., 1:] / sums[..., :1]
+
+    def of_model(loss: Array, accuracy: Array) -> Array:
+        return np.stack([loss, np.exp(np.minimum(loss, MAX_LOSS)), accuracy], axis=-1)
+
+    return of_model(means[..., 0], means[..., 1]), of_model(means[..., 2], means[..., 3])
+
+
+def held_out(data: Comparison) -> Table:
+    """Compare both models on all held-out rows."""
+    found = measure(data, range(len(data.rows)))
+    loss, perplexity, accuracy = found.difference
+    few = (
+        f"No interval: {plural(found.n_families, 'family', 'families')} cannot show how other prompts would differ "
+        f"({MIN_FAMILIES} is the minimum)."
+        if found.n_families < MIN_FAMILIES
+        else f"{INTERVAL}: paired bootstrap over families, percentiles expanded for few families."
+    )
+    return Table(
+        id="held_out",
+        title="Held-out rows",
+        columns=(data.a.name, data.b.name, f"difference [{INTERVAL}]"),
+        rows={
+            "loss": (*(number(figures[0], "{:.3f}") for figures in (found.a, found.b)), _loss_cell(found)),
+            "perplexity": (
+                *(number(figures[1], "{:.2f}") for figures in (found.a, found.b)),
+                estimate(perplexity, "{:+.2f}"),
+            ),
+            "token accuracy": (
+                *(percent(figures[2]) for figures in (found.a, found.b)),
+                estimate(accuracy, "{:+.1f}", scale=100, unit=" points"),
+            ),
+        },
+        note=(
+            f"{plural(found.n_tokens, 'answer token')} of {plural(found.n_rows, 'test row')} in "
+            f"{plural(found.n_families, 'family', 'families')}, end tokens included. No training row is among them. "
+            "Loss: mean of -log p(token), natural logarithm. Perplexity: exp(loss). Token accuracy: share of tokens "
+            "that are the model's most probable one. Lower loss and higher accuracy are nearer to the teacher. "
+            f"Difference: {data.b.name} minus {data.a.name}. {few}"
+        ),
+        finding=_finding(data, found, loss),
+        headline=True,
+    )
+
+
+def _finding(data: Comparison, found: Figures, loss: Estimate) -> str:
+    if loss.value == 0:
+        return f"The loss on held-out rows is the same for {data.a.name} and {data.b.name}: {found.a[0]:.3f}."
+    said = (
+        f"The loss on held-out rows is {found.a[0]:.3f} for {data.a.name} and {found.b[0]:.3f} for {data.b.name}"
+        f"{found.loss_change()}"
+    )
+    if loss.low is None or loss.high is None:
+        return f"{said}, without an interval: the difference may be chance."
+    interval = f"the {INTERVAL} of the difference [{loss.low:+.3f}, {loss.high:+.3f}]"
+    if loss.low <= 0 <= loss.high:
+        return f"{said}; {interval} includes zero, so it may be chance."
+    return f"{said}; {interval} excludes zero."
+
+
+def held_out_by_category(data: Comparison) -> Table | None:
+    """Compare both models on the rows of each category; None if there is only one."""
+    categories: dict[str, list[int]] = {}
+    for index, row in enumerate(data.rows):
+        categories.setdefault(row.category, []).append(index)
+    if len(categories) < 2:
+        return None
+    found = {name: measure(data, indices) for name, indices in categories.items()}
+    changes = {name: one.difference[0].value / (one.a[0] or 1.0) for name, one in found.items()}
+    best, worst = min(changes, key=changes.__getitem__), max(changes, key=changes.__getitem__)
+    finding = (
+        f"By category, {data.b.name} is best against {data.a.name} in {best}{found[best].loss_change()} and worst in "
+        f"{worst}{found[worst].loss_change()}."
+    )
+    few = any(one.n_families < MIN_FAMILIES for one in found.values())
+    if few:
+        finding = finding[:-1] + f"; with fewer than {MIN_FAMILIES} families in a category, this may be chance."
+    both = f"{data.a.name} → {data.b.name}"
+    return Table(
+        id="held_out_by_category",
+        title="Held-out rows by category",
+        columns=("rows", "families", "tokens", "loss", "loss difference", "token accuracy", "accuracy difference"),
+        rows={name: _category_cells(one) for name, one in found.items()},
+        note=f"Loss and token accuracy: {both}. In brackets: {INTERVAL}."
+        + (f" A category of fewer than {MIN_FAMILIES} families has no interval." if few else ""),
+        finding=finding if changes[best] != changes[worst] else "",
+        plot=4,
+    )
+
+
+def _category_cells(found: Figures) -> tuple[Cell, ...]:
+    accuracy = found.difference[2]
+    return (
+        number(found.n_rows),
+        number(found.n_families),
+        number(found.n_tokens),
+        Cell(f"{found.a[0]:.3f} → {found.b[0]:.3f}", found.b[0]),
+        estimate(found.difference[0], "{:+.3f}"),
+        Cell(f"{percent(found.a[2]).text} → {percent(found.b[2]).text}", found.b[2]),
+        estimate(accuracy, "{:+.1f}", scale=100, unit=" points"),
+    )
+
+
+def _loss_cell(found: Figures) -> Cell:
+    return estimate(found.difference[0], "{:+.3f}", extra=found.loss_change())
