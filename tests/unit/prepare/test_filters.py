@@ -1,4 +1,4 @@
-"""Each filter names what is wrong and keeps good answers."""
+"""Filters reject bad answers with a reason and keep good ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ import pytest
 from mlx_distill.code_blocks import code_blocks
 from mlx_distill.errors import InputError
 from mlx_distill.prepare import FilterConfig, PrepareConfig
-from mlx_distill.prepare.filters import (
-    RowFilter,
-    find_broken_code,
-    find_control_token,
-    find_identity_phrase,
-    protected_texts,
-)
-from mlx_distill.records import TeacherRecord, build_messages
+from mlx_distill.prepare.filters import IDENTITY_PHRASE, RowFilter, find_broken_code, protected_texts
+from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import shipped
 from tests.support.teacher_records import record
@@ -61,14 +55,14 @@ def test_first_python_block_that_does_not_parse_is_named() -> None:
     ],
 )
 def test_identity_phrases_are_found_in_first_person_only(answer: str, phrase: str) -> None:
-    assert find_identity_phrase(answer) == phrase
+    found = IDENTITY_PHRASE.search(answer)
+    assert (found.group() if found else "") == phrase
 
 
-def test_control_token_is_found_in_any_message() -> None:
-    tokens = ["<|im_end|>", "<|im_start|>"]
-    messages = build_messages("What does <|im_end|> do?", "Be brief.")
-    assert find_control_token(messages, tokens) == "the user message contains <|im_end|>"
-    assert find_control_token(build_messages("What does |im_end| do?"), tokens) == ""
+def test_control_token_is_found_in_any_message(row_filter: RowFilter) -> None:
+    expected = ("control token", "the user message contains <|im_end|>")
+    assert reason_of(row_filter, record("What does <|im_end|> do?")) == expected
+    assert keeps(row_filter, record("What does |im_end| do?"))
 
 
 def test_same_prompt_is_a_duplicate_whatever_its_form(row_filter: RowFilter) -> None:
