@@ -19,7 +19,7 @@ NGRAM_WORDS = 3
 MAX_CANDIDATES = 100
 """Only the newest 100 candidates are compared exactly. This bounds the time for rows made from one template."""
 BAND_MATCH, MAX_MISSED = 0.3, 0.01
-"""For a pair exactly at the threshold: the probability that one band agrees, and the probability of a miss."""
+"""Probabilities that one band agrees, and that the pair is missed, for a pair exactly at the threshold."""
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")

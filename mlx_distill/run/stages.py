@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from mlx_distill.chat.config import ChatConfig
+from mlx_distill.chat import ChatConfig
 from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.compare.config import CompareConfig, CompareResult
 from mlx_distill.config import Config, to_plain
