@@ -8,7 +8,7 @@ import pytest
 
 from mlx_distill.code_blocks import code_blocks
 from mlx_distill.errors import InputError
-from mlx_distill.prepare import FilterConfig, PrepareConfig
+from mlx_distill.prepare import PrepareConfig
 from mlx_distill.prepare.filters import IDENTITY_PHRASE, RowFilter, find_broken_code, protected_texts
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
@@ -147,16 +147,3 @@ def test_test_prompt_file_may_contain_answers(tmp_path: Path) -> None:
     file.write_text('{"prompt": "Sort this.", "answer": 3}\n')
     with pytest.raises(InputError, match=r'mine\.jsonl:1: "answer": expected str'):
         protected_texts(file)
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"min_answer_tokens": 0}, "min_answer_tokens = 0: expected int >= 1"),
-        ({"min_answer_tokens": 5, "max_answer_tokens": 4}, r"max_answer_tokens \(4\) is below min_answer_tokens"),
-        ({"dedup_threshold": 1.1}, "dedup_threshold = 1.1: expected float <= 1"),
-    ],
-)
-def test_impossible_requirement_is_refused(settings: dict[str, float], problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        FilterConfig(**settings)  # type: ignore[arg-type]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlx_distill.cli import main
+from mlx_distill.config import parse
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Event, Warning
 from mlx_distill.models.load import load_tokenizer
@@ -221,14 +223,15 @@ def test_missing_model_names_the_command_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_length": 0}, "max_length = 0: expected int >= 1"),
         ({"contamination_threshold": 0.0}, "contamination_threshold = 0.0: expected float > 0"),
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing is left for train"),
+        ({"filter": {"min_answer_tokens": 5, "max_answer_tokens": 4}}, r"max_answer_tokens \(4\) is below min"),
     ],
 )
-def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        config_for(tmp_path, tmp_path, **settings)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(PrepareConfig, {"data": "data", "model": "model", **settings}, "prepare")
+    assert re.search(message, "\n".join(caught.value.problems))
 
 
 def test_preview_cuts_the_text_at_the_mask(tmp_path: Path, tiny_student: Path) -> None:
