@@ -110,10 +110,10 @@ class OverlapIndex:
                 self._positions[ngram].add(position)
 
     def find(self, text: str, *, remove: bool = False) -> list[Match]:
-        """Return each protected text whose overlap is above 0 and at least `min_overlap`, and remove it if asked."""
+        """Return the protected texts whose overlap is above 0 and at least `min_overlap`. `remove` forgets them."""
         found = ngrams(text)
         matches = []
-        for position in sorted({place for ngram in found & self._positions.keys() for place in self._positions[ngram]}):
+        for position in sorted(set().union(*(self._positions[ngram] for ngram in found & self._positions.keys()))):
             key, own = self._stored[position]
             overlap = len(own & found) / len(own)
             if overlap >= self.min_overlap:

@@ -59,7 +59,7 @@ class Conversation:
         self._history.clear()
         self.system = self.system if system is None else system
 
-    def take_back(self) -> str | None:
+    def remove_last_turn(self) -> str | None:
         """Remove the last turn and return its question, or None if there is no turn."""
         if not self._history:
             return None

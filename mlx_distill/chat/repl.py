@@ -35,7 +35,7 @@ class Repl:
     """One chat session.
 
     `read` returns a line; it raises EOFError for Ctrl-D and KeyboardInterrupt for Ctrl-C. `write` shows pieces of
-    answers, `say` shows other lines. `hold_keys` hides what the user types while an answer streams. With `ab`, base and
+    answers, `say` shows other lines. `hide_typing` hides typed text while an answer streams. With `ab`, base and
     distilled answer each turn, and the history contains only the distilled answers.
     """
 
@@ -47,12 +47,12 @@ class Repl:
         say: Callable[[str], None],
         *,
         ab: bool = False,
-        hold_keys: Callable[[], AbstractContextManager[None]] = nullcontext,
+        hide_typing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._conversation = conversation
         self._read, self._write, self._say = read, write, say
         self._ab = ab
-        self._hold_keys = hold_keys
+        self._hide_typing = hide_typing
         self._commands: dict[str, Callable[[str], str]] = {  # each takes the text after its name and returns the reply
             "help": lambda _: HELP,
             "reset": self._reset,
@@ -98,7 +98,7 @@ class Repl:
         conversation = self._conversation
         try:
             # The second Ctrl-C interrupts a model that still reads a long prompt.
-            with suppress(KeyboardInterrupt), self._hold_keys(), _ctrl_c() as stop:
+            with suppress(KeyboardInterrupt), self._hide_typing(), _ctrl_c() as stop:
                 write_answer(conversation.ask(text, base=base), self._write, stop)
         except DistillError as error:
             self._say(printable(str(error)))
@@ -129,14 +129,14 @@ class Repl:
         return "(new system message; the conversation starts over)"
 
     def _retry(self, _text: str) -> str:
-        question = self._conversation.take_back()
+        question = self._conversation.remove_last_turn()
         if question is None:
             return "There is no answer to replace."
         self.answer(question)
         return ""
 
     def _undo(self, _text: str) -> str:
-        return "There is no turn to remove." if self._conversation.take_back() is None else "(last turn removed)"
+        return "There is no turn to remove." if self._conversation.remove_last_turn() is None else "(last turn removed)"
 
     def _temperature(self, text: str) -> str:
         try:

@@ -35,7 +35,7 @@ def run(config: ChatConfig, report: Report = ignore, *, ab: bool = False) -> Non
         return
     report(Note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."))
     read = terminal.line_reader()
-    Repl(conversation, read, terminal.write, terminal.say, ab=ab, hold_keys=terminal.hold_keys).run()
+    Repl(conversation, read, terminal.write, terminal.say, ab=ab, hide_typing=terminal.hide_typing).run()
 
 
 def _answer_once(conversation: Conversation, prompt: str, *, ab: bool) -> None:

@@ -55,7 +55,7 @@ def _history() -> History:
 
 
 @contextmanager
-def hold_keys(descriptor: int = 0) -> Iterator[None]:
+def hide_typing(descriptor: int = 0) -> Iterator[None]:
     """Hide what the user types in the `with` block; it appears at the next prompt. Ctrl-C stays a signal."""
     before = termios.tcgetattr(descriptor)
     held = termios.tcgetattr(descriptor)

@@ -12,7 +12,7 @@ from mlx_distill.chat import ChatConfig
 from mlx_distill.cli.options import config_options, resolve
 from mlx_distill.cli.output import print_notes
 
-Config = TypeVar("Config", bound=ChatConfig)
+ConfigT = TypeVar("ConfigT", bound=ChatConfig)
 
 
 @click.command("chat")
@@ -38,11 +38,11 @@ def command(base: bool, ab: bool, **flags: Any) -> None:
     run(config, print_notes, ab=ab)
 
 
-def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> Config:
+def chat_config(config_class: type[ConfigT], flags: Mapping[str, Any], *, base: bool) -> ConfigT:
     """Build a config from [chat] and the options. `--model` without `--adapter` ignores the project's adapter."""
     if base and flags["adapter"]:
         raise click.UsageError("--base and --adapter cannot be used together.")
-    config = resolve(kind, "chat", flags)
+    config = resolve(config_class, "chat", flags)
     if base or (flags["model"] and not flags["adapter"]):
         config = config.replace(adapter=None)
     return config

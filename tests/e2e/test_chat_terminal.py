@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.chat.terminal import hold_keys
+from mlx_distill.chat.terminal import hide_typing
 from mlx_distill.errors import DistillError
 from tests.support.tiny import make_tiny_qwen2
 
@@ -135,7 +135,7 @@ def test_the_terminal_echoes_after_every_answer() -> None:
     screen, keyboard = pty.openpty()
     before = termios.tcgetattr(keyboard)
     for error in (None, DistillError("refused"), KeyboardInterrupt()):
-        with suppress(DistillError, KeyboardInterrupt), hold_keys(keyboard):
+        with suppress(DistillError, KeyboardInterrupt), hide_typing(keyboard):
             assert not termios.tcgetattr(keyboard)[3] & termios.ECHO
             assert termios.tcgetattr(keyboard)[3] & termios.ISIG, "Ctrl-C stays a signal"
             if error:

@@ -128,7 +128,7 @@ def test_base_and_distilled_share_one_copy_of_the_weights(student: Student, adap
 def test_retry_at_a_temperature_gives_another_answer(adapted: ChatModel) -> None:
     conversation = converse(adapted, max_tokens=16, temperature=1.0, seed=3)
     first = say(conversation, "Hello")
-    assert conversation.take_back() == "Hello"
+    assert conversation.remove_last_turn() == "Hello"
     assert say(conversation, "Hello") != first
     assert say(conversation, "And?", base=True) == say(conversation, "And?", base=True), "the base uses no seed"
 
