@@ -176,9 +176,12 @@ def _write(source: Source, folder: Path, scratch: Path, config: ConvertConfig, r
         _convert_folder(plain, scratch, config, report)
         shutil.rmtree(plain)
         return False
+    from mlx_distill.models.load import read_config
+
     weights = read_headers(folder)
     if not (folder / "config.json").is_file():
         raise MissingError(f"{config.source}: no config.json in {folder}.", "Name a whole model folder.")
+    read_config(folder)
     if weights.is_mlx and not config.q_bits:
         report(Note(f"{config.source} is in MLX format already: {config.out} links to {folder}"))
         for pattern in hub.PATTERNS:
@@ -195,13 +198,13 @@ def _convert_folder(folder: Path, scratch: Path, config: ConvertConfig, report: 
     device.prepare()
     from mlx_lm import utils as mlx_lm_utils
 
-    from mlx_distill.models.load import read_config
+    from mlx_distill.models.load import load_weights, read_config
 
     if "quantization" in read_config(folder) and config.q_bits:
         raise InputError(f"{config.source} is quantised already.", "Leave --q-bits out.")
     printed = io.StringIO()  # mlx-lm prints to standard output, which belongs to the command's result
     try:
-        model, settings = mlx_lm_utils.load_model(folder, lazy=True)
+        model, settings = load_weights(folder)
         with contextlib.redirect_stdout(printed):
             if config.q_bits:
                 model, settings = mlx_lm_utils.quantize_model(model, settings, config.q_group_size, config.q_bits)
@@ -230,10 +233,11 @@ def _try_out(folder: Path, config: ConvertConfig) -> tuple[int, str]:
 
     from mlx_distill.models.generate import stream
     from mlx_distill.models.load import load_student
-    from mlx_distill.models.tokenize import render_prompt
+    from mlx_distill.models.tokenize import check_chat_template, render_prompt
 
     try:
         student: Student = load_student(folder)
+        check_chat_template(student.tokenizer)
         prompt = render_prompt(student.tokenizer, build_messages(TRIAL_PROMPT))
     except DistillError as error:
         message = str(error.message).replace(str(folder), config.source)

@@ -21,7 +21,7 @@ from mlx_lm import utils as mlx_lm_utils
 
 from mlx_distill.errors import InputError
 from mlx_distill.models.adapter import attach, base_of
-from mlx_distill.models.load import Student, load_tokenizer
+from mlx_distill.models.load import Student, load_tokenizer, load_weights
 
 SEED = 0
 """Of the rounding: the same base and adapter give the same file."""
@@ -49,7 +49,7 @@ def write_fused(
     quantised base is dequantised, and quantised again only where `q_bits` asks for it: the sum of weight and update
     often falls back onto the same level, and the adapter is gone. Raises InputError where no layer can be quantised.
     """
-    model, config = mlx_lm_utils.load_model(model_folder, lazy=True)
+    model, config = load_weights(model_folder)
     types = {name: _file_type(module) for name, module in model.named_modules() if "weight" in module}
     dequantized = any("scales" in module for _, module in model.named_modules())
     if dequantized:

@@ -36,6 +36,7 @@ class Weights:
     """Written by mlx: names and shapes are as its model classes have them."""
     dtype: str
     """The floating type of most values: float32, float16 or bfloat16."""
+    n_tensors: int
 
 
 def read_headers(folder: Path) -> Weights:
@@ -49,14 +50,16 @@ def read_headers(folder: Path) -> Weights:
         )
     formats = set()
     counts: Counter[str] = Counter()
+    n_tensors = 0
     for file in files:
         header = _header(file)
         formats.add((header.pop("__metadata__", None) or {}).get("format"))  # mlx writes null for none
+        n_tensors += len(header)
         for tensor in header.values():
             counts[tensor["dtype"]] += prod(tensor["shape"])
     names = {code: name for name, (code, _) in _CODES.items()}
     floats = [names[code] for code, _ in counts.most_common() if code in names]
-    return Weights(tuple(files), formats == {"mlx"}, floats[0] if floats else counts.most_common(1)[0][0])
+    return Weights(tuple(files), formats == {"mlx"}, floats[0] if floats else counts.most_common(1)[0][0], n_tensors)
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -66,10 +69,13 @@ def _header(file: Path) -> dict[str, Any]:
             if length > file.stat().st_size:
                 raise ValueError("the header is longer than the file")
             header: dict[str, Any] = json.loads(stream.read(length))
-        end = max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        end = max(tensor["data_offsets"][1] for tensor in tensors)
         if 8 + length + end != file.stat().st_size:
             raise ValueError("the file is cut off, or longer than its header says")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        if not all(isinstance(tensor["dtype"], str) and prod(tensor["shape"]) >= 0 for tensor in tensors):
+            raise ValueError("a tensor has no dtype or shape")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{file}: not a whole safetensors file ({error}).", "Download or copy it again.") from error
     return header
 

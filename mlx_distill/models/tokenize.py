@@ -6,13 +6,29 @@ when it is asked to write that answer.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from functools import cache
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import InputError
-from mlx_distill.records import Messages
+from mlx_distill.formatting import first_line
+from mlx_distill.records import Messages, build_messages
 
+MAX_TEMPLATE_CHARACTERS = 100_000
+"""Maximum number of characters that a chat template may add to a conversation, besides four times its own text."""
+TRIAL_BYTES = 4 << 30
+"""Memory that the trial of a chat template may use."""
+_TRIAL = f"""
+import json, resource, sys
+if sys.platform == "linux":
+    resource.setrlimit(resource.RLIMIT_AS, ({TRIAL_BYTES}, {TRIAL_BYTES}))
+from transformers.utils.chat_template_utils import render_jinja_template
+render_jinja_template(**json.load(sys.stdin), add_generation_prompt=True)
+"""
 _OTHER_MODEL = "Use an instruct model whose chat template writes turns one after another (Qwen2.5, SmolLM2, Llama)."
 
 
@@ -62,6 +78,32 @@ def control_tokens(tokenizer: TokenizerWrapper) -> list[str]:
     return sorted({str(token) for token in added if token.special})
 
 
+def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) -> None:
+    """Render one message in a child process. InputError if the template fails, or exceeds the time or memory limit.
+
+    A template is a program from the model's author: it can loop or fill the memory even when it is only compiled.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if isinstance(template, str):
+        _check_template(template, max_seconds)
+
+
+@cache
+def _check_template(template: str, max_seconds: float) -> None:
+    conversations = [[message.to_json() for message in build_messages("Hello")]]
+    trial = json.dumps({"conversations": conversations, "chat_template": template})
+    command = [sys.executable, "-P", "-c", _TRIAL]  # -P: do not import modules from the working folder
+    try:
+        done = subprocess.run(command, input=trial, capture_output=True, text=True, timeout=max_seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"The chat template does not finish within {max_seconds:g} s.", _OTHER_MODEL) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["the process ended without a message"]
+        raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
+
+
 def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
     """The text up to the last answer's end token, cut into (what is given, False) and (what is answered, True)."""
     pieces: list[tuple[str, bool]] = []
@@ -86,6 +128,8 @@ def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
     except Exception as error:  # a template is a program of the model's author and may raise anything
         raise InputError(f"The chat template cannot write this conversation: {error}", _OTHER_MODEL) from error
+    if len(text) > MAX_TEMPLATE_CHARACTERS + 4 * sum(len(message.content) for message in messages):
+        raise InputError(f"The chat template makes {len(text)} characters of a short conversation.", _OTHER_MODEL)
     return text
 
 

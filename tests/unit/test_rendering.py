@@ -83,3 +83,10 @@ def test_a_template_that_fails_is_an_error_with_its_reason(tiny_student: Path) -
     tokenizer.chat_template = "{{ raise_exception('system messages are not allowed') }}"
     with pytest.raises(InputError, match="system messages are not allowed"):
         render(tokenizer, TWO_TURNS)
+
+
+def test_a_template_that_makes_too_much_text_is_refused(tiny_student: Path) -> None:
+    tokenizer = load_tokenizer(tiny_student)
+    tokenizer.chat_template = "{{ 'a' * 1000000 }}"
+    with pytest.raises(InputError, match="makes 1000000 characters"):
+        render_prompt(tokenizer, TWO_TURNS[:2])
