@@ -27,7 +27,7 @@ Head = Callable[[mx.array], mx.array]
 
 FILE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError, RuntimeError)
 """Errors that broken or hostile model files cause in mlx-lm, RecursionError (nested JSON) included."""
-_MEMORY_ERRORS = ("[METAL]", "[metal::", "[malloc]")
+MEMORY_ERRORS = ("[METAL]", "[metal::", "[malloc]")
 """First words of MLX's errors about memory and the GPU. The file is not to blame for these."""
 _CONVERT = "Make it with `mlx-distill convert SOURCE --out FOLDER`, or name another folder."
 
@@ -100,7 +100,7 @@ def _explained(path: Path, problem: str) -> Any:
     try:
         yield
     except FILE_ERRORS as error:
-        if str(error).startswith(_MEMORY_ERRORS):
+        if str(error).startswith(MEMORY_ERRORS):
             raise
         raise InputError(f"{path}: {problem}: {first_line(error)}", _CONVERT) from error
 

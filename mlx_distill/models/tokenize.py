@@ -1,7 +1,6 @@
-"""The one way messages become tokens: for training, scoring, comparing and chatting alike.
+"""The one function that turns messages into tokens: for training, scoring, comparing and chatting.
 
-A conversation is tokenised turn by turn, so that the tokens before an answer are exactly those the model is given
-when it is asked to write that answer.
+It tokenizes a conversation turn by turn. So the tokens before an answer are exactly the prompt for that answer.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mlx_distill.records import Messages, build_messages
 MAX_TEMPLATE_CHARACTERS = 100_000
 """Maximum number of characters that a chat template may add to a conversation, besides four times its own text."""
 TRIAL_BYTES = 4 << 30
-"""Memory that the trial of a chat template may use."""
+"""Memory limit for the trial of a chat template (Linux only)."""
 _TRIAL = f"""
 import json, resource, sys
 if sys.platform == "linux":
@@ -33,47 +32,47 @@ _OTHER_MODEL = "Use an instruct model whose chat template writes turns one after
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """A conversation as the model reads it."""
+class TokenizedChat:
+    """The tokens of a conversation, and which of them are supervised."""
 
     tokens: tuple[int, ...]
     mask: tuple[bool, ...]
-    """True where a token is supervised: every assistant turn's answer and its end token, and nothing else."""
+    """True for supervised tokens: each answer and its end token, and nothing else."""
 
     @property
     def n_supervised(self) -> int:
         return sum(self.mask)
 
 
-def render(tokenizer: TokenizerWrapper, messages: Messages) -> Rendered:
-    """Tokens and answer mask of a conversation; the template's text after the last end token is left out.
+def render(tokenizer: TokenizerWrapper, messages: Messages) -> TokenizedChat:
+    """Return the tokens and the answer mask of a conversation, without the template's text after the last end token.
 
-    Raises InputError where the template fails, rewrites earlier turns, or writes no end token.
+    Raises InputError if the template fails, rewrites earlier turns, or writes no end token.
     """
     tokens: list[int] = []
     mask: list[bool] = []
-    for text, supervised in _pieces(tokenizer, messages):
+    for text, supervised in _chunks(tokenizer, messages):
         ids = tokenizer.encode(text, add_special_tokens=False)
         tokens.extend(ids)
         mask.extend([supervised] * len(ids))
-    return Rendered(tuple(tokens), tuple(mask))
+    return TokenizedChat(tuple(tokens), tuple(mask))
 
 
 def render_prompt(tokenizer: TokenizerWrapper, messages: Messages) -> list[int]:
-    """The tokens after which the model writes the next assistant turn."""
-    texts = [text for text, _ in _pieces(tokenizer, messages)]
+    """Return the tokens after which the model writes the next answer."""
+    texts = [text for text, _ in _chunks(tokenizer, messages)]
     rest = _text(tokenizer, messages, ask=True)[sum(map(len, texts)) :]
     return [token for text in (*texts, rest) for token in tokenizer.encode(text, add_special_tokens=False)]
 
 
 def end_tokens(tokenizer: TokenizerWrapper) -> list[str]:
-    """The texts of the tokens that end a turn, such as `<|im_end|>`."""
+    """Return the texts of the tokens that end a turn, such as `<|im_end|>`."""
     texts = tokenizer.convert_ids_to_tokens(sorted(tokenizer.eos_token_ids))
     return [text for text in texts if text]
 
 
 def control_tokens(tokenizer: TokenizerWrapper) -> list[str]:
-    """The texts that the tokenizer reads as control tokens wherever they stand; they cannot be part of an answer."""
+    """Return the texts that the tokenizer always reads as control tokens. They cannot be part of an answer."""
     added = tokenizer.added_tokens_decoder.values()
     return sorted({str(token) for token in added if token.special})
 
@@ -104,9 +103,9 @@ def _check_template(template: str, max_seconds: float) -> None:
         raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
 
 
-def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
-    """The text up to the last answer's end token, cut into (what is given, False) and (what is answered, True)."""
-    pieces: list[tuple[str, bool]] = []
+def _chunks(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
+    """Split the text up to the last answer's end token into (given text, False) and (answer, True)."""
+    chunks: list[tuple[str, bool]] = []
     done = ""
     for index, message in enumerate(messages):
         if message.role != "assistant":
@@ -116,10 +115,13 @@ def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, 
         if not before.startswith(done) or not after.startswith(before):
             raise InputError("The chat template writes earlier turns differently once an answer follows.", _OTHER_MODEL)
         turn = after[len(before) :]
-        answer = turn[: _end_of_answer(tokenizer, turn)]
-        pieces += [(before[len(done) :], False), (answer, True)]
+        ends = [turn.rfind(text) + len(text) for text in end_tokens(tokenizer) if text in turn]
+        if not ends:
+            raise InputError("The chat template writes no end token after an answer.", _OTHER_MODEL)
+        answer = turn[: max(ends)]
+        chunks += [(before[len(done) :], False), (answer, True)]
         done = before + answer
-    return pieces
+    return chunks
 
 
 def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
@@ -127,15 +129,12 @@ def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
     except Exception as error:  # a template is a program of the model's author and may raise anything
-        raise InputError(f"The chat template cannot write this conversation: {error}", _OTHER_MODEL) from error
+        raise InputError(
+            f"The chat template cannot write this conversation: {first_line(error)}", _OTHER_MODEL
+        ) from error
     if len(text) > MAX_TEMPLATE_CHARACTERS + 4 * sum(len(message.content) for message in messages):
         raise InputError(f"The chat template makes {len(text)} characters of a short conversation.", _OTHER_MODEL)
     return text
 
 
-def _end_of_answer(tokenizer: TokenizerWrapper, turn: str) -> int:
-    """Where the answer ends within an assistant turn, its end token included."""
-    ends = [turn.rfind(text) + len(text) for text in end_tokens(tokenizer) if text in turn]
-    if not ends:
-        raise InputError("The chat template writes no end token after an answer.", _OTHER_MODEL)
-    return max(ends)
+Rendered = TokenizedChat  # old name, until all callers use the new one

@@ -130,6 +130,7 @@ STAGES: Mapping[str, Stage] = {
         "FuseConfig",
         reads=lambda config: [config.model, *_in(config.adapter, ADAPTER_FILES), config.data / "test.jsonl"],
         writes=lambda config: [config.out],
+        config_module="mlx_distill.fuse.config",
     ),
     "chat": Stage("mlx_distill.chat.run", "ChatConfig", reads=lambda _: [], writes=lambda _: []),
 }

@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten
 
 from mlx_distill.errors import InputError, MissingError, VerificationError
 from mlx_distill.events import Event, Note, ignore
-from mlx_distill.fuse.run import FuseConfig, run
+from mlx_distill.fuse import FuseConfig
+from mlx_distill.fuse.run import run
 from mlx_distill.records import Example
 from mlx_distill.storage.jsonl import read_jsonl
 from tests.support.adapters import make_adapter, write_test_rows
@@ -29,7 +30,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> FuseConfig:
 
 
 def with_out(parts: FuseConfig, out: Path, **changes: object) -> FuseConfig:
-    return FuseConfig(**{**vars(parts), "out": out, **changes})  # type: ignore[arg-type]
+    return parts.replace(out=out, **changes)
 
 
 def quantized(base: Path, folder: Path, bits: int = 4) -> Path:
@@ -253,7 +254,7 @@ def test_a_tampered_fuse_is_caught(parts: FuseConfig, tmp_path: Path, mode: str)
     examples = read_jsonl(parts.data / "test.jsonl", Example.from_json)
     reference = verification.measure_adapter(parts.model, parts.adapter, examples, ignore)
     with pytest.raises(VerificationError) as caught:
-        verification.check(tmp_path / "fused", reference, ignore)
+        verification.check_fused(tmp_path / "fused", reference, ignore)
     assert caught.value.problems
 
 
@@ -347,7 +348,7 @@ def test_an_existing_folder_is_replaced_only_with_force(parts: FuseConfig, tmp_p
 
 def test_it_never_takes_the_place_of_what_it_is_made_from(parts: FuseConfig) -> None:
     for folder in (parts.model, parts.adapter, parts.data, parts.model.parent):
-        with pytest.raises(InputError, match="cannot take the place"):
+        with pytest.raises(InputError, match="cannot replace"):
             run(with_out(parts, folder, force=True))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.convert.run import ConvertConfig, ConvertResult, run
+from mlx_distill.convert import ConvertConfig, ConvertResult
+from mlx_distill.convert.run import run
 from mlx_distill.errors import DistillError, InputError, MissingError, VerificationError
 from mlx_distill.events import Event, Note
 from mlx_distill.models.load import load_student
@@ -230,7 +231,7 @@ BROKEN: list[tuple[Callable[[Path], Any], type[DistillError], str]] = [
     (nan_weights, VerificationError, "logits are not finite"),
     (wrong_shape, InputError, "not a model that can be loaded"),
     (lambda f: (f / "model.safetensors").write_bytes(b""), InputError, "not a whole safetensors file"),
-    (lambda f: (f / "config.json").unlink(), MissingError, "no config.json"),
+    (lambda f: (f / "config.json").unlink(), MissingError, "config.json is missing"),
     (lambda f: (f / "config.json").write_text("{"), InputError, "not valid JSON"),
     (lambda f: edit_json(f / "config.json", model_type=None), InputError, 'names no "model_type"'),
     (lambda f: edit_json(f / "config.json", model_type="mystery"), InputError, "Model type mystery not supported"),

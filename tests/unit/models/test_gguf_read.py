@@ -12,7 +12,7 @@ import pytest
 
 from mlx_distill.convert.sources import sample_file
 from mlx_distill.errors import InputError
-from mlx_distill.models import gguf
+from mlx_distill.models.gguf.read import convert_gguf
 from mlx_distill.models.load import load_student, load_tokenizer
 from tests.support.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
 from tests.support.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
@@ -32,7 +32,7 @@ def converted(tmp_path: Path) -> Callable[[Path], Path]:
     def convert(path: Path) -> Path:
         folder = tmp_path / "converted"
         folder.mkdir()
-        gguf.write_model(path, folder)
+        convert_gguf(path, folder)
         return folder
 
     return convert
@@ -207,12 +207,12 @@ REFUSED = [
     ({"tokenizer.ggml.add_bos_token": True}, {}, "tokenizer.ggml.add_bos_token = true is not supported"),
     ({"tokenizer.ggml.eos_token_id": 999}, {}, "eos_token_id = 999 is outside the vocabulary of 400"),
     ({"qwen2.rope.scaling.type": "yarn"}, {}, "qwen2.rope.scaling.type = 'yarn' is not supported"),
-    ({"qwen2.rope.scaling.type": "linear"}, {}, "qwen2.rope.scaling.factor = None is no factor"),
+    ({"qwen2.rope.scaling.type": "linear"}, {}, "qwen2.rope.scaling.factor = 0: linear rope scaling needs"),
     ({"qwen2.expert_count": 8}, {}, "qwen2.expert_count = 8 is not supported"),
-    ({"qwen2.attention.key_length": 32}, {}, "qwen2.attention.key_length = 32: this family needs 16"),
+    ({"qwen2.attention.key_length": 32}, {}, "qwen2.attention.key_length = 32 differs from the head size 16"),
     ({"qwen2.rope.dimension_count": 8}, {}, "qwen2.rope.dimension_count = 8 differs from the head size 16"),
     ({"qwen2.attention.head_count_kv": 3}, {}, "4 attention heads do not share 3 key-value heads evenly"),
-    ({}, {"rope_freqs.weight": np.ones(8, dtype=np.float32)}, "tensor rope_freqs.weight is not part of"),
+    ({}, {"rope_freqs.weight": np.ones(8, dtype=np.float32)}, "tensor rope_freqs.weight does not belong to"),
     ({}, {"blk.0.attn_q.bias": None}, "tensor blk.0.attn_q.bias is missing"),
     ({}, {"blk.1.ffn_up.weight": row(100)}, "tensor blk.1.ffn_up.weight is 100×64, 128×64 was expected"),
     ({}, {"token_embd.weight": row(380)}, "tensor token_embd.weight is 380×64, 400×64 was expected"),
@@ -227,7 +227,7 @@ def test_what_cannot_be_converted_is_refused_by_name(
 ) -> None:
     path = write_gguf(tiny_student, tmp_path / "tiny.gguf", metadata=metadata, tensors=tensors)
     with pytest.raises(InputError) as caught:
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
     assert message in str(caught.value)
     assert str(path) in caught.value.message
     assert caught.value.next_step
@@ -241,7 +241,7 @@ def test_all_problems_of_a_file_are_listed_together(tiny_student: Path, tmp_path
         tensors={"output_norm.weight": None},
     )
     with pytest.raises(InputError) as caught:
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
     assert len(caught.value.problems) == 3
 
 
@@ -249,13 +249,13 @@ def test_values_beyond_float16_are_refused_where_the_file_becomes_float16(tiny_s
     large = {"blk.0.attn_norm.weight": np.full(64, 1e6, dtype=np.float32)}
     path = write_gguf(tiny_student, tmp_path / "tiny.gguf", "Q8_0", tensors=large)
     with pytest.raises(InputError, match=r"blk\.0\.attn_norm\.weight holds NaN, or values beyond float16"):
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
 
 
 def test_a_big_endian_file_is_refused(tiny_student: Path, tmp_path: Path) -> None:
     path = write_gguf(tiny_student, tmp_path / "tiny.gguf", big_endian=True)
     with pytest.raises(InputError, match="big-endian"):
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.03, 0.06, 0.1, 0.5, 0.999])
@@ -264,4 +264,4 @@ def test_a_file_that_was_cut_off_is_refused(share: float, tiny_gguf: Path, tmp_p
     whole = tiny_gguf.read_bytes()
     path.write_bytes(whole[: max(4, int(len(whole) * share))])
     with pytest.raises(InputError, match="not a whole GGUF file"):
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.events import Event, Note
-from mlx_distill.export.gguf import write_gguf
-from mlx_distill.models import gguf
+from mlx_distill.events import Event, Note, Report, ignore
+from mlx_distill.export.config import GgufConfig, GgufResult, Kind
+from mlx_distill.export.gguf import run
+from mlx_distill.models.gguf.read import convert_gguf, open_gguf
 from mlx_distill.models.load import load_student, load_tokenizer
 from tests.support.gguf_files import make_tiny_llama
 from tests.support.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
@@ -22,6 +23,12 @@ from tests.support.llama_cpp import LlamaCpp
 from tests.support.tiny import make_tiny_qwen2
 
 PROMPT = [1, 70, 300, 12, 45, 399, 2, 8]
+
+
+def write_gguf(
+    model: Path, out: Path, kind: Kind = "F16", report: Report = ignore, *, force: bool = False
+) -> GgufResult:
+    return run(GgufConfig(model, out, kind, force), report)
 
 
 def weights_of(folder: Path) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def test_a_file_of_the_weights_own_type_reads_back_bit_for_bit(
     written = write_gguf(model, tmp_path / "out.gguf", kind)
     back = tmp_path / "back"
     back.mkdir()
-    gguf.write_model(written.path, back)
+    convert_gguf(written.path, back)
     ours, theirs = weights_of(back), weights_of(model)
     assert ours.keys() == theirs.keys()
     assert all(ours[name].dtype == theirs[name].dtype and mx.array_equal(ours[name], theirs[name]) for name in ours)
@@ -106,7 +113,7 @@ def test_rows_that_are_no_multiple_of_32_stay_f16_and_a_note_says_so(tmp_path: P
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
     assert (types["blk.0.ffn_up.weight"], types["blk.0.ffn_down.weight"]) == ("F16", "Q8_0")
     assert [event.text for event in events if isinstance(event, Note)] == [
-        "13 matrices have rows that are no multiple of 32 and stay F16"
+        "13 matrices have rows that are not a multiple of 32 and stay F16."
     ]
 
 
@@ -121,7 +128,7 @@ def test_rows_of_the_embedding_without_a_token_become_unused_tokens(model: Path,
     assert LlamaCpp(path).tokens("[PAD405] a") == load_tokenizer(model).encode("[PAD405] a")
     back = tmp_path / "back"
     back.mkdir()
-    gguf.write_model(path, back)
+    convert_gguf(path, back)
     assert weights_of(back)["model.embed_tokens.weight"].shape == (408, 64)
 
 
@@ -129,7 +136,7 @@ def test_linear_rope_scaling_is_kept(model: Path, tmp_path: Path) -> None:
     edit_json(model / "config.json", rope_scaling={"rope_type": "linear", "factor": 2.0})
     back = tmp_path / "back"
     back.mkdir()
-    gguf.write_model(write_gguf(model, tmp_path / "out.gguf").path, back)
+    convert_gguf(write_gguf(model, tmp_path / "out.gguf").path, back)
     assert json.loads((back / "config.json").read_text())["rope_scaling"] == {"type": "linear", "factor": 2.0}
 
 
@@ -138,7 +145,7 @@ def test_a_template_in_a_file_of_its_own_goes_into_the_file(model: Path, tmp_pat
     (model / "chat_template.jinja").write_text(settings.pop("chat_template"))
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     path = write_gguf(model, tmp_path / "out.gguf").path
-    assert "<|im_start|>" in gguf.check(path)[0].get("tokenizer.chat_template")
+    assert "<|im_start|>" in open_gguf(path).metadata["tokenizer.chat_template"]
 
 
 def drop_a_weight(model: Path) -> None:
@@ -180,7 +187,7 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     (drop_a_weight, "tensor model.layers.0.self_attn.rotary.inv_freq has no place"),
     (drop_a_weight, "tensor model.layers.0.self_attn.q_proj.bias is missing"),
     (large_weight, "holds NaN, or values beyond F16"),
-    (other_cut, "in a way that has no known name (qwen2, smollm have)"),
+    (other_cut, "splits text in a way that has no known name (qwen2, smollm have)"),
     (greedy_space, "takes in the space around it"),
 ]
 
@@ -208,10 +215,10 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(model: Path, tmp_path:
     with pytest.raises(InputError, match="exists already"):
         write_gguf(model, out)
     assert out.read_text() == "mine"
-    write_gguf(model, out, replace=True)
+    write_gguf(model, out, force=True)
     assert out.read_bytes()[:4] == b"GGUF"
 
 
 def test_a_kind_that_cannot_be_written_is_named(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'Q4_K_M' is not a type"):
+    with pytest.raises(ValueError, match="'Q4_K_M' is not one of F16"):
         write_gguf(model, tmp_path / "out.gguf", "Q4_K_M")  # type: ignore[arg-type]

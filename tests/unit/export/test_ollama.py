@@ -10,7 +10,8 @@ import pytest
 from mlx_distill.errors import InputError, MachineError
 from mlx_distill.events import Event, Warning
 from mlx_distill.export import ollama
-from mlx_distill.export.ollama import OllamaConfig, run
+from mlx_distill.export.config import OllamaConfig
+from mlx_distill.export.ollama import run
 from tests.support.tiny import make_tiny_qwen2
 
 
@@ -80,13 +81,6 @@ def test_a_failing_ollama_is_quoted_and_the_folder_stays(
 def test_settings_that_ollama_cannot_hold_are_refused(change: dict[str, str]) -> None:
     with pytest.raises(ValueError):
         OllamaConfig(**{"model": Path("m"), "out": Path("o"), "name": "mine", **change})  # type: ignore[arg-type]
-
-
-def test_the_kinds_offered_are_those_that_can_be_written() -> None:
-    from mlx_distill.cli.export import GGUF_KINDS
-    from mlx_distill.export.gguf import KINDS
-
-    assert GGUF_KINDS == ollama._GGUF_KINDS == KINDS
 
 
 def test_an_existing_folder_needs_force(tiny_student: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_distill import device
 from mlx_distill.models import score as scoring
 from mlx_distill.models.load import Student, load_student
-from mlx_distill.models.score import TOKENS_A_BATCH, batches_by_length, pad, passes, score
+from mlx_distill.models.score import BATCH_TOKENS, batches_by_length, make_batches, pad, score
 from mlx_distill.models.tokenize import Rendered, render
 from mlx_distill.records import Message
 from tests.support.tiny import make_tiny_qwen2
@@ -45,7 +45,7 @@ def reference(student: Student, row: Rendered) -> tuple[float, int, int]:
 def test_scores_equal_a_plain_reference(tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     student = load_student(make_tiny_qwen2(tmp_path / "m", tied=tied))
     monkeypatch.setattr(scoring, "CHUNK_BYTES", 4 * 400 * 16)  # many chunks
-    monkeypatch.setattr(scoring, "TOKENS_A_BATCH", 200)  # many batches
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 200)  # many batches
     rows = rows_of(student)
     result = score(student, rows)
     for got, row in zip(result.rows, rows, strict=True):
@@ -90,12 +90,12 @@ def test_batches_by_length_hold_every_row_once_and_keep_the_budget(lengths: list
 
 @given(st.lists(st.integers(1, 300), max_size=60))
 def test_passes_hold_every_row_once_and_share_the_rows_out_among_the_streams(lengths: list[int]) -> None:
-    groups = passes(lengths)
+    groups = make_batches(lengths)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     n_streams = len(device.streams())
     assert len(groups) >= min(n_streams, len(lengths))
     for group in groups:
-        assert (len(group) - 1) * max(lengths[index] for index in group) <= TOKENS_A_BATCH
+        assert (len(group) - 1) * max(lengths[index] for index in group) <= BATCH_TOKENS
 
 
 def test_nothing_to_score_is_not_a_number() -> None:
