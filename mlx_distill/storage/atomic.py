@@ -227,6 +227,6 @@ def is_inside(path: Path, folder: Path) -> bool:
     path, folder = path.resolve(), folder.resolve()
     for parent in (path, *path.parents):
         with suppress(OSError):  # one of them does not exist
-            if os.path.samefile(parent, folder):
+            if parent.samefile(folder):
                 return True
     return folder in (path, *path.parents)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.convert.run import ConvertConfig, run
+from mlx_distill.convert import ConvertConfig
+from mlx_distill.convert.run import run
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
 from mlx_distill.models.tokenize import check_chat_template

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ from mlx_distill.events import Event, Warning
 from mlx_distill.export import ollama
 from mlx_distill.export.config import OllamaConfig
 from mlx_distill.export.ollama import run
-from tests.support.tiny import make_tiny_qwen2
+from mlx_distill.models.load import load_tokenizer
+from tests.support.tiny import CHAT_TEMPLATE, edit_json, make_tiny_qwen2
 
 
 def fake_ollama(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -44,12 +44,8 @@ def test_the_modelfile_has_template_stops_and_system_message(
 
 
 def test_another_chat_template_is_left_to_the_gguf_file(tmp_path: Path) -> None:
-    from mlx_distill.models.load import load_tokenizer
-
     model = make_tiny_qwen2(tmp_path / "other")
-    settings = json.loads((model / "tokenizer_config.json").read_text())
-    settings["chat_template"] = settings["chat_template"].replace("assistant\\n", "model\\n")
-    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    edit_json(model / "tokenizer_config.json", chat_template=CHAT_TEMPLATE.replace("assistant\\n", "model\\n"))
     told: list[Event] = []
     text = ollama.modelfile(load_tokenizer(model), "other.gguf", "", told.append)
     assert "TEMPLATE" not in text and "SYSTEM" not in text and "PARAMETER stop" in text

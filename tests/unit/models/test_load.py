@@ -14,6 +14,7 @@ import pytest
 
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.load import load_student, load_tokenizer, load_weights
+from tests.support.tiny import edit_json
 
 EVIL = """
 from pathlib import Path
@@ -31,10 +32,6 @@ def model(tiny_student: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_student, folder)
     (folder / "evil.py").write_text(EVIL)
     return folder
-
-
-def edit_json(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 CODE: list[tuple[str, dict[str, Any]]] = [
