@@ -33,10 +33,10 @@ def command(repo: str, model: Path | None, private: bool, yes: bool, force: bool
     from mlx_distill.export import hub
 
     config = PushConfig(fused_model(model), repo, private, force)
-    plan = hub.plan_upload(config)
+    files = hub.files_to_upload(config)
     visible = "private" if private else "PUBLIC: everybody can see it"
-    lines = [f"{name}  {format_bytes(size_bytes)}" for name, size_bytes in plan.files.items()]
-    click.echo("\n  ".join([f"{repo} ({visible})", *lines, f"total  {format_bytes(plan.size_bytes)}"]), err=True)
+    lines = [f"{name}  {format_bytes(size_bytes)}" for name, size_bytes in files.items()]
+    click.echo("\n  ".join([f"{repo} ({visible})", *lines, f"total  {format_bytes(sum(files.values()))}"]), err=True)
     if not yes and not sys.stdin.isatty():
         raise InputError("There is no terminal to ask for a confirmation.", "In scripts, pass --yes.")
     if not yes and not click.confirm("Upload?", err=True):

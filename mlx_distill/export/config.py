@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -72,20 +71,6 @@ class PushConfig(Config, frozen=True):
     repo: Annotated[str, doc("the repository: OWNER/NAME, or NAME under your own account")]
     private: Annotated[bool, doc("only you can see it")] = True
     force: Annotated[bool, doc("replace files that the repository holds already")] = False
-
-
-@dataclass(frozen=True)
-class UploadPlan:
-    """The files to upload."""
-
-    repo: str
-    private: bool
-    files: Mapping[str, int]
-    """File name to size in bytes."""
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(self.files.values())
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mlx_distill.models.gguf.schema import (
     head_size,
     permute_rope,
     rotary_heads,
+    shape_problems,
     tensor_names,
 )
 from mlx_distill.models.load import read_config
@@ -106,15 +107,7 @@ def _problems(config: Mapping[str, Any], weights: Mapping[str, mx.array], names:
         yield f"rope scaling of type {_rope(config)[0]!r} is not supported (linear is)"
     if "sliding_attention" in (config.get("layer_types") or ()):
         yield "sliding attention is not supported"
-    expected = dict(names.values())
-    for name, size in expected.items():
-        if name not in weights:
-            yield f"tensor {name} is missing"
-        elif weights[name].shape != size:
-            yield f"tensor {name} has the shape {weights[name].shape}, {size} was expected"
-    for name in weights:
-        if name not in expected:
-            yield f"tensor {name} has no place in a GGUF file of this family"
+    yield from shape_problems({name: values.shape for name, values in weights.items()}, dict(names.values()))
 
 
 def _metadata(model: Path, config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:

@@ -30,16 +30,15 @@ def run(config: FuseConfig, report: Report = ignore) -> FuseResult:
             )
     examples = _test_examples(config)
     with new_folder(config.out, replace=config.force) as scratch:
-        baseline = verify.measure_adapter(config.model, config.adapter, examples, report)
         report(Note("Adding the adapter to the weights in float32 ..."))
         fused = weights.write_fused(config.model, config.adapter, scratch, config.q_bits, config.q_group_size)
         if fused.dequantized:
             kind = f"quantised again to {config.q_bits} bits" if config.q_bits else fused.dtype
             report(Note(f"The base is quantised. It was dequantised, and the fused model is {kind}."))
-        check = verify.check_fused(scratch, baseline, report)
+        check = verify.check_fused(scratch, config.model, config.adapter, examples, report)
         result = FuseResult(
             path=config.out,
-            adapter=baseline.label,
+            adapter=fused.adapter,
             dtype=fused.dtype,
             dequantized=fused.dequantized,
             q_bits=config.q_bits,

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
 from mlx_distill import device
 from mlx_distill.errors import VerificationError
 from mlx_distill.events import Progress, Report
 from mlx_distill.fuse.config import FuseCheck
-from mlx_distill.models.adapter import load_adapter, read_adapter_config
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.generate import Completion, generate_batch
 from mlx_distill.models.load import Head, Student, load_student
 from mlx_distill.models.safetensors_io import read_headers
@@ -55,72 +54,59 @@ class HiddenStates:
 
 @dataclass(frozen=True)
 class LogitComparison:
-    """Two models at the same N tokens."""
+    """Two models, p and q, at the same N tokens."""
 
-    losses: npt.NDArray[np.float64]  # (2,) means: the first model's and the second's
-    accuracies: npt.NDArray[np.float64]  # (2,)
+    p_loss: float
+    q_loss: float
+    p_accuracy: float
+    q_accuracy: float
     kl: float
-    """Mean over tokens of sum_v p(v) (log p(v) - log q(v)) in nats: p from the first model, q from the second."""
+    """Mean over tokens of sum_v p(v) (log p(v) - log q(v)), in nats."""
     n_tokens: int
 
 
-@dataclass(frozen=True)
-class AdapterBaseline:
-    """The adapter's behaviour, measured before its model leaves memory."""
-
-    label: str
-    """The adapter folder and its training checkpoint."""
-    dtype: mx.Dtype
-    batches: tuple[Batch, ...]
-    prompts: tuple[list[int], ...]
-    adapter: HiddenStates
-    to_base: LogitComparison
-    greedy: tuple[Completion, ...]
-
-
-def measure_adapter(model: Path, adapter_folder: Path, examples: Sequence[Example], report: Report) -> AdapterBaseline:
-    """Run base and adapter on the examples, with one copy of the weights."""
-    read_adapter_config(adapter_folder)
+def check_fused(
+    fused_folder: Path, model: Path, adapter_folder: Path, examples: Sequence[Example], report: Report
+) -> FuseCheck:
+    """Compare a fused model with its base and adapter. VerificationError lists every reason to refuse it."""
     compute = device.prepare().dtype
     dtype = compute if str(compute).endswith(f".{read_headers(model).dtype}") else mx.float32
     student = load_student(model, dtype=dtype)
     rows = [render(student.tokenizer, example.messages) for example in examples]
-    groups = make_batches([len(row.tokens) for row in rows])
-    batches = tuple(pad([rows[index] for index in group]) for group in groups)
-    prompts = tuple(_prompt(student, example) for example in examples[:GREEDY_PROMPTS])
-    adapter = load_adapter(student, adapter_folder)
-    adapter.enabled = False
+    batches = [pad([rows[index] for index in group]) for group in make_batches([len(row.tokens) for row in rows])]
+    prompts = [_prompt(student, example) for example in examples[:GREEDY_PROMPTS]]
+
+    def run(student: Student, name: str) -> tuple[HiddenStates, list[Completion]]:
+        hidden, job = _hidden_states(student, batches, report, f"run {name}"), f"generate with {name}"
+        return hidden, generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job=job)
+
     base = _hidden_states(student, batches, report, "run base")
-    adapter.enabled = True
-    adapted = _hidden_states(student, batches, report, "run adapter")
-    greedy = generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job="generate with adapter")
-    to_base = _compare(adapted, base, batches)
-    return AdapterBaseline(adapter.label, dtype, batches, prompts, adapted, to_base, tuple(greedy))
-
-
-def check_fused(folder: Path, baseline: AdapterBaseline, report: Report) -> FuseCheck:
-    """Measure the fused model in `folder` against the adapter. VerificationError lists every reason to refuse it."""
-    student = load_student(folder, dtype=baseline.dtype)
-    fused = _hidden_states(student, baseline.batches, report, "run fused")
-    job = "generate with fused"
-    greedy = generate_batch(student, baseline.prompts, max_tokens=GREEDY_TOKENS, report=report, job=job)
-    to_base, to_fused = baseline.to_base, _compare(baseline.adapter, fused, baseline.batches)
+    load_adapter(student, adapter_folder)
+    adapted, adapted_text = run(student, "adapter")
+    student = load_student(fused_folder, dtype=dtype)
+    fused, fused_text = run(student, "fused")
+    to_base, to_fused = _compare(adapted, base, batches), _compare(adapted, fused, batches)
     fraction = GAIN_FRACTION_QUANTIZED if student.quantized else GAIN_FRACTION
     check = FuseCheck(
-        base_loss=float(to_base.losses[1]),
-        adapter_loss=float(to_fused.losses[0]),
-        fused_loss=float(to_fused.losses[1]),
-        base_accuracy=float(to_base.accuracies[1]),
-        adapter_accuracy=float(to_fused.accuracies[0]),
-        fused_accuracy=float(to_fused.accuracies[1]),
-        allowed_difference=max(fraction * abs(float(to_base.losses[1] - to_base.losses[0])), LOSS_FLOOR),
+        base_loss=to_base.q_loss,
+        adapter_loss=to_fused.p_loss,
+        fused_loss=to_fused.q_loss,
+        base_accuracy=to_base.q_accuracy,
+        adapter_accuracy=to_fused.p_accuracy,
+        fused_accuracy=to_fused.q_accuracy,
+        allowed_difference=max(fraction * abs(to_base.q_loss - to_base.p_loss), LOSS_FLOOR),
         kl=to_fused.kl,
         kl_base=to_base.kl,
-        n_rows=sum(len(batch.tokens_of_row) for batch in baseline.batches),
+        n_rows=len(rows),
         n_tokens=to_fused.n_tokens,
-        divergences=tuple(map(_first_difference, baseline.greedy, greedy)),
+        divergences=tuple(map(_first_difference, adapted_text, fused_text)),
         greedy_tokens=GREEDY_TOKENS,
     )
+    _refuse_difference(check, student.quantized)
+    return check
+
+
+def _refuse_difference(check: FuseCheck, quantized: bool) -> None:
     problems = []
     # Written so that a loss that is not a number fails too.
     if not abs(check.fused_loss - check.adapter_loss) <= check.allowed_difference:
@@ -136,10 +122,9 @@ def check_fused(folder: Path, baseline: AdapterBaseline, report: Report) -> Fuse
     if problems:
         raise VerificationError(
             "The fused model does not do what the adapter does; nothing was written.",
-            _ADVICE_QUANTIZED if student.quantized else _ADVICE,
+            _ADVICE_QUANTIZED if quantized else _ADVICE,
             problems,
         )
-    return check
 
 
 def _prompt(student: Student, example: Example) -> list[int]:
@@ -173,8 +158,9 @@ def _compare(first: HiddenStates, second: HiddenStates, batches: Sequence[Batch]
             correct.append(np.array(mx.concatenate(best, axis=-1)))
             divergences.append(np.array((p * (log_p - log_q)).sum(axis=-1), dtype=np.float64))
     kl = np.concatenate(divergences)
-    means = [np.concatenate(values).mean(axis=0) for values in (losses, correct)]
-    return LogitComparison(means[0], means[1], max(float(kl.mean()), 0.0), len(kl))  # below 0 only by rounding
+    (p_loss, q_loss), (p_accuracy, q_accuracy) = (np.concatenate(v).mean(axis=0).tolist() for v in (losses, correct))
+    mean_kl = max(float(kl.mean()), 0.0)  # below 0 only by rounding
+    return LogitComparison(p_loss, q_loss, p_accuracy, q_accuracy, mean_kl, len(kl))
 
 
 def _softmax(logits: mx.array) -> tuple[mx.array, mx.array]:

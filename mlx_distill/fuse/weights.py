@@ -37,8 +37,10 @@ _COPIED_NAMES = ("LICENSE", "LICENCE", "NOTICE")
 
 @dataclass(frozen=True)
 class FusedWeights:
-    """What was written."""
+    """The written weights."""
 
+    adapter: str
+    """The adapter folder and its training checkpoint."""
     dtype: str
     dequantized: bool
     n_layers: int
@@ -69,7 +71,7 @@ def write_fused(
     found = list(types.values())
     dtype = str(max(found, key=found.count)).removeprefix("mlx.core.")
     _copy_companions(model_folder, out, dtype, quantization)
-    return FusedWeights(dtype, dequantized, len(fused))
+    return FusedWeights(adapter.label, dtype, dequantized, len(fused))
 
 
 def _quantize(model: nn.Module, folder: Path, bits: int, group_size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`push` with the real huggingface_hub: what it refuses before it asks anybody, and a local stand-in for the Hub."""
+"""`push` with the real huggingface_hub against a local stand-in for the Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from mlx_distill.cli import main
 from mlx_distill.errors import DistillError, InputError, MachineError, MissingError
 from mlx_distill.export.config import PushConfig
-from mlx_distill.export.hub import plan_upload, run
+from mlx_distill.export.hub import files_to_upload, run
 from tests.support.local_http import serving
 from tests.support.tiny import make_tiny_qwen2
 
@@ -109,11 +109,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_listed_files_arrive_in_a_private_repository(hub: Hub, model: Path) -> None:
-    plan = plan_upload(PushConfig(model, "me/student"))
+    files = files_to_upload(PushConfig(model, "me/student"))
     assert not hub.asked, "listing sends no request"
     result = run(PushConfig(model, "me/student"))
     assert hub.repositories == {"me/student": True}
-    assert hub.committed.keys() == plan.files.keys()
+    assert hub.committed.keys() == files.keys()
     assert ".hidden" not in hub.committed
     assert hub.committed["model.safetensors"] == (model / "model.safetensors").read_bytes()
     assert result.n_files == len(hub.committed) and result.url.endswith("/me/student")

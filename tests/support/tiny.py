@@ -29,7 +29,7 @@ CORPUS = [
     "SELECT name, salary FROM employees WHERE salary > 10 ORDER BY name;",
     "A queue hands out what came first; a stack hands out what came last.",
 ]
-"""What the tokenizer learns its merges from."""
+"""Texts for training the tokenizer."""
 
 
 def make_tiny_qwen2(

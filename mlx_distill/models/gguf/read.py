@@ -30,6 +30,7 @@ from mlx_distill.models.gguf.schema import (
     TensorNames,
     head_size,
     rotary_heads,
+    shape_problems,
     tensor_names,
     unpermute_rope,
 )
@@ -212,23 +213,13 @@ def _metadata_problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -
 
 
 def _tensor_problems(file: GgufFile, names: TensorNames) -> Iterator[str]:
-    unsupported = set()
-    for name in names:
-        if name not in file.tensors:
-            yield f"tensor {name} is missing"
-    for name, tensor in file.tensors.items():
-        size = tuple(int(length) for length in reversed(tensor.shape))
-        if name not in names:
-            yield f"tensor {name} does not belong to this architecture"
-        elif size != names[name][1]:
-            found, expected = ("×".join(map(str, shape)) for shape in (size, names[name][1]))
-            yield f"tensor {name} is {found}, {expected} was expected"
-        elif tensor.tensor_type not in unsupported:
-            try:
-                dequantize(tensor.data[:1], tensor.tensor_type)
-            except NotImplementedError:
-                unsupported.add(tensor.tensor_type)
-                yield f"tensor {name}: values of type {tensor.tensor_type.name} are not supported"
+    found = {name: tuple(map(int, reversed(tensor.shape))) for name, tensor in file.tensors.items()}
+    yield from shape_problems(found, {name: size for name, (_, size) in names.items()})
+    for kind, tensor in {tensor.tensor_type: tensor for tensor in file.tensors.values()}.items():
+        try:
+            dequantize(tensor.data[:1], kind)
+        except NotImplementedError:
+            yield f"tensor {tensor.name}: values of type {kind.name} are not supported"
 
 
 def _tensors(

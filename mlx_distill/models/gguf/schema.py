@@ -5,7 +5,7 @@ Functions take the model's `config.json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Family:
-    """What sets one architecture apart."""
+    """The properties of one architecture."""
 
     class_name: str
     """The name in `config.json`."""
@@ -75,6 +75,18 @@ def tensor_names(config: Mapping[str, Any]) -> TensorNames:
     if not config["tie_word_embeddings"]:
         names["output.weight"] = ("lm_head.weight", (config["vocab_size"], hidden))
     return names
+
+
+def shape_problems(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Yield the tensors that are missing, not expected, or of another shape."""
+    for name in [*expected, *(name for name in found if name not in expected)]:
+        if name not in found:
+            yield f"tensor {name} is missing"
+        elif name not in expected:
+            yield f"tensor {name} does not belong to this architecture"
+        elif found[name] != expected[name]:
+            ours, theirs = ("×".join(map(str, shape)) for shape in (found[name], expected[name]))
+            yield f"tensor {name} is {ours}, {theirs} was expected"
 
 
 def rotary_heads(config: Mapping[str, Any], name: str) -> int:

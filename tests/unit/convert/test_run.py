@@ -1,4 +1,4 @@
-"""`convert`: every source becomes a folder that loads, once, and nothing is destroyed or left half-made."""
+"""`convert`: every source becomes a folder that loads. Nothing is destroyed or half-written."""
 
 from __future__ import annotations
 

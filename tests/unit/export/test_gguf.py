@@ -1,4 +1,4 @@
-"""`export gguf`: the file reads back to the same weights and tokens, and llama.cpp answers from it as we do."""
+"""`export gguf`: the file reads back to the same weights and tokens, and llama.cpp gives the same answers."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
         lambda m: edit_json(m / "config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0}),
         "rope scaling of type 'yarn' is not supported",
     ),
-    (odd_weights, "tensor model.layers.0.self_attn.rotary.inv_freq has no place"),
+    (odd_weights, "tensor model.layers.0.self_attn.rotary.inv_freq does not belong"),
     (odd_weights, "tensor model.layers.0.self_attn.q_proj.bias is missing"),
     (
         lambda m: change_weights(m, {"model.layers.0.mlp.up_proj.weight": mx.full((128, 64), 1e6)}),

@@ -1,4 +1,4 @@
-"""What Ollama gets: template, stops, system message; and what happens with and without Ollama."""
+"""`export ollama`: the Modelfile, with and without an installed Ollama."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fusing: the sum is exact, the folder is whole, and a result that does not do what the adapter does is refused."""
+"""`fuse`: the sum is exact, the folder is complete, and a result that differs from the adapter is refused."""
 
 from __future__ import annotations
 
@@ -239,9 +239,8 @@ def test_a_tampered_fuse_is_caught(parts: FuseConfig, tmp_path: Path, mode: str)
         {"base": weights_of(parts.model), "noise": {name: down + noise}, "nan": {name: down * float("nan")}}[mode],
     )
     examples = read_jsonl(parts.data / "test.jsonl", Example.from_json)
-    baseline = verify.measure_adapter(parts.model, parts.adapter, examples, ignore)
     with pytest.raises(VerificationError) as caught:
-        verify.check_fused(tmp_path / "fused", baseline, ignore)
+        verify.check_fused(tmp_path / "fused", parts.model, parts.adapter, examples, ignore)
     assert caught.value.problems
 
 

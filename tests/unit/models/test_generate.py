@@ -1,4 +1,4 @@
-"""Prompts answered together, base and distilled, against mlx-lm answering them one at a time."""
+"""Batched answers of base and distilled model, compared with mlx-lm, one prompt at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.comparing import SYSTEM
 
 
 def bench_module(name: str) -> Any:
-    """A module beside the benches, which are scripts and no package."""
+    """Load a module of scripts/bench, which is not a package."""
     spec = spec_from_file_location(name, REPOSITORY / "scripts" / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -37,7 +37,7 @@ near_ties = bench_module("near_ties")
 
 
 def partings(model_folder: Path, adapter_folder: Path, texts: list[str], max_tokens: int) -> list[Any]:
-    """Where greedy float32 answers part from mlx-lm's: of both voices, to all prompts. Near-ties are printed."""
+    """Return where greedy float32 answers of both models differ from mlx-lm's. Prints near-ties."""
     from mlx_lm import stream_generate
     from mlx_lm.utils import load
 

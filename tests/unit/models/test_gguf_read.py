@@ -1,4 +1,4 @@
-"""Students from GGUF: the same tokens and the same logits as the original, or a refusal that names the reason."""
+"""GGUF files become models with the same tokens and logits as the original, or a refusal names the reason."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Model = ModelArgs = EvilConfig = Evil
 
 @pytest.fixture
 def model(tiny_student: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model with code beside it that leaves a file when it runs."""
+    """A copy of the tiny model with code in it that leaves a file when it runs."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_student, folder)
     (folder / "evil.py").write_text(EVIL)

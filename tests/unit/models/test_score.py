@@ -1,4 +1,4 @@
-"""Loss and token accuracy equal a plain reference, however rows are batched, chunked and padded."""
+"""Loss and token accuracy equal a simple reference for all batches, chunks and padding."""
 
 from __future__ import annotations
 
