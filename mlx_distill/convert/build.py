@@ -36,8 +36,8 @@ def build(source: Source, config: ConvertConfig, out: Path, report: Report) -> d
     """Fill the existing folder `out` with the model and its record, and try it. Returns the fields of the result."""
     folder, revision = source.path, ""
     if folder is None:
-        snapshot = hub.fetch(config.source, config.revision, report)
-        folder, revision = snapshot.folder, snapshot.revision
+        folder = hub.fetch(config.source, config.revision, report)
+        revision = folder.name
     try:
         linked = _write(source, folder, out, config, report)
         n_parameters, text = _try_out(out)

@@ -6,7 +6,6 @@ Only safetensors, JSON and text are downloaded: never pickles, never code.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,11 @@ TOKENIZER_FILES = (
 PATTERNS = [WEIGHTS, "model.safetensors.index.json", MODEL_CONFIG, *TOKENIZER_FILES]
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A revision of a repository on this machine."""
+def fetch(repository: str, revision: str = "", report: Report = ignore) -> Path:
+    """Download the missing files of a repository and return their folder, whose name is the commit.
 
-    folder: Path
-    revision: str
-    """The commit, 40 hex digits."""
-
-
-def fetch(repository: str, revision: str = "", report: Report = ignore) -> Snapshot:
-    """Download the missing files of a repository. A broken connection resumes where it broke.
-
-    Without a connection, a complete copy in the cache is used, with a note. Raises what `hub_errors` raises.
+    A broken connection resumes where it broke. Without a connection, a complete copy in the cache is used, with a
+    note. Raises what `hub_errors` raises.
     """
     bars: list[_Bar] = []
 
@@ -58,10 +49,9 @@ def fetch(repository: str, revision: str = "", report: Report = ignore) -> Snaps
         folder = snapshot_download(
             repository, revision=revision or None, allow_patterns=PATTERNS, tqdm_class=Bar, library_name="mlx-distill"
         )
-    snapshot = Snapshot(Path(folder), Path(folder).name)
     if not bars:
-        report(Note(f"The Hub cannot be reached. Using the cached copy of {repository} ({snapshot.revision[:12]})."))
-    return snapshot
+        report(Note(f"The Hub cannot be reached. Using the cached copy of {repository} ({Path(folder).name[:12]})."))
+    return Path(folder)
 
 
 class _Bar(tqdm):  # type: ignore[misc]

@@ -13,24 +13,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFWriter, quant_shape_to_byte_shape
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, quant_shape_to_byte_shape
 from gguf.quants import quantize
 
 from mlx_distill.errors import InputError, VerificationError, raise_problems
 from mlx_distill.events import Note, Progress, Report, ignore
 from mlx_distill.export.config import GgufConfig, GgufResult, Kind
-from mlx_distill.models.gguf import tokenizer
+from mlx_distill.models.gguf import schema, tokenizer
 from mlx_distill.models.gguf.read import check_gguf
-from mlx_distill.models.gguf.schema import (
-    FAMILIES,
-    SIZE_KEYS,
-    TensorNames,
-    head_size,
-    permute_rope,
-    rotary_heads,
-    shape_problems,
-    tensor_names,
-)
 from mlx_distill.models.load import read_config
 from mlx_distill.models.safetensors_io import read_headers
 from mlx_distill.storage.atomic import new_file
@@ -55,14 +45,15 @@ def run(settings: GgufConfig, report: Report = ignore) -> GgufResult:
     for file in read_headers(model).files:
         weights |= mx.load(str(file))  # type: ignore[arg-type]  # lazy arrays: read when they are used
     config = _complete(model, config, weights)
-    names = tensor_names(config)
+    names = schema.tensor_names(config)
     tokens, problems = tokenizer.metadata_of(model, config["vocab_size"])
     raise_problems(model, [*_problems(config, weights, names), *problems], _OTHER_MODEL)
     with new_file(out, replace=settings.force) as scratch:
         writer = GGUFWriter(scratch, config["model_type"])
         try:
             for key, value in {**_metadata(model, config, kind), **tokens}.items():
-                _add(writer, key, value)
+                unsigned = isinstance(value, int) and not isinstance(value, bool)  # llama.cpp refuses signed sizes
+                writer.add_key_value(key, value, GGUFValueType.UINT32 if unsigned else GGUFValueType.get_type(value))
             _write_tensors(writer, config, weights, names, kind, report)
         finally:
             writer.close()
@@ -76,13 +67,13 @@ def run(settings: GgufConfig, report: Report = ignore) -> GgufResult:
 
 def _complete(model: Path, config: dict[str, Any], weights: Mapping[str, mx.array]) -> dict[str, Any]:
     """Return the config with the sizes that the weights decide. InputError for a model that GGUF cannot hold here."""
-    if config["model_type"] not in FAMILIES:
+    if config["model_type"] not in schema.FAMILIES:
         raise InputError(
             f"{model}: the architecture {config['model_type']!r} cannot be written as GGUF here.", _OTHER_MODEL
         )
     if "quantization" in config:
         raise InputError(f"{model}: the weights are quantised.", "Export a model fused without --q-bits.")
-    missing = [name for name in (*SIZE_KEYS.values(), "rms_norm_eps") if name not in config]
+    missing = [name for name in (*schema.SIZE_KEYS.values(), "rms_norm_eps") if name not in config]
     missing = [name for name in missing if name not in ("num_key_value_heads", "max_position_embeddings")]
     if missing or "model.embed_tokens.weight" not in weights:
         raise InputError(f"{model}: {', '.join(missing) or 'the embedding'} is missing.", _OTHER_MODEL)
@@ -102,24 +93,24 @@ def _rope(config: Mapping[str, Any]) -> tuple[str, float]:
     return scaling.get("type", scaling.get("rope_type", "default")), scaling.get("factor", 1.0)
 
 
-def _problems(config: Mapping[str, Any], weights: Mapping[str, mx.array], names: TensorNames) -> Iterator[str]:
+def _problems(config: Mapping[str, Any], weights: Mapping[str, mx.array], names: schema.TensorNames) -> Iterator[str]:
     if _rope(config)[0] not in ("default", "linear"):
         yield f"rope scaling of type {_rope(config)[0]!r} is not supported (linear is)"
     if "sliding_attention" in (config.get("layer_types") or ()):
         yield "sliding attention is not supported"
-    yield from shape_problems({name: values.shape for name, values in weights.items()}, dict(names.values()))
+    yield from schema.shape_problems({name: values.shape for name, values in weights.items()}, dict(names.values()))
 
 
 def _metadata(model: Path, config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    size, (rope, factor) = head_size(config), _rope(config)
+    size, (rope, factor) = schema.head_size(config), _rope(config)
     architecture: dict[str, Any] = {
-        **{key: config[setting] for key, setting in SIZE_KEYS.items()},
+        **{key: config[setting] for key, setting in schema.SIZE_KEYS.items()},
         "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         "rope.freq_base": float(config["rope_theta"]),
         "rope.dimension_count": size,
         "vocab_size": config["vocab_size"],
     }
-    if FAMILIES[config["model_type"]].free_head_size:
+    if schema.FAMILIES[config["model_type"]].free_head_size:
         architecture |= {"attention.key_length": size, "attention.value_length": size}
     if rope == "linear":
         architecture |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
@@ -132,24 +123,11 @@ def _metadata(model: Path, config: Mapping[str, Any], kind: Kind) -> dict[str, A
     }
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
-
-
 def _write_tensors(
     writer: GGUFWriter,
     config: Mapping[str, Any],
     weights: dict[str, mx.array],
-    names: TensorNames,
+    names: schema.TensorNames,
     kind: Kind,
     report: Report,
 ) -> None:
@@ -169,8 +147,8 @@ def _write_tensors(
     for done, (name, (ours, _)) in enumerate(names.items()):
         report(Progress("tensors", done, len(names), "tensors"))
         values = np.array(weights.pop(ours).astype(mx.float32))
-        heads = rotary_heads(config, name)
-        writer.write_tensor_data(_stored(name, permute_rope(values, heads) if heads else values, types[name]))
+        heads = schema.rotary_heads(config, name)
+        writer.write_tensor_data(_stored(name, schema.permute_rope(values, heads) if heads else values, types[name]))
     report(Progress("tensors", len(names), len(names), "tensors"))
 
 

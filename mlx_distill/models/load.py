@@ -107,10 +107,12 @@ def _explained(path: Path, problem: str) -> Any:
 
 def load_tokenizer(path: Path) -> TokenizerWrapper:
     """Load the tokenizer of a model folder, without its weights. InputError if it is broken or cannot render chats."""
-    config = read_config(path)
+    read_config(path)
     try:
         tokenizer = mlx_lm_utils.load_tokenizer(
-            path, tokenizer_config_extra={"trust_remote_code": False}, eos_token_ids=_end_token_ids(path, config)
+            path,
+            tokenizer_config_extra={"trust_remote_code": False},
+            eos_token_ids=mlx_lm_utils.load_config(path).get("eos_token_id"),  # the generation config's comes first
         )
     except Exception as error:  # the tokenizers library raises plain Exception for broken files
         raise InputError(f"{path}: its tokenizer cannot be loaded: {first_line(error)}", _CONVERT) from error
@@ -148,14 +150,6 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid JSON: {first_line(error)}", _CONVERT) from error
-
-
-def _end_token_ids(path: Path, config: dict[str, Any]) -> list[int] | None:
-    """Return the ids that end a turn. The generation config comes before the model config, as in mlx-lm."""
-    ids = config.get("eos_token_id")
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        ids = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id") or ids
-    return [ids] if isinstance(ids, int) else ids
 
 
 def _check_supported_architecture(student: Student) -> None:

@@ -23,17 +23,7 @@ from gguf.quants import dequantize, quantize
 
 from mlx_distill.errors import InputError, raise_problems
 from mlx_distill.events import Progress, Report, ignore
-from mlx_distill.models.gguf import tokenizer
-from mlx_distill.models.gguf.schema import (
-    FAMILIES,
-    SIZE_KEYS,
-    TensorNames,
-    head_size,
-    rotary_heads,
-    shape_problems,
-    tensor_names,
-    unpermute_rope,
-)
+from mlx_distill.models.gguf import schema, tokenizer
 from mlx_distill.models.safetensors_io import FloatName, write_tensors
 from mlx_distill.storage.atomic import write_json
 from mlx_distill.storage.files import MODEL_CONFIG
@@ -41,7 +31,7 @@ from mlx_distill.storage.files import MODEL_CONFIG
 OTHER_FILE = "Use another GGUF file of this model, or its original from the Hub (owner/name)."
 
 _KEYS: Mapping[str, type] = {
-    **dict.fromkeys(SIZE_KEYS, int),
+    **dict.fromkeys(schema.SIZE_KEYS, int),
     "vocab_size": int,
     "attention.key_length": int,
     "attention.value_length": int,
@@ -54,15 +44,7 @@ _KEYS: Mapping[str, type] = {
     "rope.scaling.finetuned": bool,
 }
 """Known keys of an architecture and their types. Any other key may change the arithmetic, so it is refused."""
-_REQUIRED = {*SIZE_KEYS, "attention.layer_norm_rms_epsilon"} - {"attention.head_count_kv"}
-_KINDS: Mapping[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    bool: "true or false",
-}
-
+_REQUIRED = {*schema.SIZE_KEYS, "attention.layer_norm_rms_epsilon"} - {"attention.head_count_kv"}
 _CHUNK_VALUES = 1 << 24
 """Values to dequantise at a time: 64 MB in float32, whatever the size of the tensor."""
 
@@ -82,7 +64,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = ignore) -> None:
     Raises InputError, with every problem, if the file is broken or holds what is not supported.
     """
     file, config = check_gguf(path)
-    names = tensor_names(config)
+    names = schema.tensor_names(config)
     types = {tensor.tensor_type.name for tensor in file.tensors.values() if len(tensor.shape) > 1}
     own: dict[str, FloatName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     dtype = own.get(types.pop(), "float16") if len(types) == 1 else "float16"
@@ -99,9 +81,9 @@ def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise InputError(f"{path}: this GGUF file holds a {kind}, not a model.", OTHER_FILE)
-    if name not in FAMILIES:
+    if name not in schema.FAMILIES:
         raise InputError(
-            f"{path}: the architecture {name!r} is not supported from GGUF ({', '.join(FAMILIES)} are).",
+            f"{path}: the architecture {name!r} is not supported from GGUF ({', '.join(schema.FAMILIES)} are).",
             "Use the model's original from the Hub (owner/name), or a student of these families.",
         )
     keys = {f"{name}.{key}": (kind, key in _REQUIRED) for key, kind in _KEYS.items()}
@@ -115,7 +97,7 @@ def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
         )
     problems = [*_metadata_problems(metadata, config), *tokenizer.problems(metadata)]
     if config["num_attention_heads"] > 0:
-        problems += _tensor_problems(file, tensor_names(config))
+        problems += _tensor_problems(file, schema.tensor_names(config))
     raise_problems(path, problems, OTHER_FILE)
     return file, config
 
@@ -157,9 +139,9 @@ def _config(file: GgufFile, name: str) -> dict[str, Any]:
     values: dict[str, Any] = {key: file.metadata.get(f"{name}.{key}") for key in _KEYS}
     values["attention.head_count_kv"] = values["attention.head_count_kv"] or values["attention.head_count"]
     config: dict[str, Any] = {
-        "architectures": [FAMILIES[name].class_name],
+        "architectures": [schema.FAMILIES[name].class_name],
         "model_type": name,
-        **{setting: values[key] for key, setting in SIZE_KEYS.items()},
+        **{setting: values[key] for key, setting in schema.SIZE_KEYS.items()},
         "hidden_act": "silu",
         "rope_theta": _shortest(values["rope.freq_base"] or 10000.0),
         "rms_norm_eps": _shortest(values["attention.layer_norm_rms_epsilon"]),
@@ -167,8 +149,8 @@ def _config(file: GgufFile, name: str) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **tokenizer.special_ids(file.metadata),
     }
-    if FAMILIES[name].free_head_size and values["attention.head_count"] > 0:
-        config["head_dim"] = values["attention.key_length"] or head_size(config)
+    if schema.FAMILIES[name].free_head_size and values["attention.head_count"] > 0:
+        config["head_dim"] = values["attention.key_length"] or schema.head_size(config)
     if values["rope.scaling.type"] == "linear" and values["rope.scaling.factor"]:
         config["rope_scaling"] = {"type": "linear", "factor": _shortest(values["rope.scaling.factor"])}
     return config
@@ -188,7 +170,7 @@ def _type_problems(metadata: Mapping[str, Any], keys: Mapping[str, tuple[type, b
         elif isinstance(value, bool) != (kind is bool) or not isinstance(
             value, (int, float) if kind is float else kind
         ):
-            yield f"{key} is {str(value)[:60]!r}, not {_KINDS[kind]}"
+            yield f"{key} is {str(value)[:60]!r}, not of type {kind.__name__}"
 
 
 def _metadata_problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
@@ -200,7 +182,7 @@ def _metadata_problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -
     if min(heads, kv_heads) < 1 or heads % kv_heads:
         yield f"{heads} attention heads do not share {kv_heads} key-value heads evenly"
         return
-    size = head_size(config)
+    size = schema.head_size(config)
     for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if metadata.get(prefix + key, size) != size:
             yield f"{prefix}{key} = {metadata[prefix + key]} differs from the head size {size}"
@@ -212,9 +194,9 @@ def _metadata_problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -
         yield f"{prefix}rope.scaling.factor = {factor}: linear rope scaling needs a positive factor"
 
 
-def _tensor_problems(file: GgufFile, names: TensorNames) -> Iterator[str]:
+def _tensor_problems(file: GgufFile, names: schema.TensorNames) -> Iterator[str]:
     found = {name: tuple(map(int, reversed(tensor.shape))) for name, tensor in file.tensors.items()}
-    yield from shape_problems(found, {name: size for name, (_, size) in names.items()})
+    yield from schema.shape_problems(found, {name: size for name, (_, size) in names.items()})
     for kind, tensor in {tensor.tensor_type: tensor for tensor in file.tensors.values()}.items():
         try:
             dequantize(tensor.data[:1], kind)
@@ -223,14 +205,14 @@ def _tensor_problems(file: GgufFile, names: TensorNames) -> Iterator[str]:
 
 
 def _tensors(
-    file: GgufFile, config: Mapping[str, Any], names: TensorNames, dtype: FloatName, report: Report
+    file: GgufFile, config: Mapping[str, Any], names: schema.TensorNames, dtype: FloatName, report: Report
 ) -> Iterator[npt.NDArray[Any]]:
     """Yield the tensors in the order of `names`, in `dtype` and Hugging Face's row order."""
     for done, (name, (_, size)) in enumerate(names.items()):
         report(Progress("weights", done, len(names), "tensors"))
         values = _values(file.path, file.tensors[name], dtype).reshape(size)
-        heads = rotary_heads(config, name)
-        yield unpermute_rope(values, heads) if heads else values
+        heads = schema.rotary_heads(config, name)
+        yield schema.unpermute_rope(values, heads) if heads else values
     report(Progress("weights", len(names), len(names), "tensors"))
 
 

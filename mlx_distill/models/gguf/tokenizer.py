@@ -164,16 +164,13 @@ def metadata_of(model: Path, vocabulary_size: int) -> tuple[dict[str, Any], list
     added = {token["id"]: token for token in data["added_tokens"]}
     names = {index: token for token, index in data["model"]["vocab"].items()}
     names |= {index: token["content"] for index, token in added.items()}
+    types = dict.fromkeys(names, NORMAL)
+    types |= {index: CONTROL if token["special"] else USER_DEFINED for index, token in added.items()}
     metadata = {
         f"{PREFIX}model": "gpt2",
         f"{PREFIX}pre": _pre_tokenizer_name(data),
         f"{PREFIX}tokens": [names.get(index, f"[PAD{index}]") for index in range(vocabulary_size)],
-        f"{PREFIX}token_type": [
-            (CONTROL if added[index]["special"] else USER_DEFINED)
-            if index in added
-            else (NORMAL if index in names else UNUSED)
-            for index in range(vocabulary_size)
-        ],
+        f"{PREFIX}token_type": [types.get(index, UNUSED) for index in range(vocabulary_size)],
         f"{PREFIX}merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]],
         f"{PREFIX}add_bos_token": False,
         f"{PREFIX}add_space_prefix": False,

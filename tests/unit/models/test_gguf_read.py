@@ -186,7 +186,7 @@ REFUSED = [
     ({"split.count": 3}, {}, "one of 3 parts of a split model"),
     ({"qwen2.block_count": None}, {}, "qwen2.block_count is missing"),
     ({"qwen2.block_count": 10**9}, {}, "qwen2.block_count = 1000000000, but the file holds only 26 tensors"),
-    ({"qwen2.attention.head_count": [4, 4]}, {}, "qwen2.attention.head_count is '[4, 4]', not a whole number"),
+    ({"qwen2.attention.head_count": [4, 4]}, {}, "qwen2.attention.head_count is '[4, 4]', not of type int"),
     ({"tokenizer.ggml.eos_token_id": None}, {}, "tokenizer.ggml.eos_token_id is missing"),
     ({"tokenizer.ggml.tokens": None}, {}, "tokenizer.ggml.tokens is missing"),
     ({"tokenizer.ggml.merges": None}, {}, "tokenizer.ggml.merges is missing"),
