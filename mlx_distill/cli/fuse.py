@@ -10,7 +10,7 @@ import click
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.formatting import format_bytes, format_duration
-from mlx_distill.fuse.config import FuseConfig, FuseResult
+from mlx_distill.fuse.config import FuseConfig
 from mlx_distill.run.pipeline import alone
 
 
@@ -31,13 +31,10 @@ def command(as_json: bool, **flags: Any) -> None:
         result = alone("fuse", config, report)
     if as_json:
         print_json(result)
-    else:
-        print_result(result)
-
-
-def print_result(result: FuseResult) -> None:
-    """Print what was written, the verification, and what to type next."""
+        return
     precision = f"{result.dtype} (dequantised)" if result.dequantized else result.dtype
+    if result.q_bits:
+        precision = f"{result.q_bits} bits with scales in {result.dtype}"
     losses = f"base {result.base_loss:.4f}, adapter {result.adapter_loss:.4f}, fused {result.fused_loss:.4f}"
     difference = abs(result.fused_loss - result.adapter_loss)
     differ = [index for index in result.divergences if index is not None]
@@ -47,11 +44,7 @@ def print_result(result: FuseResult) -> None:
         f"Fused {result.n_layers} layers into {result.path}",
         [
             ("adapter", result.adapter),
-            (
-                "weights",
-                f"{f'{result.q_bits} bits with scales in {result.dtype}' if result.q_bits else precision}, "
-                f"{format_bytes(result.size_bytes)}",
-            ),
+            ("weights", f"{precision}, {format_bytes(result.size_bytes)}"),
             ("test loss", f"{losses} ({result.n_rows} rows, {result.n_tokens} tokens)"),
             ("check", f"losses differ by {difference:.4f}, {result.allowed_difference:.4f} allowed"),
             ("KL", f"adapter to fused {result.kl:.2g}, adapter to base {result.kl_base:.2g} nats per token"),

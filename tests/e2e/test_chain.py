@@ -18,8 +18,7 @@ import pytest
 
 from mlx_distill import export
 from mlx_distill.convert import run as convert
-from mlx_distill.export import gguf as export_gguf
-from mlx_distill.export.config import GgufConfig
+from mlx_distill.export.gguf import write_gguf
 from mlx_distill.fuse.run import FuseConfig
 from mlx_distill.models.adapter import attach
 from mlx_distill.models.generate import generate_batch
@@ -80,13 +79,13 @@ def check_chain(base: Path, adapter: Path, folder: Path) -> None:
     assert fused.dtype == "float32"
     check_same(reference, chat_of(load_student(fused.path, dtype=mx.float32)), "fused")
 
-    gguf = export_gguf.run(GgufConfig(fused.path, folder / "fused-F32.gguf", "F32"))
+    gguf = write_gguf(fused.path, folder / "fused-F32.gguf", "F32")
     check_same(reference, llama_cpp_of(gguf.path), "llama.cpp")
     converted = convert.run(convert.ConvertConfig(str(gguf.path), folder / "converted"))
     assert converted.dtype == "float32"
     check_same(reference, chat_of(load_student(converted.path, dtype=mx.float32)), "converted")
 
-    small = export_gguf.run(GgufConfig(fused.path, folder / "fused-Q8_0.gguf", "Q8_0"))
+    small = write_gguf(fused.path, folder / "fused-Q8_0.gguf", "Q8_0")
     back = convert.run(convert.ConvertConfig(str(small.path), folder / "converted-Q8_0"))
     loss = loss_of(load_student(back.path, dtype=mx.float32), examples)
     assert abs(loss - reference.loss) <= LOSS_SHARE * changed

@@ -77,7 +77,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = ignore) -> None:
 def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
     """Open a file. Returns it with its model's `config.json`; InputError lists every problem."""
     file = open_gguf(path)
-    metadata, name = file.metadata, file.metadata.get("general.architecture", "")
+    metadata, name = file.metadata, str(file.metadata.get("general.architecture", ""))
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise InputError(f"{path}: this GGUF file holds a {kind}, not a model.", OTHER_FILE)
@@ -116,7 +116,7 @@ def open_gguf(path: Path) -> GgufFile:
     if reader.byte_order == "S":
         raise InputError(f"{path}: the file is big-endian, which is not supported.", OTHER_FILE)
     parts = metadata.get("split.count", 1)
-    if parts != 1:
+    if parts not in (0, 1):
         raise InputError(
             f"{path}: this is one of {parts} parts of a split model.",
             "Join them with llama.cpp's `llama-gguf-split --merge`, or use a file in one part.",
