@@ -51,7 +51,7 @@ def render(tokenizer: TokenizerWrapper, messages: Messages) -> TokenizedChat:
     """
     tokens: list[int] = []
     mask: list[bool] = []
-    for text, supervised in _chunks(tokenizer, messages):
+    for text, supervised in _pieces(tokenizer, messages):
         ids = tokenizer.encode(text, add_special_tokens=False)
         tokens.extend(ids)
         mask.extend([supervised] * len(ids))
@@ -60,7 +60,7 @@ def render(tokenizer: TokenizerWrapper, messages: Messages) -> TokenizedChat:
 
 def render_prompt(tokenizer: TokenizerWrapper, messages: Messages) -> list[int]:
     """Return the tokens after which the model writes the next answer."""
-    texts = [text for text, _ in _chunks(tokenizer, messages)]
+    texts = [text for text, _ in _pieces(tokenizer, messages)]
     rest = _text(tokenizer, messages, ask=True)[sum(map(len, texts)) :]
     return [token for text in (*texts, rest) for token in tokenizer.encode(text, add_special_tokens=False)]
 
@@ -103,9 +103,9 @@ def _check_template(template: str, max_seconds: float) -> None:
         raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
 
 
-def _chunks(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
+def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
     """Split the text up to the last answer's end token into (given text, False) and (answer, True)."""
-    chunks: list[tuple[str, bool]] = []
+    pieces: list[tuple[str, bool]] = []
     done = ""
     for index, message in enumerate(messages):
         if message.role != "assistant":
@@ -119,9 +119,9 @@ def _chunks(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, 
         if not ends:
             raise InputError("The chat template writes no end token after an answer.", _OTHER_MODEL)
         answer = turn[: max(ends)]
-        chunks += [(before[len(done) :], False), (answer, True)]
+        pieces += [(before[len(done) :], False), (answer, True)]
         done = before + answer
-    return chunks
+    return pieces
 
 
 def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
