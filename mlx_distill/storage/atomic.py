@@ -241,3 +241,13 @@ def _cannot_write(path: Path, error: OSError) -> MachineError:
         f"{path}: cannot write ({error.strerror or error}).",
         "Free disk space or choose a folder that you can write to, then run the same command again.",
     )
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return True if `path` is `folder` or lies in it. Compares folders, not spellings: a disk may ignore case."""
+    path, folder = path.resolve(), folder.resolve()
+    for parent in (path, *path.parents):
+        with suppress(OSError):  # one of them does not exist
+            if parent.samefile(folder):
+                return True
+    return folder in (path, *path.parents)

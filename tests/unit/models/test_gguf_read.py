@@ -1,4 +1,4 @@
-"""Students from GGUF: the same tokens and the same logits as the original, or a refusal that names the reason."""
+"""GGUF files become models with the same tokens and logits as the original, or a refusal names the reason."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, GGUFReader, quants
 
 from mlx_distill.convert.sources import sample_file
 from mlx_distill.errors import InputError
-from mlx_distill.models import gguf
+from mlx_distill.models.gguf.read import convert_gguf
 from mlx_distill.models.load import load_student, load_tokenizer
 from tests.support.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
 from tests.support.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
 from tests.support.llama_cpp import LlamaCpp
-from tests.support.tiny import make_tiny_qwen2
+from tests.support.tiny import make_tiny_qwen2, weights_of
 
 PROMPT = [1, 70, 300, 12, 45, 399, 2, 8]
 
@@ -32,15 +34,13 @@ def converted(tmp_path: Path) -> Callable[[Path], Path]:
     def convert(path: Path) -> Path:
         folder = tmp_path / "converted"
         folder.mkdir()
-        gguf.write_model(path, folder)
+        convert_gguf(path, folder)
         return folder
 
     return convert
 
 
 def logits(folder: Path, dtype: str = "float32") -> Any:
-    import mlx.core as mx
-
     student = load_student(folder, dtype=getattr(mx, dtype))
     return np.array(student.model(mx.array([PROMPT])).astype(mx.float32))[0]
 
@@ -56,8 +56,6 @@ def test_the_samples_tokens_equal_those_of_llama_cpp(sample_student: Path) -> No
 
 @pytest.mark.sample
 def test_the_samples_next_tokens_are_those_of_llama_cpp(sample_student: Path) -> None:
-    import mlx.core as mx
-
     student = load_student(sample_student)
     prompt = student.tokenizer.encode("The capital of France is", add_special_tokens=False)
     scores = student.model(mx.array([prompt]))[0, -1].astype(mx.float32)
@@ -67,18 +65,14 @@ def test_the_samples_next_tokens_are_those_of_llama_cpp(sample_student: Path) ->
 
 
 @pytest.mark.sample
-def test_a_large_quantised_tensor_is_dequantised_in_pieces_to_the_same_values(sample_student: Path) -> None:
-    import mlx.core as mx
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
-
+def test_a_large_tensor_is_dequantised_in_chunks(sample_student: Path) -> None:
     tensor = next(tensor for tensor in GGUFReader(sample_file()).tensors if tensor.name == "token_embd.weight")
-    expected = dequantize(tensor.data, tensor.tensor_type).astype(np.float16)
-    embedding = mx.load(str(sample_student / "model.safetensors"))["model.embed_tokens.weight"]
+    expected = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float16)
+    embedding = weights_of(sample_student)["model.embed_tokens.weight"]
     assert np.array_equal(np.array(embedding), expected)
 
 
-def test_a_qwen2_files_tokens_equal_the_original_tokenizers(
+def test_tokens_equal_those_of_the_original_tokenizer(
     tiny_student: Path, tiny_gguf: Path, converted: Callable[[Path], Path]
 ) -> None:
     ours, original = load_tokenizer(converted(tiny_gguf)), load_tokenizer(tiny_student)
@@ -91,7 +85,7 @@ def test_a_qwen2_files_tokens_equal_the_original_tokenizers(
     assert ours.eos_token_ids == {2}
 
 
-def test_a_qwen2_files_tokens_equal_those_of_llama_cpp(tiny_gguf: Path, converted: Callable[[Path], Path]) -> None:
+def test_tokens_equal_those_of_llama_cpp(tiny_gguf: Path, converted: Callable[[Path], Path]) -> None:
     tokenizer = load_tokenizer(converted(tiny_gguf))
     reference = LlamaCpp(tiny_gguf)
     for text in [*HARD_TEXTS, CONTROL_TEXT]:
@@ -99,7 +93,7 @@ def test_a_qwen2_files_tokens_equal_those_of_llama_cpp(tiny_gguf: Path, converte
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16")])
-def test_logits_of_an_unquantised_file_are_bit_equal_to_the_originals(
+def test_logits_equal_those_of_the_original(
     kind: str, dtype: str, tmp_path: Path, converted: Callable[[Path], Path]
 ) -> None:
     original = make_tiny_qwen2(tmp_path / "original", dtype=dtype, tied=kind == "F16")
@@ -108,7 +102,7 @@ def test_logits_of_an_unquantised_file_are_bit_equal_to_the_originals(
     assert json.loads((folder / "config.json").read_text())["torch_dtype"] == dtype
 
 
-def test_a_llama_files_rotary_rows_are_put_back(
+def test_rotary_rows_of_a_llama_file_are_unpermuted(
     tmp_path: Path, tiny_student: Path, converted: Callable[[Path], Path]
 ) -> None:
     original = make_tiny_llama(tmp_path / "original", tiny_student)
@@ -131,14 +125,11 @@ def test_next_tokens_are_those_of_llama_cpp(
         assert ours[token] == pytest.approx(logprob, abs=1e-4)
 
 
-def test_a_quantised_file_becomes_float16_with_its_very_values(
+def test_a_quantised_file_becomes_float16_exactly(
     tmp_path: Path, tiny_student: Path, converted: Callable[[Path], Path]
 ) -> None:
-    import mlx.core as mx
-    from gguf import GGMLQuantizationType, quants
-
     folder = converted(write_gguf(tiny_student, tmp_path / "tiny", "Q8_0"))  # no suffix, as Ollama's blobs
-    weight = mx.load(str(folder / "model.safetensors"))["model.layers.1.mlp.up_proj.weight"]
+    weight = weights_of(folder)["model.layers.1.mlp.up_proj.weight"]
     values = model_tensors(tiny_student)["blk.1.ffn_up.weight"]
     kind = GGMLQuantizationType.Q8_0
     expected = quants.dequantize(quants.quantize(values, kind), kind)
@@ -194,7 +185,8 @@ REFUSED = [
     ({"general.type": "adapter"}, {}, "holds a adapter, not a model"),
     ({"split.count": 3}, {}, "one of 3 parts of a split model"),
     ({"qwen2.block_count": None}, {}, "qwen2.block_count is missing"),
-    ({"qwen2.attention.head_count": [4, 4]}, {}, "qwen2.attention.head_count is '[4, 4]', not a whole number"),
+    ({"qwen2.block_count": 10**9}, {}, "qwen2.block_count = 1000000000, but the file holds only 26 tensors"),
+    ({"qwen2.attention.head_count": [4, 4]}, {}, "qwen2.attention.head_count is '[4, 4]', not of type int"),
     ({"tokenizer.ggml.eos_token_id": None}, {}, "tokenizer.ggml.eos_token_id is missing"),
     ({"tokenizer.ggml.tokens": None}, {}, "tokenizer.ggml.tokens is missing"),
     ({"tokenizer.ggml.merges": None}, {}, "tokenizer.ggml.merges is missing"),
@@ -207,12 +199,12 @@ REFUSED = [
     ({"tokenizer.ggml.add_bos_token": True}, {}, "tokenizer.ggml.add_bos_token = true is not supported"),
     ({"tokenizer.ggml.eos_token_id": 999}, {}, "eos_token_id = 999 is outside the vocabulary of 400"),
     ({"qwen2.rope.scaling.type": "yarn"}, {}, "qwen2.rope.scaling.type = 'yarn' is not supported"),
-    ({"qwen2.rope.scaling.type": "linear"}, {}, "qwen2.rope.scaling.factor = None is no factor"),
+    ({"qwen2.rope.scaling.type": "linear"}, {}, "qwen2.rope.scaling.factor = 0: linear rope scaling needs"),
     ({"qwen2.expert_count": 8}, {}, "qwen2.expert_count = 8 is not supported"),
-    ({"qwen2.attention.key_length": 32}, {}, "qwen2.attention.key_length = 32: this family needs 16"),
+    ({"qwen2.attention.key_length": 32}, {}, "qwen2.attention.key_length = 32 differs from the head size 16"),
     ({"qwen2.rope.dimension_count": 8}, {}, "qwen2.rope.dimension_count = 8 differs from the head size 16"),
     ({"qwen2.attention.head_count_kv": 3}, {}, "4 attention heads do not share 3 key-value heads evenly"),
-    ({}, {"rope_freqs.weight": np.ones(8, dtype=np.float32)}, "tensor rope_freqs.weight is not part of"),
+    ({}, {"rope_freqs.weight": np.ones(8, dtype=np.float32)}, "tensor rope_freqs.weight does not belong to"),
     ({}, {"blk.0.attn_q.bias": None}, "tensor blk.0.attn_q.bias is missing"),
     ({}, {"blk.1.ffn_up.weight": row(100)}, "tensor blk.1.ffn_up.weight is 100×64, 128×64 was expected"),
     ({}, {"token_embd.weight": row(380)}, "tensor token_embd.weight is 380×64, 400×64 was expected"),
@@ -227,7 +219,7 @@ def test_what_cannot_be_converted_is_refused_by_name(
 ) -> None:
     path = write_gguf(tiny_student, tmp_path / "tiny.gguf", metadata=metadata, tensors=tensors)
     with pytest.raises(InputError) as caught:
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
     assert message in str(caught.value)
     assert str(path) in caught.value.message
     assert caught.value.next_step
@@ -241,27 +233,27 @@ def test_all_problems_of_a_file_are_listed_together(tiny_student: Path, tmp_path
         tensors={"output_norm.weight": None},
     )
     with pytest.raises(InputError) as caught:
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
     assert len(caught.value.problems) == 3
 
 
-def test_values_beyond_float16_are_refused_where_the_file_becomes_float16(tiny_student: Path, tmp_path: Path) -> None:
+def test_values_beyond_float16_are_refused(tiny_student: Path, tmp_path: Path) -> None:
     large = {"blk.0.attn_norm.weight": np.full(64, 1e6, dtype=np.float32)}
     path = write_gguf(tiny_student, tmp_path / "tiny.gguf", "Q8_0", tensors=large)
     with pytest.raises(InputError, match=r"blk\.0\.attn_norm\.weight holds NaN, or values beyond float16"):
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
 
 
 def test_a_big_endian_file_is_refused(tiny_student: Path, tmp_path: Path) -> None:
     path = write_gguf(tiny_student, tmp_path / "tiny.gguf", big_endian=True)
     with pytest.raises(InputError, match="big-endian"):
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.03, 0.06, 0.1, 0.5, 0.999])
-def test_a_file_that_was_cut_off_is_refused(share: float, tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(share: float, tiny_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     whole = tiny_gguf.read_bytes()
     path.write_bytes(whole[: max(4, int(len(whole) * share))])
     with pytest.raises(InputError, match="not a whole GGUF file"):
-        gguf.write_model(path, tmp_path)
+        convert_gguf(path, tmp_path)

@@ -1,8 +1,7 @@
-"""What Ollama gets: template, stops, system message; and what happens with and without Ollama."""
+"""`export ollama`: the Modelfile, with and without an installed Ollama."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,10 @@ import pytest
 from mlx_distill.errors import InputError, MachineError
 from mlx_distill.events import Event, Warning
 from mlx_distill.export import ollama
-from mlx_distill.export.ollama import OllamaConfig, run
-from tests.support.tiny import make_tiny_qwen2
+from mlx_distill.export.config import OllamaConfig
+from mlx_distill.export.ollama import run
+from mlx_distill.models.load import load_tokenizer
+from tests.support.tiny import CHAT_TEMPLATE, edit_json, make_tiny_qwen2
 
 
 def fake_ollama(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -43,12 +44,8 @@ def test_the_modelfile_has_template_stops_and_system_message(
 
 
 def test_another_chat_template_is_left_to_the_gguf_file(tmp_path: Path) -> None:
-    from mlx_distill.models.load import load_tokenizer
-
     model = make_tiny_qwen2(tmp_path / "other")
-    settings = json.loads((model / "tokenizer_config.json").read_text())
-    settings["chat_template"] = settings["chat_template"].replace("assistant\\n", "model\\n")
-    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    edit_json(model / "tokenizer_config.json", chat_template=CHAT_TEMPLATE.replace("assistant\\n", "model\\n"))
     told: list[Event] = []
     text = ollama.modelfile(load_tokenizer(model), "other.gguf", "", told.append)
     assert "TEMPLATE" not in text and "SYSTEM" not in text and "PARAMETER stop" in text
@@ -80,13 +77,6 @@ def test_a_failing_ollama_is_quoted_and_the_folder_stays(
 def test_settings_that_ollama_cannot_hold_are_refused(change: dict[str, str]) -> None:
     with pytest.raises(ValueError):
         OllamaConfig(**{"model": Path("m"), "out": Path("o"), "name": "mine", **change})  # type: ignore[arg-type]
-
-
-def test_the_kinds_offered_are_those_that_can_be_written() -> None:
-    from mlx_distill.cli.export import GGUF_KINDS
-    from mlx_distill.export.gguf import KINDS
-
-    assert GGUF_KINDS == ollama._GGUF_KINDS == KINDS
 
 
 def test_an_existing_folder_needs_force(tiny_student: Path, tmp_path: Path) -> None:

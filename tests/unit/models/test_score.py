@@ -1,4 +1,4 @@
-"""Loss and token accuracy equal a plain reference, however rows are batched, chunked and padded."""
+"""Loss and token accuracy equal a simple reference for all batches, chunks and padding."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill import device
-from mlx_distill.models import score as scoring
 from mlx_distill.models.load import Student, load_student
-from mlx_distill.models.score import TOKENS_A_BATCH, batches_by_length, pad, passes, score
-from mlx_distill.models.tokenize import Rendered, render
+from mlx_distill.models.score import BATCH_TOKENS, batches_by_length, make_batches, pad, score, total
+from mlx_distill.models.tokenize import TokenizedChat, render
 from mlx_distill.records import Message
 from tests.support.tiny import make_tiny_qwen2
 
 ANSWERS = ["Yes.", "def f(x):\n    return x\n", "SELECT name FROM employees WHERE salary > 10;", "first " * 40]
 
 
-def rows_of(student: Student) -> list[Rendered]:
+def rows_of(student: Student) -> list[TokenizedChat]:
     return [
         render(student.tokenizer, (Message("user", f"Question {number}?"), Message("assistant", answer)))
         for number, answer in enumerate(ANSWERS)
     ]
 
 
-def reference(student: Student, row: Rendered) -> tuple[float, int, int]:
+def reference(student: Student, row: TokenizedChat) -> tuple[float, int, int]:
     """Loss sum, number right and number of tokens, from full logits of one unpadded row."""
     logits = student.model(mx.array([row.tokens]))[0].astype(mx.float32)
     loss, right, count = 0.0, 0, 0
@@ -42,12 +41,10 @@ def reference(student: Student, row: Rendered) -> tuple[float, int, int]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_scores_equal_a_plain_reference(tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_equal_a_plain_reference(tmp_path: Path, tied: bool) -> None:
     student = load_student(make_tiny_qwen2(tmp_path / "m", tied=tied))
-    monkeypatch.setattr(scoring, "CHUNK_BYTES", 4 * 400 * 16)  # many chunks
-    monkeypatch.setattr(scoring, "TOKENS_A_BATCH", 200)  # many batches
     rows = rows_of(student)
-    result = score(student, rows)
+    result = score(student, rows, batch_tokens=200, chunk_bytes=4 * 400 * 16)  # many batches and chunks
     for got, row in zip(result.rows, rows, strict=True):
         loss, right, count = reference(student, row)
         assert math.isclose(got.loss_sum, loss, rel_tol=1e-5)
@@ -56,7 +53,7 @@ def test_scores_equal_a_plain_reference(tmp_path: Path, tied: bool, monkeypatch:
     assert result.n_rows == len(rows)
 
 
-def test_bfloat16_losses_are_those_of_float32_within_its_precision(tiny_student: Path) -> None:
+def test_bfloat16_losses_are_near_float32_losses(tiny_student: Path) -> None:
     exact = load_student(tiny_student, dtype=mx.float32)
     rough = load_student(tiny_student, dtype=mx.bfloat16)
     assert math.isclose(score(exact, rows_of(exact)).loss, score(rough, rows_of(rough)).loss, rel_tol=2**-7)
@@ -71,8 +68,8 @@ def test_padding_never_reaches_a_score(tiny_student: Path) -> None:
 
 
 def test_a_batch_holds_exactly_the_supervised_tokens() -> None:
-    row = Rendered((5, 6, 7, 8, 9), (False, False, True, True, False))
-    other = Rendered((1, 2), (False, True))
+    row = TokenizedChat((5, 6, 7, 8, 9), (False, False, True, True, False))
+    other = TokenizedChat((1, 2), (False, True))
     batch = pad([row, other], multiple=4)
     assert batch.inputs.tolist() == [[5, 6, 7, 0], [1, 0, 0, 0]]
     assert batch.targets.tolist() == [7, 8, 2]
@@ -81,7 +78,7 @@ def test_a_batch_holds_exactly_the_supervised_tokens() -> None:
 
 
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 2000))
-def test_batches_by_length_hold_every_row_once_and_keep_the_budget(lengths: list[int], budget: int) -> None:
+def test_batches_by_length_keep_the_budget(lengths: list[int], budget: int) -> None:
     groups = batches_by_length(lengths, budget)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
@@ -89,14 +86,14 @@ def test_batches_by_length_hold_every_row_once_and_keep_the_budget(lengths: list
 
 
 @given(st.lists(st.integers(1, 300), max_size=60))
-def test_passes_hold_every_row_once_and_share_the_rows_out_among_the_streams(lengths: list[int]) -> None:
-    groups = passes(lengths)
+def test_batches_share_all_rows_among_the_streams(lengths: list[int]) -> None:
+    groups = make_batches(lengths)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     n_streams = len(device.streams())
     assert len(groups) >= min(n_streams, len(lengths))
     for group in groups:
-        assert (len(group) - 1) * max(lengths[index] for index in group) <= TOKENS_A_BATCH
+        assert (len(group) - 1) * max(lengths[index] for index in group) <= BATCH_TOKENS
 
 
 def test_nothing_to_score_is_not_a_number() -> None:
-    assert math.isnan(scoring.total([]).loss)
+    assert math.isnan(total([]).loss)

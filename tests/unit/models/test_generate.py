@@ -1,4 +1,4 @@
-"""Prompts answered together, base and distilled, against mlx-lm answering them one at a time."""
+"""Batched answers of base and distilled model, compared with mlx-lm, one prompt at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render_prompt
@@ -23,7 +23,7 @@ from tests.support.comparing import SYSTEM
 
 
 def bench_module(name: str) -> Any:
-    """A module beside the benches, which are scripts and no package."""
+    """Load a module of scripts/bench, which is not a package."""
     spec = spec_from_file_location(name, REPOSITORY / "scripts" / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -37,12 +37,12 @@ near_ties = bench_module("near_ties")
 
 
 def partings(model_folder: Path, adapter_folder: Path, texts: list[str], max_tokens: int) -> list[Any]:
-    """Where greedy float32 answers part from mlx-lm's: of both voices, to all prompts. Near-ties are printed."""
+    """Return where greedy float32 answers of both models differ from mlx-lm's. Prints near-ties."""
     from mlx_lm import stream_generate
     from mlx_lm.utils import load
 
     student = load_student(model_folder, dtype=mx.float32)
-    adapter = attach(student, adapter_folder)
+    adapter = load_adapter(student, adapter_folder)
     asked = [render_prompt(student.tokenizer, build_messages(text, SYSTEM)) for text in texts]
     ends = student.tokenizer.eos_token_ids
     found, n_tokens = [], 0
@@ -63,27 +63,26 @@ def partings(model_folder: Path, adapter_folder: Path, texts: list[str], max_tok
     return found
 
 
-def test_float32_answers_of_a_batch_equal_mlx_lms_except_after_near_ties(tiny_student: Path, tmp_path: Path) -> None:
+def test_batch_answers_equal_mlx_lm_except_near_ties(tiny_student: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_student, tmp_path / "adapter")
     texts = ["Hi", *(f"Write {'a longer question about ' * number}trees." for number in range(12)), "Count the words."]
     assert all(parted.is_near_tie for parted in partings(tiny_student, adapter, texts, 24))
 
 
 @pytest.mark.sample
-def test_the_sample_students_answers_of_a_batch_equal_mlx_lms_except_after_near_ties(
-    sample_student: Path, tmp_path: Path
-) -> None:
+def test_sample_answers_equal_mlx_lm_except_near_ties(sample_student: Path, tmp_path: Path) -> None:
     adapter = make_adapter(sample_student, tmp_path / "adapter", size=0.003, rank=8)
     texts = [prompt.text for prompt in read_jsonl(shipped("prompts.jsonl"), Prompt.from_json)[::26]]
     assert all(parted.is_near_tie for parted in partings(sample_student, adapter, texts, 16))
 
 
-def test_answers_that_part_at_unlike_tokens_are_no_near_tie(tiny_student: Path) -> None:
+def test_different_tokens_are_not_a_near_tie(tiny_student: Path) -> None:
     student = load_student(tiny_student, dtype=mx.float32)
     prompt = render_prompt(student.tokenizer, build_messages("What is a queue?", SYSTEM))
     ends = student.tokenizer.eos_token_ids
     logits = student.model(mx.array([prompt]))[0, -1]
-    best, *_, worst = mx.argsort(-logits).tolist()
+    order: Any = mx.argsort(-logits).tolist()
+    best, worst = order[0], order[-1]
 
     parted = near_ties.parting(student.model, prompt, [best], [worst], ends)
     assert (parted.position, parted.here, parted.there, parted.is_near_tie) == (0, best, worst, False)
@@ -94,7 +93,7 @@ def test_answers_that_part_at_unlike_tokens_are_no_near_tie(tiny_student: Path) 
     assert near_ties.parting(student.model, prompt, [best, 5], [best, 6], ends).position == 1
 
 
-def test_two_tokens_of_nearly_one_probability_are_a_near_tie() -> None:
+def test_almost_equal_probabilities_are_a_near_tie() -> None:
     def model(tokens: mx.array) -> mx.array:
         logits = mx.zeros((1, tokens.shape[1], 8))
         logits[..., 3] = near_ties.NEAR_TIE / 2

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
-from mlx_distill.models.tokenize import render, render_prompt
+from mlx_distill.models.tokenize import TokenizedChat, render, render_prompt
 from mlx_distill.records import Message
 
 SYSTEM = Message("system", "You are a helpful assistant.")
@@ -21,18 +22,19 @@ TWO_TURNS = (
 )
 
 
-def supervised_text(tokenizer, rendered) -> str:
-    return tokenizer.decode([token for token, counts in zip(rendered.tokens, rendered.mask, strict=True) if counts])
+def supervised_text(tokenizer: TokenizerWrapper, chat: TokenizedChat) -> str:
+    ids = [token for token, supervised in zip(chat.tokens, chat.mask, strict=True) if supervised]
+    return str(tokenizer.decode(ids))
 
 
-def test_every_assistant_turn_is_supervised_with_its_end_token_and_nothing_else(tiny_student: Path) -> None:
+def test_answers_and_their_end_tokens_are_supervised(tiny_student: Path) -> None:
     tokenizer = load_tokenizer(tiny_student)
     rendered = render(tokenizer, TWO_TURNS)
     expected = "def count_words(text): ...<|im_end|>A queue hands out what came first.\n<|im_end|>"
     assert supervised_text(tokenizer, rendered) == expected
 
 
-def test_the_tokens_before_an_answer_are_those_the_model_is_asked_with(tiny_student: Path) -> None:
+def test_the_tokens_before_an_answer_are_its_prompt(tiny_student: Path) -> None:
     tokenizer = load_tokenizer(tiny_student)
     rendered = render(tokenizer, TWO_TURNS)
     for turns in (2, 4):
@@ -42,7 +44,7 @@ def test_the_tokens_before_an_answer_are_those_the_model_is_asked_with(tiny_stud
         assert rendered.mask[len(asked)]
 
 
-def test_turn_by_turn_tokens_equal_those_of_the_whole_text(tiny_student: Path) -> None:
+def test_turn_by_turn_tokens_equal_the_whole_text(tiny_student: Path) -> None:
     tokenizer = load_tokenizer(tiny_student)
     whole = tokenizer.apply_chat_template([turn.to_json() for turn in TWO_TURNS], tokenize=False)
     tail = len(tokenizer.encode("\n", add_special_tokens=False))
@@ -83,3 +85,10 @@ def test_a_template_that_fails_is_an_error_with_its_reason(tiny_student: Path) -
     tokenizer.chat_template = "{{ raise_exception('system messages are not allowed') }}"
     with pytest.raises(InputError, match="system messages are not allowed"):
         render(tokenizer, TWO_TURNS)
+
+
+def test_a_template_that_makes_too_much_text_is_refused(tiny_student: Path) -> None:
+    tokenizer = load_tokenizer(tiny_student)
+    tokenizer.chat_template = "{{ 'a' * 1000000 }}"
+    with pytest.raises(InputError, match="makes 1000000 characters"):
+        render_prompt(tokenizer, TWO_TURNS[:2])

@@ -1,4 +1,4 @@
-"""`export gguf`: the file reads back to the same weights and tokens, and llama.cpp answers from it as we do."""
+"""`export gguf`: the file reads back to the same weights and tokens, and llama.cpp gives the same answers."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.events import Event, Note
-from mlx_distill.export.gguf import write_gguf
-from mlx_distill.models import gguf
+from mlx_distill.events import Event, Note, Report, ignore
+from mlx_distill.export.config import GgufConfig, GgufResult, Kind
+from mlx_distill.export.gguf import run
+from mlx_distill.models.gguf.read import convert_gguf, open_gguf
 from mlx_distill.models.load import load_student, load_tokenizer
 from tests.support.gguf_files import make_tiny_llama
 from tests.support.hard_text import COMBINING_TEXTS, CONTROL_TEXT, HARD_TEXTS
 from tests.support.llama_cpp import LlamaCpp
-from tests.support.tiny import make_tiny_qwen2
+from tests.support.tiny import change_weights, edit_json, make_tiny_qwen2, same_weights, weights_of
 
 PROMPT = [1, 70, 300, 12, 45, 399, 2, 8]
 
 
-def weights_of(folder: Path) -> dict[str, Any]:
-    import mlx.core as mx
-
-    weights: dict[str, Any] = mx.load(str(folder / "model.safetensors"))
-    return weights
-
-
-def edit_json(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+def write_gguf(
+    model: Path, out: Path, kind: Kind = "F16", report: Report = ignore, *, force: bool = False
+) -> GgufResult:
+    return run(GgufConfig(model, out, kind, force), report)
 
 
 @pytest.fixture
@@ -45,22 +43,16 @@ def model(tiny_student: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 @pytest.mark.parametrize(("kind", "dtype"), [("BF16", "bfloat16"), ("F16", "float16"), ("F32", "float32")])
-def test_a_file_of_the_weights_own_type_reads_back_bit_for_bit(
-    kind: Any, dtype: str, family: str, tmp_path: Path
-) -> None:
-    import mlx.core as mx
-
+def test_a_file_of_the_same_type_reads_back_bit_for_bit(kind: Any, dtype: str, family: str, tmp_path: Path) -> None:
     model = make_tiny_qwen2(tmp_path / "model", dtype=dtype, tied=family == "llama")
     if family == "llama":
         model = make_tiny_llama(tmp_path / "llama", model)
     written = write_gguf(model, tmp_path / "out.gguf", kind)
     back = tmp_path / "back"
     back.mkdir()
-    gguf.write_model(written.path, back)
-    ours, theirs = weights_of(back), weights_of(model)
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].dtype == theirs[name].dtype and mx.array_equal(ours[name], theirs[name]) for name in ours)
-    assert written.n_tensors == len(ours)
+    convert_gguf(written.path, back)
+    assert same_weights(back, model)
+    assert written.n_tensors == len(weights_of(back))
     assert written.size_bytes == written.path.stat().st_size
     before, after = load_tokenizer(model), load_tokenizer(back)
     for text in [*HARD_TEXTS, *COMBINING_TEXTS, CONTROL_TEXT]:
@@ -74,8 +66,6 @@ def test_a_file_of_the_weights_own_type_reads_back_bit_for_bit(
 def test_llama_cpp_reads_the_file_and_predicts_the_same(
     kind: Any, tolerance: float, family: str, tiny_student: Path, tmp_path: Path
 ) -> None:
-    import mlx.core as mx
-
     model = tiny_student if family == "qwen2" else make_tiny_llama(tmp_path / "llama", tiny_student)
     reference = LlamaCpp(write_gguf(model, tmp_path / "out.gguf", kind).path)
     student = load_student(model)
@@ -97,31 +87,26 @@ def test_an_exported_sample_answers_in_llama_cpp_and_stops(sample_student: Path,
     assert answer["finish_reason"] == "stop"
 
 
-def test_rows_that_are_no_multiple_of_32_stay_f16_and_a_note_says_so(tmp_path: Path) -> None:
-    from gguf import GGUFReader
-
+def test_rows_not_a_multiple_of_32_stay_f16_with_a_note(tmp_path: Path) -> None:
     events: list[Event] = []
     model = make_tiny_qwen2(tmp_path / "model", hidden=48)
     path = write_gguf(model, tmp_path / "out.gguf", "Q8_0", events.append).path
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
     assert (types["blk.0.ffn_up.weight"], types["blk.0.ffn_down.weight"]) == ("F16", "Q8_0")
     assert [event.text for event in events if isinstance(event, Note)] == [
-        "13 matrices have rows that are no multiple of 32 and stay F16"
+        "13 matrices have rows that are not a multiple of 32 and stay F16."
     ]
 
 
-def test_rows_of_the_embedding_without_a_token_become_unused_tokens(model: Path, tmp_path: Path) -> None:
-    import mlx.core as mx
-
-    weights = weights_of(model)
-    weights["model.embed_tokens.weight"] = mx.concatenate([weights["model.embed_tokens.weight"], mx.ones((8, 64))])
-    mx.save_safetensors(str(model / "model.safetensors"), weights, metadata={"format": "mlx"})
+def test_embedding_rows_without_a_token_become_unused(model: Path, tmp_path: Path) -> None:
+    name = "model.embed_tokens.weight"
+    change_weights(model, {name: mx.concatenate([weights_of(model)[name], mx.ones((8, 64))])})
     edit_json(model / "config.json", vocab_size=408)
     path = write_gguf(model, tmp_path / "out.gguf").path
     assert LlamaCpp(path).tokens("[PAD405] a") == load_tokenizer(model).encode("[PAD405] a")
     back = tmp_path / "back"
     back.mkdir()
-    gguf.write_model(path, back)
+    convert_gguf(path, back)
     assert weights_of(back)["model.embed_tokens.weight"].shape == (408, 64)
 
 
@@ -129,45 +114,38 @@ def test_linear_rope_scaling_is_kept(model: Path, tmp_path: Path) -> None:
     edit_json(model / "config.json", rope_scaling={"rope_type": "linear", "factor": 2.0})
     back = tmp_path / "back"
     back.mkdir()
-    gguf.write_model(write_gguf(model, tmp_path / "out.gguf").path, back)
+    convert_gguf(write_gguf(model, tmp_path / "out.gguf").path, back)
     assert json.loads((back / "config.json").read_text())["rope_scaling"] == {"type": "linear", "factor": 2.0}
 
 
-def test_a_template_in_a_file_of_its_own_goes_into_the_file(model: Path, tmp_path: Path) -> None:
+def test_a_separate_template_file_is_exported(model: Path, tmp_path: Path) -> None:
     settings = json.loads((model / "tokenizer_config.json").read_text())
     (model / "chat_template.jinja").write_text(settings.pop("chat_template"))
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     path = write_gguf(model, tmp_path / "out.gguf").path
-    assert "<|im_start|>" in gguf.check(path)[0].get("tokenizer.chat_template")
+    assert "<|im_start|>" in open_gguf(path).metadata["tokenizer.chat_template"]
 
 
-def drop_a_weight(model: Path) -> None:
-    import mlx.core as mx
-
-    weights = weights_of(model)
-    del weights["model.layers.0.self_attn.q_proj.bias"]
-    weights["model.layers.0.self_attn.rotary.inv_freq"] = mx.ones((8,))
-    mx.save_safetensors(str(model / "model.safetensors"), weights)
-
-
-def large_weight(model: Path) -> None:
-    import mlx.core as mx
-
-    weights = weights_of(model)
-    weights["model.layers.0.mlp.up_proj.weight"] = mx.full((128, 64), 1e6)
-    mx.save_safetensors(str(model / "model.safetensors"), weights)
+def odd_weights(model: Path) -> None:
+    names = ("q_proj.bias", "rotary.inv_freq")
+    changes = {
+        f"model.layers.0.self_attn.{name}": value for name, value in zip(names, (None, mx.ones((8,))), strict=True)
+    }
+    change_weights(model, changes)
 
 
-def other_cut(model: Path) -> None:
+def change_tokenizer(model: Path, change: Callable[[Any], Any]) -> None:
     data = json.loads((model / "tokenizer.json").read_text())
-    data["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\s+"}
+    change(data)
     (model / "tokenizer.json").write_text(json.dumps(data))
 
 
-def greedy_space(model: Path) -> None:
-    data = json.loads((model / "tokenizer.json").read_text())
+def greedy_token(data: Any) -> None:
     data["added_tokens"][1]["lstrip"] = True
-    (model / "tokenizer.json").write_text(json.dumps(data))
+
+
+def other_pattern(data: Any) -> None:
+    data["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\s+"}
 
 
 REFUSED: list[tuple[Callable[[Path], Any], str]] = [
@@ -177,16 +155,22 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
         lambda m: edit_json(m / "config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0}),
         "rope scaling of type 'yarn' is not supported",
     ),
-    (drop_a_weight, "tensor model.layers.0.self_attn.rotary.inv_freq has no place"),
-    (drop_a_weight, "tensor model.layers.0.self_attn.q_proj.bias is missing"),
-    (large_weight, "holds NaN, or values beyond F16"),
-    (other_cut, "in a way that has no known name (qwen2, smollm have)"),
-    (greedy_space, "takes in the space around it"),
+    (odd_weights, "tensor model.layers.0.self_attn.rotary.inv_freq does not belong"),
+    (odd_weights, "tensor model.layers.0.self_attn.q_proj.bias is missing"),
+    (
+        lambda m: change_weights(m, {"model.layers.0.mlp.up_proj.weight": mx.full((128, 64), 1e6)}),
+        "holds NaN, or values beyond F16",
+    ),
+    (lambda m: change_tokenizer(m, other_pattern), "splits text in a way that has no known name (qwen2, smollm have)"),
+    (
+        lambda m: change_tokenizer(m, greedy_token),
+        "takes in the space around it",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[message[:30] for _, message in REFUSED])
-def test_what_a_file_cannot_hold_is_refused_and_nothing_is_left(
+def test_what_gguf_cannot_hold_is_refused_leaving_nothing(
     change: Callable[[Path], Any], message: str, model: Path, tmp_path: Path
 ) -> None:
     change(model)
@@ -202,16 +186,16 @@ def test_a_model_without_tokenizer_json_is_refused(model: Path, tmp_path: Path) 
         write_gguf(model, tmp_path / "out.gguf")
 
 
-def test_a_file_that_is_there_is_replaced_only_when_asked(model: Path, tmp_path: Path) -> None:
+def test_an_existing_file_needs_force(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_text("mine")
     with pytest.raises(InputError, match="exists already"):
         write_gguf(model, out)
     assert out.read_text() == "mine"
-    write_gguf(model, out, replace=True)
+    write_gguf(model, out, force=True)
     assert out.read_bytes()[:4] == b"GGUF"
 
 
-def test_a_kind_that_cannot_be_written_is_named(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'Q4_K_M' is not a type"):
+def test_an_unknown_kind_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'Q4_K_M' is not one of F16"):
         write_gguf(model, tmp_path / "out.gguf", "Q4_K_M")  # type: ignore[arg-type]
