@@ -156,10 +156,10 @@ def ask_teacher(
     if asked.stopped_by:
         n_missing = len(prompts) + len(held) - len(found)
         cautions.append(_without_teacher(config.teacher, n_missing, asked.stopped_by))
-    elif asked.unanswered:
-        reasons = "; ".join(f"{one.prompt_id}: {one.reason}" for one in asked.unanswered)
+    elif asked.failed:
+        reasons = "; ".join(f"{one.prompt_id}: {one.reason}" for one in asked.failed)
         cautions.append(
-            f"{config.teacher} gave no answer to {len(asked.unanswered)} of {len(prompts)} test prompts ({reasons}). "
+            f"{config.teacher} gave no answer to {len(asked.failed)} of {len(prompts)} test prompts ({reasons}). "
             "They are compared without it; another --teacher may answer them, --no-teacher leaves it out."
         )
     return found, cautions

@@ -9,31 +9,31 @@ from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request
 from mlx_distill.teachers import open_teacher
-from mlx_distill.teachers.asking import Asked, ask_until_stopped
-from mlx_distill.teachers.asking.pacing import Patience
+from mlx_distill.teachers.ask import AskResult, ask
+from mlx_distill.teachers.base import RetryPolicy
 
 CONCURRENCY = 8
 """Requests that are asked at once."""
-PATIENCE = Patience(limit_seconds=60.0)
+PATIENCE = RetryPolicy(limit_seconds=60.0)
 """Who is down holds the comparison up for no longer than this."""
 
 
 def ask_beside(
     teacher: str, asks: Sequence[tuple[Prompt, Request]], config: AnswerConfig, journal: str, job: str, report: Report
-) -> Asked | DistillError:
+) -> AskResult | DistillError:
     """Ask what the journal, a file beside the teacher's data, lacks.
 
     Returned is also what kept it from asking at all: the teacher's name, its recording or the journal is wrong. Only
     Interrupted is raised, with every answer that arrived in the journal.
     """
     try:
-        asked = ask_until_stopped(
+        asked = ask(
             open_teacher(teacher),
             asks,
             config.data / journal,
             concurrency=CONCURRENCY,
             budget=config.budget,
-            patience=PATIENCE,
+            policy=PATIENCE,
             report=report,
             job=job,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -12,8 +12,7 @@ from msgspec.structs import force_setattr
 from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.package_data import shipped
-from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
-from mlx_distill.teachers.money.prices import Price
+from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
 
 REPORTS = Path("reports")
 
@@ -44,14 +43,16 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
             "can then do what you can"
         ),
     ] = False
-    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
-    cost: Annotated[bool, doc(COUNT_COST)] = True
-    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
+    max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None
+    track_costs: Annotated[bool, doc(TRACK_COSTS_HELP)] = True
+    prices: Annotated[Mapping[str, Price], doc(PRICES_HELP)] = msgspec.field(default_factory=dict)
+
+    renamed: ClassVar[Mapping[str, str]] = {"cost": "track_costs"}
 
     @property
     def budget(self) -> Budget:
         """What asking the teacher may cost."""
-        return Budget(self.max_cost, self.prices, self.cost)
+        return Budget(self.max_cost, self.prices, self.track_costs)
 
     def __post_init__(self) -> None:
         if self.test_prompts == Path():
@@ -59,7 +60,7 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
         super().__post_init__()
 
     def check(self) -> None:
-        Budget(self.max_cost, self.prices, self.cost)
+        Budget(self.max_cost, self.prices, self.track_costs)
 
 
 class CompareConfig(AnswerConfig, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from mlx_distill.events import Report, Warning
 from mlx_distill.records import Answer, Messages, Prompt, Request, TeacherRecord, build_messages, content_hash
 from mlx_distill.sanitize import encodable
 from mlx_distill.teachers import PROVIDERS
-from mlx_distill.teachers.asking import Asked
+from mlx_distill.teachers.ask import AskResult
 
 JOURNAL = "judgements.jsonl"
 """What the judge said, beside the teacher's data and never among it."""
@@ -249,7 +249,7 @@ def families_of(names: Iterable[str]) -> set[str]:
     return found
 
 
-def _cautions(result: Judged, asked: Asked, taught_by: Iterable[str]) -> list[str]:
+def _cautions(result: Judged, asked: AskResult, taught_by: Iterable[str]) -> list[str]:
     found = []
     shared = sorted(families_of([result.judge, *result.models]) & families_of(taught_by))
     if shared:
@@ -260,8 +260,8 @@ def _cautions(result: Judged, asked: Asked, taught_by: Iterable[str]) -> list[st
         )
     if asked.stopped_by:
         found.append(_not_judged(f"{result.n_unanswered} pairs of answers", str(asked.stopped_by)))
-    elif asked.unanswered:
-        reasons = "; ".join(dict.fromkeys(f"{one.prompt_id}: {one.reason}" for one in asked.unanswered))
+    elif asked.failed:
+        reasons = "; ".join(dict.fromkeys(f"{one.prompt_id}: {one.reason}" for one in asked.failed))
         found.append(f"{result.judge} did not judge {result.n_unanswered} of {len(result.pairs)} pairs ({reasons}).")
     if result.n_unparseable:
         found.append(

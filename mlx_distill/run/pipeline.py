@@ -29,7 +29,7 @@ from mlx_distill.run.project import PROJECT_FILE, Project
 from mlx_distill.run.stages import RUN_ORDER, STAGES, settings_of
 from mlx_distill.storage.file_states import FileState, states_of
 from mlx_distill.storage.journal import Journal
-from mlx_distill.teachers.asking.estimate import Estimate
+from mlx_distill.teachers.ask import Estimate
 from mlx_distill.train.child_process import train_in_child
 
 AGAIN = "asked for again"
@@ -261,7 +261,7 @@ def _forced(config: Any) -> Any:
 def _collect(config: Any, report: Report) -> dict[str, Any]:
     """Collect, and wait for batches that are under way: what comes after needs their answers."""
     result = collect.run(config, report)
-    if result.n_under_way:
+    if result.n_in_batches:
         result = collect.run(config.replace(wait=True), report).after(result)
     plain: dict[str, Any] = to_plain(result)
     return plain

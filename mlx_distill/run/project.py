@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -15,8 +15,8 @@ from mlx_distill.config import Config, doc, parse
 from mlx_distill.errors import InputError
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.jsonl import read_text
-from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
-from mlx_distill.teachers.money.prices import Price, Prices
+from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, Prices
+from mlx_distill.teachers.registry import teacher_usage
 
 PROJECT_FILE = "distill.toml"
 PRICES_SECTION = "prices"
@@ -27,16 +27,16 @@ class ProjectConfig(Config, frozen=True):
     """The settings above the sections of distill.toml: what several stages share."""
 
     name: Annotated[str, doc("names the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")]
-    teacher: Annotated[str, doc("who answers: anthropic:MODEL, openai:MODEL or recorded:FILE")] = (
-        "anthropic:claude-sonnet-4-6"
-    )
+    teacher: Annotated[str, doc(f"who answers: {teacher_usage()}")] = "anthropic:claude-sonnet-4-6"
     student: Annotated[str, doc("who learns: a Hub id, a folder, a GGUF file, or `sample`")] = (
         "Qwen/Qwen2.5-0.5B-Instruct"
     )
     system: Annotated[str, doc("the student's system message, in training and in use")] = STUDENT_SYSTEM
     seed: Annotated[int, doc("makes runs repeatable")] = 0
-    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
-    cost: Annotated[bool, doc(COUNT_COST)] = True
+    max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None
+    track_costs: Annotated[bool, doc(TRACK_COSTS_HELP)] = True
+
+    renamed: ClassVar[Mapping[str, str]] = {"cost": "track_costs"}
 
     def check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
@@ -44,11 +44,11 @@ class ProjectConfig(Config, frozen=True):
                 f"name {self.name!r} may hold letters, digits, '.', '_' and '-', must begin with a letter or digit, "
                 "and be at most 64 long"
             )
-        Budget(self.max_cost, counted=self.cost)
+        Budget(self.max_cost, track_costs=self.track_costs)
 
 
 class _Prices(Config, frozen=True):
-    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
+    prices: Annotated[Mapping[str, Price], doc(PRICES_HELP)] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Project:
     def values(self, stage: str) -> dict[str, Any]:
         """What `stage` is built from: the project's paths and shared settings, then the stage's own section."""
         config = self.config
-        budget = {"max_cost": config.max_cost, "cost": config.cost, "prices": self.prices}
+        budget = {"max_cost": config.max_cost, "track_costs": config.track_costs, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {
             "collect": {"teacher": config.teacher, "out": self.data, **budget},
             "expand": {"teacher": config.teacher, "data": self.data, **budget},

@@ -141,7 +141,7 @@ CONTROLS = frozenset({"force", "resume", "retry", "show", "wait"})
 """Fields that steer one call and do not change what comes out: no setting of a project, no part of a manifest."""
 
 
-MONEY = frozenset({"batch", "max_cost", "cost", "prices"})
+MONEY = frozenset({"batch", "max_cost", "track_costs", "prices"})
 """Settings that save, bound or count what is spent and do not change what comes out: no part of a manifest."""
 
 

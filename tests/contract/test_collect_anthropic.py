@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from mlx_distill.collect.run import TEACHER_SYSTEM, CollectResult
+from mlx_distill.collect.config import TEACHER_SYSTEM, CollectResult
 from mlx_distill.events import Note
 from tests.support.collecting import KEY, REAL_USD, cautions, journal_of, scripted
 from tests.support.messages_server import Reply, answer, error, message, streamed, text, thinking
@@ -73,8 +73,8 @@ def test_the_longer_answer_takes_the_place_of_the_one_that_was_cut_off(server, c
     server.script = scripted(answer("And so", stop_reason="max_tokens"), answer("And so it ends."))
     result = collect()
     assert (result.stop_reasons, result.n_new) == ({"end_turn": 1}, 1)
-    assert result.total_bill.total.n_answers == 2
-    assert result.total_bill.total.n_retries == 1
+    assert result.total_usage.total.n_answers == 2
+    assert result.total_usage.total.n_repeated == 1
     cut, whole = records()
     assert cut["key"] == whole["key"]
     assert collect().n_new == 0
@@ -97,7 +97,7 @@ def test_a_model_that_does_not_write_so_much_keeps_the_answer_that_was_cut_off(s
     assert result.stop_reasons == {"max_tokens": 3}
     assert len(server.calls) == 4
     assert any("stays as it is (max_tokens): Anthropic refused" in line for line in cautions(events))
-    assert result.total_bill.total.n_unknown == 0
+    assert result.total_usage.total.n_unknown == 0
 
 
 def test_a_refusal_without_content_is_kept_with_its_category(server, collect, records, events) -> None:

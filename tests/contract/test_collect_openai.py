@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect.run import TEACHER_SYSTEM
+from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.teachers import open_teacher
-from mlx_distill.teachers.openai import is_here, without_thinking
+from mlx_distill.teachers.openai import is_loopback, without_thinking
 from tests.support.collecting import KEY, cautions, scripted
 from tests.support.completions import PATH, completion, failure
 from tests.support.messages_server import DROPPED, MessagesServer, Reply
@@ -168,7 +168,7 @@ def test_a_server_elsewhere_needs_a_price_or_a_word_that_it_needs_none(collect, 
     ],
 )
 def test_only_this_machine_is_known_to_charge_nothing(url: str, here: bool) -> None:
-    assert is_here(url) == here
+    assert is_loopback(url) == here
 
 
 # What is waited out, what skips one prompt, what stops the run
@@ -215,7 +215,7 @@ def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(server, col
     server.script = lambda call: reply if call.prompt == "Prompt 1" else completion()
     result = collect(n=3)
     assert result.n_answered == 2
-    [skipped] = result.unanswered
+    [skipped] = result.failed
     assert said in skipped.reason
 
 
@@ -275,7 +275,7 @@ def test_an_unknown_model_is_told_though_the_list_of_names_has_an_odd_shape(serv
 def test_without_a_server_and_a_key_it_says_how_to_name_one(collect, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(TeacherError, match="neither OPENAI_API_KEY nor OPENAI_BASE_URL is set") as raised:
-        collect(cost=False)
+        collect(track_costs=False)
     assert "openai:MODEL@http://localhost:11434/v1" in raised.value.next_step
 
 

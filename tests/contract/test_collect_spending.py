@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.collect.run import TEACHER_SYSTEM
+from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.events import Progress
 from mlx_distill.records import build_messages
 from mlx_distill.teachers import openai
-from mlx_distill.teachers.money.prices import PRICES, Price, worst_usd
+from mlx_distill.teachers.pricing import PRICES, Price, worst_case_usd
 from tests.e2e.test_chat_terminal import Terminal
-from tests.support.collecting import REAL_USD, bill_of, cautions, scripted
+from tests.support.collecting import REAL_USD, usage_of, cautions, scripted
 from tests.support.messages_server import DROPPED, Reply, answer, error, message, streamed, text, thinking
 
 SLOW = Reply(body=message(text("Fine.")), after_seconds=0.02)
@@ -25,7 +25,7 @@ SLOW = Reply(body=message(text("Fine.")), after_seconds=0.02)
 
 def worst(max_tokens: int = 4096) -> float:
     """Of one prompt of eight bytes."""
-    usd = worst_usd(PRICES["claude-sonnet-4-6"], build_messages("Prompt 0", TEACHER_SYSTEM), max_tokens)
+    usd = worst_case_usd(PRICES["claude-sonnet-4-6"], build_messages("Prompt 0", TEACHER_SYSTEM), max_tokens)
     assert usd is not None
     return usd
 
@@ -40,7 +40,7 @@ def test_the_cap_stops_cleanly_and_says_what_is_left_and_what_it_would_cost(serv
         collect(n=60, concurrency=64, max_tokens=300, max_cost=cap)
     n_answered = len(records())
     assert server.most_at_once <= 3
-    assert cap - worst(300) - 1e-5 < bill_of(tmp_path / "out").total_usd <= cap
+    assert cap - worst(300) - 1e-5 < usage_of(tmp_path / "out").total_usd <= cap
     assert n_answered == len(server.calls) == int((cap - worst(300)) / REAL_USD) + 1
     said = re.search(r"(\d+) of 60 prompts are left: about ([\d.]+) USD, at most ([\d.]+) USD", raised.value.message)
     assert said
@@ -63,7 +63,7 @@ def test_dropped_connections_count_in_full_until_the_cap_and_refusals_count_noth
     server.script = lambda call: DROPPED if call.nth % 2 else error(529, "overloaded_error", "Overloaded")
     with pytest.raises(BudgetError, match="for requests of unknown outcome"):
         collect(n=1, max_cost=2.5 * worst())
-    total = bill_of(tmp_path / "out").total
+    total = usage_of(tmp_path / "out").total
     assert (total.n_answers, total.n_unknown) == (0, 2)
     assert total.unknown_usd == pytest.approx(2 * worst())
     assert len(server.calls) == 3
@@ -79,13 +79,13 @@ def closed_port() -> int:
 @pytest.mark.parametrize("teacher", ["anthropic:claude-sonnet-4-6", "openai:claude-sonnet-4-6"])
 def test_what_never_reached_a_server_costs_nothing(collect, tmp_path, monkeypatch, teacher) -> None:
     """Away from the network a thousand attempts would else use up the cap."""
-    monkeypatch.setattr(openai, "is_here", lambda _url: False)  # else a server on this machine is not counted at all
+    monkeypatch.setattr(openai, "is_loopback", lambda _url: False)  # else a server on this machine is not counted at all
     monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
     for name in ("ANTHROPIC_BASE_URL", "OPENAI_BASE_URL"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(TeacherError, match="no connection"):
         collect(n=2, teacher=teacher, wait_minutes=0.005, max_cost=3 * worst())
-    assert bill_of(tmp_path / "out").total_usd == 0.0
+    assert usage_of(tmp_path / "out").total_usd == 0.0
     assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) > 4
 
 
@@ -101,7 +101,7 @@ def test_a_refused_key_leaves_the_budget_whole(server, collect, tmp_path) -> Non
     server.script = scripted(error(401, "authentication_error", "invalid key"))
     with pytest.raises(TeacherError, match="refused the API key"):
         collect(n=10, concurrency=10, max_cost=20 * worst())
-    assert bill_of(tmp_path / "out").total_usd == 0.0
+    assert usage_of(tmp_path / "out").total_usd == 0.0
 
 
 def test_a_retry_that_does_not_fit_leaves_the_answer_as_it_is(server, collect, events) -> None:
@@ -115,7 +115,7 @@ def test_a_plain_answer_to_a_streamed_request_stops_the_run_at_once(server, coll
     with pytest.raises(TeacherError, match="does not stream"):
         collect(max_tokens=32_000)
     assert len(server.calls) == 1
-    assert bill_of(tmp_path / "out").total.n_unknown == 1
+    assert usage_of(tmp_path / "out").total.n_unknown == 1
 
 
 # Before
@@ -129,9 +129,9 @@ def test_a_model_without_a_price_is_asked_nothing_unless_one_is_given_or_costs_a
         collect(teacher="anthropic:claude-new")
     assert server.calls == []
     collect("One", teacher="anthropic:claude-new", prices={"claude-new": Price(1.0, 2.0)})
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx((100 * 1 + 50 * 2) / 1e6)
-    result = collect("Two", teacher="anthropic:claude-new", cost=False)
-    assert (result.n_new, result.bill.lines) == (1, ())
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx((100 * 1 + 50 * 2) / 1e6)
+    result = collect("Two", teacher="anthropic:claude-new", track_costs=False)
+    assert (result.n_new, result.usage.models) == (1, ())
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_dry_run_says_what_is_missing_and_what_it_costs_and_sends_and_writes_n
     expected = json.loads(printed_by(capsys, command, "--dry-run", "--json"))
     assert (expected["n_to_ask"], expected["spent_usd"], expected["max_cost"]) == (10, 0.0, 5.0)
     assert expected["batch_usd"] == (None if command == "expand" else pytest.approx(expected["usd"] / 2))
-    assert 0 < expected["usd"] < expected["most_usd"]
+    assert 0 < expected["usd"] < expected["worst_usd"]
     assert server.calls == []
     assert sorted(project.rglob("*")) == before
 
@@ -202,7 +202,7 @@ def test_the_bill_says_what_was_paid_for(server, project, capsys) -> None:
     result = json.loads(printed_by(capsys, "collect", "--json"))
     assert result["bill"] == {"lines": [], "total_usd": 0}
     [line] = result["total_bill"]["lines"]
-    assert (line["n_answers"], line["n_unknown"], line["n_retries"]) == (10, 1, 1)
+    assert (line["n_answers"], line["n_unknown"], line["n_repeated"]) == (10, 1, 1)
     assert line["cache_usd"] == pytest.approx(10 * (1000 * 1.25 + 2000 * 0.1) * 3e-6)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from mlx_distill.errors import Interrupted
 from tests.conftest import Finished
-from tests.support.collecting import KEY, bill_of, cautions, journal_of
+from tests.support.collecting import KEY, usage_of, cautions, journal_of
 from tests.support.messages_server import Call, Reply, answer, error, message, text
 
 
@@ -66,7 +66,7 @@ def test_ctrl_c_saves_what_arrived_what_is_under_way_and_paid_for_and_the_index(
     assert "12 of 40 answers are saved" in raised.value.message
     assert "only for the 28 missing" in raised.value.next_step
     assert len(json.loads((tmp_path / "out" / "collect.json").read_text())["answers"]) == 40
-    assert bill_of(tmp_path / "out").total.n_unknown == 0
+    assert usage_of(tmp_path / "out").total.n_unknown == 0
     assert any("4 answers are under way" in line and "Ctrl-C once more" in line for line in cautions(events))
 
 
@@ -79,14 +79,14 @@ def test_ctrl_c_again_stops_at_once_and_what_was_under_way_counts_in_full(server
     again.join()
     assert time.monotonic() - began < 15
     assert len(records()) == 8
-    assert bill_of(tmp_path / "out").total.n_unknown == 4
+    assert usage_of(tmp_path / "out").total.n_unknown == 4
 
 
 def test_ctrl_c_stops_a_teacher_that_costs_nothing_at_once(server, collect, records) -> None:
     server.script = ctrl_c_after_eight_answers(20.0)
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        collect(n=40, concurrency=4, cost=False)
+        collect(n=40, concurrency=4, track_costs=False)
     assert time.monotonic() - began < 15
     assert len(records()) == 8
 

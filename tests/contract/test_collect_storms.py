@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect.run import CollectConfig, run
+from mlx_distill.collect.config import CollectConfig
+from mlx_distill.collect.run import run
 from mlx_distill.errors import BudgetError, Interrupted
 from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
-from mlx_distill.teachers.headers import retry_after
-from mlx_distill.teachers.protocol import TryLaterError
-from tests.support.collecting import KEY, REAL_USD, bill_of, cautions, journal_of, scripted
+from mlx_distill.teachers.http_utils import retry_after
+from mlx_distill.teachers.base import RetryableError
+from tests.support.collecting import KEY, REAL_USD, usage_of, cautions, journal_of, scripted
 from tests.support.messages_server import DROPPED, Call, MessagesServer, Reply, answer, error, message, streamed, text
 
 # The pace
@@ -175,7 +176,7 @@ def test_an_answer_that_drips_for_too_long_is_given_up(server) -> None:
         async with AnthropicTeacher("claude-sonnet-4-6", longest_seconds=0.3) as teacher:
             await teacher.answer(Request(teacher.name, build_messages("Why?"), 1))
 
-    with pytest.raises(TryLaterError, match=r"no whole answer within 0\.4 s") as raised:
+    with pytest.raises(RetryableError, match=r"no whole answer within 0\.4 s") as raised:
         asyncio.run(ask())
     assert raised.value.may_be_charged
 
@@ -241,10 +242,10 @@ def test_a_thousand_prompts_end_complete_though_a_fifth_of_the_requests_fails(
 ) -> None:
     server.script = stormy
     result = collect(n=1000, concurrency=64, max_tokens=300, max_cost=4.0)
-    assert (result.n_answered, result.unanswered) == (1000, ())
+    assert (result.n_answered, result.failed) == (1000, ())
     assert sorted(record["answer"] for record in records()) == sorted(f"Answer to Prompt {n}" for n in range(1000))
     assert len(server.calls) > 1150
-    assert charged_usd(server) <= bill_of(tmp_path / "out").total_usd <= 4.0
+    assert charged_usd(server) <= usage_of(tmp_path / "out").total_usd <= 4.0
 
 
 def test_in_a_storm_the_cap_holds_at_any_concurrency_and_over_restarts(server, collect, records, tmp_path) -> None:
@@ -253,7 +254,7 @@ def test_in_a_storm_the_cap_holds_at_any_concurrency_and_over_restarts(server, c
     for concurrency, cap in ((64, 0.15), (3, 0.2), (200, 0.3)):
         with pytest.raises(BudgetError):
             collect(n=400, concurrency=concurrency, max_tokens=300, max_cost=cap)
-        spent.append(bill_of(tmp_path / "out").total_usd)
+        spent.append(usage_of(tmp_path / "out").total_usd)
         assert charged_usd(server) <= spent[-1] <= cap
     assert spent == sorted(spent)
     assert max(Counter(record["key"] for record in records()).values()) == 1
@@ -296,7 +297,7 @@ def test_twenty_kills_lose_nothing_ask_nothing_twice_and_stay_under_the_cap(serv
         lines = (tmp_path / "teacher_data.jsonl").read_bytes().split(b"\n")[:-1] if saved or asked else []
         before, saved = saved, [record["messages"][-1]["content"] for record in journal_of(tmp_path)] if lines else []
         assert saved[: len(before)] == before
-        total = bill_of(tmp_path).total
+        total = usage_of(tmp_path).total
         assert len(server.calls) * REAL_USD <= total.usd <= cap
     assert child.exitcode == 0
     assert sorted(saved) == sorted(f"Prompt {number}" for number in range(n_prompts))

@@ -12,7 +12,7 @@ from mlx_distill.cli import main
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Progress
 from mlx_distill.teachers.asking import round
-from tests.support.collecting import KEY, bill_of, cautions, scripted
+from tests.support.collecting import KEY, usage_of, cautions, scripted
 from tests.support.messages_server import DROPPED, Call, Reply, answer, error, message, streamed, text
 
 # What is waited out
@@ -116,7 +116,7 @@ def test_a_prompt_that_keeps_failing_while_others_are_answered_is_skipped(server
     server.script = script
     result = collect(n=8, concurrency=2, wait_minutes=0.01)
     assert result.n_answered == 7
-    [skipped] = result.unanswered
+    [skipped] = result.failed
     assert "while others were answered" in skipped.reason
 
 
@@ -125,7 +125,7 @@ def test_while_a_gateway_is_down_one_request_at_a_time_tries_it(server, collect,
     down_until = time.monotonic() + 1.5
     server.script = lambda call: Reply(502, "<html>Bad gateway</html>") if call.at < down_until else answer()
     assert collect(n=200, concurrency=64, first_wait_seconds=0.05, wait_minutes=0.5).n_answered == 200
-    unknown = bill_of(tmp_path / "out").total.n_unknown
+    unknown = usage_of(tmp_path / "out").total.n_unknown
     assert 16 <= unknown <= 16 + 7
 
 
@@ -207,7 +207,7 @@ def test_an_answer_of_an_odd_shape_ends_in_one_line_and_counts_in_full(server, c
     with pytest.raises(TeacherError) as raised:
         collect(wait_minutes=0.001, max_cost=0.5)
     assert re.search("is no message|arrived damaged", raised.value.message)
-    total = bill_of(tmp_path / "out").total
+    total = usage_of(tmp_path / "out").total
     assert total.n_unknown == len(server.calls) > 0
     assert 0.0 < total.usd == total.unknown_usd <= 0.5
 
@@ -218,7 +218,7 @@ def test_a_near_model_name_is_proposed(server, collect) -> None:
         collect(teacher="anthropic:claude-sonet-4-6")
     assert server.calls == []
     with pytest.raises(TeacherError) as raised:
-        collect(teacher="anthropic:claude-sonet-4-6", cost=False)
+        collect(teacher="anthropic:claude-sonet-4-6", track_costs=False)
     assert raised.value.next_step == "Did you mean anthropic:claude-sonnet-4-6?"
 
 
@@ -288,7 +288,7 @@ def test_a_prompt_that_cannot_be_answered_is_skipped_with_its_reason(
     server.script = lambda call: reply if call.prompt == "Prompt 1" else answer()
     result = collect(n=3)
     assert result.n_answered == 2
-    [skipped] = result.unanswered
+    [skipped] = result.failed
     assert said in skipped.reason
     index = json.loads((tmp_path / "out" / "collect.json").read_text())
     assert len(index["answers"]) == 3

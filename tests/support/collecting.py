@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.events import Event, Note, Warning
-from mlx_distill.teachers.money.bill import Bill
-from mlx_distill.teachers.money.ledger import Ledger
+from mlx_distill.teachers.pricing import Budget, UsageReport
+from mlx_distill.teachers.store import AnswerStore
 from tests.support.messages_server import Call, Reply
 
 KEY = "sk-ant-test-0123456789-secret"
@@ -22,9 +22,9 @@ def journal_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def bill_of(out: Path) -> Bill:
-    """What the project has cost, by its ledger."""
-    return Ledger(out / "ledger.jsonl").read().bill()
+def usage_of(out: Path) -> UsageReport:
+    """Return what the project has cost, according to its files."""
+    return AnswerStore(out / "teacher_data.jsonl", Budget()).read().report()
 
 
 def scripted(*replies: Reply) -> Callable[[Call], Reply]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.collect.run import CollectConfig, estimate
+from mlx_distill.collect.config import CollectConfig
+from mlx_distill.collect.run import estimate
 from mlx_distill.errors import DistillError, InputError
 from mlx_distill.run import pipeline
 from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
@@ -22,13 +23,13 @@ def test_live_asks_only_what_no_batch_is_answering(server, collect, tmp_path) ->
     interrupted(server, collect, n=3, batch=True)
     result = collect(n=5)
     assert sorted(server.prompts) == ["Prompt 3", "Prompt 4"]
-    assert (result.n_answered, result.n_under_way, result.unanswered) == (2, 3, ())
-    assert result.total_bill.total.n_under_way == 3
+    assert (result.n_answered, result.n_in_batches, result.failed) == (2, 3, ())
+    assert result.total_usage.total.n_in_batches == 3
     server.looks_until_ended = 1
     result = collect(n=5)
-    assert (result.n_answered, result.n_new, result.n_under_way) == (5, 3, 0)
+    assert (result.n_answered, result.n_new, result.n_in_batches) == (5, 3, 0)
     assert len(server.calls) == 2
-    assert result.total_bill.total_usd == pytest.approx(2 * REAL_USD + 3 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(2 * REAL_USD + 3 * HALF_USD)
     texts = answers(tmp_path / "out")
     assert [texts[f"Prompt {n}"].split()[0] for n in range(5)] == ["Batched"] * 3 + ["Answer"] * 2
 
@@ -39,7 +40,7 @@ def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server, collect) 
     server.looks_until_ended = 4
     server.outcome = lambda prompt, nth: EXPIRED if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
     result = collect(n=5, wait=True)
-    assert (result.n_answered, result.n_under_way) == (3, 0)
+    assert (result.n_answered, result.n_in_batches) == (3, 0)
     assert server.calls == []
     assert [len(batch.requests) for batch in server.batches.values()] == [3, 1]
 
@@ -58,7 +59,7 @@ def test_a_batch_of_another_teacher_is_left_alone(server, collect, events) -> No
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     result = collect(n=2, teacher="anthropic:claude-haiku-4-5")
-    assert (result.n_answered, result.n_under_way) == (2, 0)
+    assert (result.n_answered, result.n_in_batches) == (2, 0)
     assert any("anthropic:claude-sonnet-4-6" in line and "under way" in line for line in notes(events))
 
 
@@ -69,7 +70,7 @@ def test_what_a_batch_refused_or_lost_is_asked_live_where_live_is_wanted(server,
     fates = {"Prompt 0": EXPIRED, "Prompt 1": CANCELED, "Prompt 2": errored("invalid_request_error", "no")}
     server.outcome = lambda prompt, nth: fates.get(prompt, succeeded("Fine."))
     result = collect(n=4)
-    assert (result.n_answered, result.unanswered) == (4, ())
+    assert (result.n_answered, result.failed) == (4, ())
     assert sorted(server.prompts) == ["Prompt 0", "Prompt 1", "Prompt 2"]
 
 
@@ -99,7 +100,7 @@ def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(server, collect
     file.write_text("One\nTwo\nThree\n")
     config = CollectConfig(tmp_path / "out", "anthropic:claude-sonnet-4-6", file, batch=True)
     expected = estimate(config)
-    assert (expected.n_prompts, expected.n_to_ask, expected.n_under_way) == (3, 1, 2)
+    assert (expected.n_prompts, expected.n_to_ask, expected.n_in_batches) == (3, 1, 2)
     assert expected.usd is not None
     assert expected.batch_usd == pytest.approx(expected.usd / 2)
 
@@ -128,7 +129,7 @@ def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
     file.write_text("One\nTwo\nThree\n")
     config = CollectConfig(tmp_path / "out", "anthropic:claude-sonnet-4-6", file, first_wait_seconds=0.01)
     outcome = pipeline.perform("collect", config, tmp_path / "manifests")
-    assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_under_way"]) == (3, 3, 0)
+    assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_in_batches"]) == (3, 3, 0)
     assert outcome.result["bill"]["total_usd"] == pytest.approx(REAL_USD + 2 * HALF_USD)
     assert server.prompts == ["Three"]
     assert pipeline.perform("collect", config.replace(batch=True), tmp_path / "manifests").skipped

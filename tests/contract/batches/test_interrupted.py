@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.collect.run import CollectConfig, run
+from mlx_distill.collect.config import CollectConfig
+from mlx_distill.collect.run import run
 from mlx_distill.errors import Interrupted, TeacherError
-from mlx_distill.teachers.anthropic.batches import AnthropicBatches
+from mlx_distill.teachers.anthropic import AnthropicBatches
 from mlx_distill.teachers.asking import batch_making, batch_round
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import EXPIRED, BatchesServer, succeeded
 from tests.support.batching import HALF_USD, answers, interrupted, log_of, press_ctrl_c
-from tests.support.collecting import KEY, REAL_USD, bill_of, cautions, journal_of
+from tests.support.collecting import KEY, REAL_USD, usage_of, cautions, journal_of
 from tests.support.messages_server import DROPPED, Reply, error
 
 # Interruptions
@@ -67,7 +68,7 @@ def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
     assert said in line
     assert "\n" not in line
     assert (result.n_answered, len(server.batches)) == (3, 1)
-    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(3 * HALF_USD)
     assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created", "close"]
 
 
@@ -77,7 +78,7 @@ def test_a_batch_that_was_never_made_costs_nothing_and_is_made_again(server, col
     server.refusals = [DROPPED]
     result = collect(n=3, batch=True, max_cost=2 * worst())
     assert (result.n_answered, len(server.batches)) == (3, 1)
-    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(3 * HALF_USD)
 
 
 def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, collect, events) -> None:
@@ -93,7 +94,7 @@ def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, c
     result = collect(n=3, batch=True)
     assert result.n_answered == 3
     assert len(server.batches) == 6
-    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(3 * HALF_USD)
     assert any("is not ours" in line for line in cautions(events))
 
 
@@ -105,8 +106,8 @@ def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(
     server.batches.clear()
     monkeypatch.setattr(batch_round, "KEPT", timedelta())
     result = collect(n=2)
-    assert (result.n_answered, result.n_under_way) == (2, 0)
-    assert result.total_bill.total_usd == pytest.approx(2 * REAL_USD + 2 * worst() / 2)
+    assert (result.n_answered, result.n_in_batches) == (2, 0)
+    assert result.total_usage.total_usd == pytest.approx(2 * REAL_USD + 2 * worst() / 2)
     assert any("is lost" in line for line in cautions(events))
 
 
@@ -128,7 +129,7 @@ def test_results_that_break_off_are_read_again_and_none_is_kept_twice(server, co
     server.broken_results = [how]
     assert collect(n=40, batch=True).n_answered == 40
     assert Counter(record["key"] for record in records()).most_common(1)[0][1] == 1
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
 
 
 def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> None:
@@ -141,16 +142,16 @@ def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> Non
     server.outcome = odd_at_first
     result = collect(n=2, batch=True)
     assert (result.n_answered, len(server.batches)) == (2, 1)
-    assert result.total_bill.total_usd == pytest.approx(2 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(2 * HALF_USD)
 
 
 @pytest.mark.parametrize("odd", [{"type": "errored"}, {"type": "succeeded", "message": {"content": None}}])
 def test_a_result_that_never_comes_leaves_the_others_and_its_batch_counts_in_full(server, collect, odd) -> None:
     server.outcome = lambda prompt, nth: odd if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
     result = collect(n=3, batch=True)
-    assert (result.n_answered, result.unanswered) == (3, ())
+    assert (result.n_answered, result.failed) == (3, ())
     assert [batch.prompts for batch in server.batches.values()] == [["Prompt 0", "Prompt 1", "Prompt 2"], ["Prompt 1"]]
-    assert result.total_bill.total_usd == pytest.approx(3 * worst() / 2 + HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(3 * worst() / 2 + HALF_USD)
 
 
 @pytest.mark.parametrize("busy", [error(429, "rate_limit_error", "Slow down"), error(529, "overloaded_error", "Busy")])
@@ -173,7 +174,7 @@ def test_a_refused_batch_costs_nothing_and_stops_the_run(server, collect, tmp_pa
     server.refusals = [refusal]
     with pytest.raises(TeacherError, match=words):
         collect(n=3, batch=True)
-    assert bill_of(tmp_path / "out").total_usd == 0.0
+    assert usage_of(tmp_path / "out").total_usd == 0.0
     assert not list((tmp_path / "out" / "batches").glob("[0-9]*"))
     assert collect(n=3, batch=True).n_answered == 3
 
@@ -199,7 +200,7 @@ def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, 
 
     monkeypatch.setattr(server, "_results", odd)
     assert collect(n=4, batch=True).n_answered == 4
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx(4 * HALF_USD)
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx(4 * HALF_USD)
     assert len(server.batches) == 1
 
 
@@ -209,7 +210,7 @@ def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, 
 def batch_in_child(folder: str, url: str, max_cost: float) -> None:
     """What runs in the process that is killed."""
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
-    AnthropicBatches.most_requests = 20
+    AnthropicBatches.max_requests = 20
     out = Path(folder)
     teacher = "anthropic:claude-sonnet-4-6"
     run(
@@ -236,7 +237,7 @@ def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_d
     first.join(30)
     assert first.exitcode == -signal.SIGKILL
     assert [line["do"] for line in log_of(tmp_path)] == ["announce"]
-    assert bill_of(tmp_path).total.n_under_way == 5
+    assert usage_of(tmp_path).total.n_in_batches == 5
     server.on_create = lambda: None
     second = child(1.0)
     second.start()
@@ -244,7 +245,7 @@ def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_d
     assert second.exitcode == 0
     assert len(server.batches) == 1
     assert len(answers(tmp_path)) == 5
-    assert bill_of(tmp_path).total_usd == pytest.approx(5 * HALF_USD)
+    assert usage_of(tmp_path).total_usd == pytest.approx(5 * HALF_USD)
 
 
 def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(server, child, tmp_path) -> None:
@@ -263,7 +264,7 @@ def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(serve
             process.kill()
         process.join(100)
         if (tmp_path / "ledger.jsonl").exists():
-            total = bill_of(tmp_path).total
+            total = usage_of(tmp_path).total
             in_batches = sum(len(batch.requests) for batch in server.batches.values())
             n_free = sum(prompt.endswith("7") for prompt in set(server.batched))
             assert (in_batches - n_free) * HALF_USD - 1e-9 <= total.usd <= cap
@@ -271,4 +272,4 @@ def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(serve
     assert sorted(answers(tmp_path)) == sorted(f"Prompt {number}" for number in range(n_prompts))
     assert all(count == 1 + prompt.endswith("7") for prompt, count in Counter(server.batched).items())
     assert len(journal_of(tmp_path)) == n_prompts
-    assert bill_of(tmp_path).total_usd == pytest.approx(n_prompts * HALF_USD)
+    assert usage_of(tmp_path).total_usd == pytest.approx(n_prompts * HALF_USD)

@@ -11,11 +11,11 @@ import pytest
 from mlx_distill.errors import BudgetError
 from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
-from mlx_distill.teachers.anthropic.batches import AnthropicBatches
+from mlx_distill.teachers.anthropic import AnthropicBatches
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import CANCELED, EXPIRED, errored, succeeded
 from tests.support.batching import HALF_USD, answers
-from tests.support.collecting import bill_of, journal_of, notes
+from tests.support.collecting import usage_of, journal_of, notes
 
 # One batch
 
@@ -23,13 +23,13 @@ from tests.support.collecting import bill_of, journal_of, notes
 def test_the_answers_of_a_batch_come_back_by_their_names_at_half_price(server, collect, tmp_path, events) -> None:
     server.looks_until_ended = 3
     result = collect(n=5, batch=True)
-    assert (result.n_answered, result.n_new, result.n_under_way) == (5, 5, 0)
+    assert (result.n_answered, result.n_new, result.n_in_batches) == (5, 5, 0)
     assert answers(tmp_path / "out") == {f"Prompt {n}": f"Batched answer to Prompt {n}" for n in range(5)}
     assert len(server.batches) == 1
     assert server.calls == []
-    [line] = result.bill.lines
+    [line] = result.usage.models
     assert line.usd == line.batch_saved_usd == pytest.approx(5 * HALF_USD)
-    assert (line.n_answers, line.n_under_way) == (5, 0)
+    assert (line.n_answers, line.n_in_batches) == (5, 0)
     assert result.cost_usd == pytest.approx(5 * HALF_USD)
     [batch] = server.batches.values()
     assert {record["batch"] for record in journal_of(tmp_path / "out")} == {batch.id}
@@ -76,11 +76,11 @@ def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, r
     assert Counter(server.batched) == {
         "Prompt 0": 1, "Prompt 1": 2, "Prompt 2": 3, "Prompt 3": 1, "Prompt 4": 1, "Prompt 5": 1
     }  # fmt: skip
-    assert {item.prompt_id[:8]: item.reason for item in result.unanswered} == {
+    assert {item.prompt_id[:8]: item.reason for item in result.failed} == {
         "prompt-3": "invalid_request_error: max_tokens: too large",
         "prompt-4": "it was cancelled",
     }
-    assert result.bill.total_usd == pytest.approx(4 * HALF_USD)
+    assert result.usage.total_usd == pytest.approx(4 * HALF_USD)
     [first] = [note for note in notes(events) if note.startswith("Batch msgbatch_01: 2 of 6")]
     assert "are answered; 4 are not (1: it expired; 1: api_error: Internal error; 1: it was cancelled)" in first
 
@@ -88,7 +88,7 @@ def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, r
 def test_what_errors_three_times_is_given_up_for_this_run(server, collect) -> None:
     server.outcome = lambda prompt, nth: EXPIRED if prompt == "Prompt 0" else succeeded("Fine.")
     result = collect(n=2, batch=True)
-    assert [item.reason for item in result.unanswered] == ["it expired, 3 times"]
+    assert [item.reason for item in result.failed] == ["it expired, 3 times"]
     assert len(server.batches) == 3
     server.outcome = lambda prompt, nth: succeeded("At last.")
     assert collect(n=2, batch=True).n_answered == 2
@@ -100,23 +100,23 @@ def test_an_answer_that_was_cut_off_is_asked_once_more_with_a_larger_limit(serve
     assert [record["stop_reason"] for record in records()] == ["max_tokens", "end_turn"]
     limits = [batch.requests[0]["params"]["max_tokens"] for batch in server.batches.values()]
     assert limits == [300, 600]
-    assert (result.n_answered, result.bill.total.n_retries) == (1, 1)
+    assert (result.n_answered, result.usage.total.n_repeated) == (1, 1)
 
 
 def test_many_prompts_are_split_into_batches_of_the_sizes_allowed(server, collect, monkeypatch) -> None:
-    monkeypatch.setattr(AnthropicBatches, "most_requests", 4)
+    monkeypatch.setattr(AnthropicBatches, "max_requests", 4)
     assert collect(n=10, batch=True).n_answered == 10
     assert [len(batch.requests) for batch in server.batches.values()] == [4, 4, 2]
 
 
 def test_many_bytes_are_split_too_and_what_no_batch_can_hold_is_skipped(server, collect, monkeypatch) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
-    size = teacher.batches.size_of(Request(teacher.name, build_messages("x" * 1000), 4096))
-    monkeypatch.setattr(AnthropicBatches, "most_bytes", 2 * size + 2000)
+    size = teacher.batches.size_bytes(Request(teacher.name, build_messages("x" * 1000), 4096))
+    monkeypatch.setattr(AnthropicBatches, "max_bytes", 2 * size + 2000)
     result = collect(*(letter * 1000 for letter in "abc"), "d" * 9000, batch=True)
     assert result.n_answered == 3
     assert [len(batch.requests) for batch in server.batches.values()] == [2, 1]
-    assert ["too long" in item.reason for item in result.unanswered] == [True]
+    assert ["too long" in item.reason for item in result.failed] == [True]
 
 
 def test_a_batch_is_no_larger_than_it_was_counted_and_its_names_are_safe(server, collect) -> None:
@@ -125,7 +125,7 @@ def test_a_batch_is_no_larger_than_it_was_counted_and_its_names_are_safe(server,
     collect(*texts, batch=True, system='Answer "briefly".\nÜber alles.')
     [batch] = server.batches.values()
     counted = sum(
-        teacher.batches.size_of(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
+        teacher.batches.size_bytes(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
         for text in texts
     )
     assert batch.n_bytes <= counted + 100
@@ -146,7 +146,7 @@ def test_the_cap_lets_a_batch_hold_what_fits_and_the_rest_follows_when_the_real_
     sizes = [len(batch.requests) for batch in server.batches.values()]
     assert sizes[0] == 4
     assert sum(sizes) == 10
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx(10 * HALF_USD)
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx(10 * HALF_USD)
     assert any("The cap lets 6 requests wait" in line for line in notes(events))
 
 
@@ -159,6 +159,6 @@ def test_a_cap_too_small_for_one_request_makes_no_batch_and_leaves_nothing(serve
 
 
 def test_without_costs_there_is_no_ledger_and_a_batch_does_as_well(server, collect, tmp_path) -> None:
-    result = collect(n=2, batch=True, cost=False, teacher="anthropic:claude-unknown")
+    result = collect(n=2, batch=True, track_costs=False, teacher="anthropic:claude-unknown")
     assert result.n_answered == 2
     assert not (tmp_path / "out" / "ledger.jsonl").exists()
