@@ -65,7 +65,7 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
     n_left = result.n_prompts - result.n_answered - result.n_in_batches
     if n_left:
         raise TeacherError(
-            f"No batch is pending, and {plural(n_left, 'prompt')} not asked yet.",
+            f"No batch is pending, and {n_left:,} of {result.n_prompts:,} answers are missing.",
             "To ask them, run the same command without --wait, or with --batch instead, at half price.",
         )
 

@@ -13,7 +13,7 @@ from mlx_distill.config import Config, doc
 from mlx_distill.formatting import format_usd
 from mlx_distill.storage import files
 from mlx_distill.teachers.base import RetryPolicy
-from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt
+from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt, Retry
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, UsageReport
 from mlx_distill.teachers.recorded import recording_files
 from mlx_distill.teachers.registry import teacher_usage
@@ -62,7 +62,7 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
     batch: Annotated[bool, doc("ask in batches, at half price and answered within a day, and wait for them")] = False
     wait: Annotated[bool, doc("wait for the pending batches and import them; ask nothing new")] = False
     limit: Annotated[int, doc("ask only the first LIMIT prompts, to try it out", ge=1)] | None = None
-    retry: Annotated[tuple[str, ...], doc(f"ask again if the answer ended with: {', '.join(RETRIES)}")] = ()
+    retry: Annotated[tuple[Retry, ...], doc(f"ask again if the answer ended with: {', '.join(RETRIES)}")] = ()
 
     @property
     def batch_mode(self) -> BatchMode:

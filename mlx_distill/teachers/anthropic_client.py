@@ -172,12 +172,7 @@ class AnthropicClient:
             raise TeacherError(message, KEY_ADVICE) from error
         except (anthropic.APIConnectionError, httpx2.HTTPError, http_utils.ResponseTooLargeError) as error:
             raise http_utils.connection_error(error, self._address, *self._secrets) from error
-        except (
-            anthropic.APIResponseValidationError,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            RecursionError,
-        ) as error:
+        except (anthropic.APIResponseValidationError, ValueError, RecursionError) as error:
             raise RetryableError("the response is damaged") from error
 
     def _sort(self, error: anthropic.APIStatusError) -> Exception:

@@ -334,7 +334,7 @@ class BatchRunner:
             if datetime.now(UTC) - datetime.fromisoformat(batch.submitted_at) < KEPT:  # probably another key
                 raise TeacherError(
                     f"{self._teacher.name}: {error} for the account of this API key.",
-                    f'Use the key that submitted it. If it was deleted there, remove it from "batches" in '
+                    f'Use the key that submitted {batch.id}. If it was deleted there, remove it from "batches" in '
                     f"{self._store.folder / files.SPENDING}.",
                 ) from error
             self._close(batch, batch.usd, batch.n_requests)
@@ -406,6 +406,7 @@ class BatchRunner:
         self._progress.warn_once(f"{pending.prompt.id} is skipped: {reason}.", reason)
 
     def _close(self, batch: PendingBatch, unknown_usd: float = 0.0, n_unknown: int = 0) -> None:
+        self._plan_is_stale = True
         self._store.close_batch(batch, unknown_usd=unknown_usd, n_unknown=n_unknown)
         self._remove_orphans()
 

@@ -7,14 +7,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import structs
 
 from mlx_distill.records import Answer, Prompt, Request, TeacherRecord
 from mlx_distill.storage.jsonl import each_jsonl
 
-RETRIES = ("max_tokens", "refusal", "empty")
+Retry = Literal["max_tokens", "refusal", "empty"]
+RETRIES: tuple[Retry, ...] = get_args(Retry)
 """Completion statuses that users can ask to retry."""
 
 BatchMode = Literal["off", "wait", "all"]

@@ -96,7 +96,7 @@ def test_a_model_that_does_not_write_so_much_keeps_the_answer_that_was_cut_off(s
     result = collect(n=3, concurrency=1)
     assert result.stop_reasons == {"max_tokens": 3}
     assert len(server.calls) == 4
-    assert any("stays as it is (max_tokens): Anthropic refused" in line for line in cautions(events))
+    assert any("keeping the first answer (max_tokens): Anthropic refused" in line for line in cautions(events))
     assert result.total_usage.total.n_unknown == 0
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_price_is_said_once_and_counted_as_unknown(server, collect, r
     server.script = scripted(answer(model="claude-new"))
     assert collect(n=3).cost_usd == 0
     assert [record["cost_usd"] for record in records()] == [None] * 3
-    assert sum("No price is known for claude-new" in line for line in cautions(events)) == 1
+    assert sum("The cost of an answer by claude-new is unknown" in line for line in cautions(events)) == 1
 
 
 def test_the_terms_of_the_teacher_are_said(server, collect, events) -> None:
@@ -171,7 +171,7 @@ def test_a_torn_last_line_is_cut_off_said_and_asked_again(server, collect, recor
     journal.write_bytes(journal.read_bytes()[:-40])
     assert collect(n=3).n_new == 1
     assert len(records()) == 3
-    assert any("half-written last line" in line for line in cautions(events))
+    assert any("incomplete last line" in line for line in cautions(events))
 
 
 def test_no_more_than_the_concurrency_are_in_flight_and_that_many_are(server, collect) -> None:

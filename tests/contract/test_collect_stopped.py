@@ -64,10 +64,10 @@ def test_ctrl_c_saves_what_arrived_what_is_under_way_and_paid_for_and_the_index(
     assert raised.value.exit_code == 130
     assert len(records()) == len(server.calls) == 12
     assert "12 of 40 answers are saved" in raised.value.message
-    assert "only for the 28 missing" in raised.value.next_step
+    assert "for the 28 missing" in raised.value.next_step
     assert len(json.loads((tmp_path / "out" / "collect.json").read_text())["answers"]) == 40
     assert usage_of(tmp_path / "out").total.n_unknown == 0
-    assert any("4 answers are under way" in line and "Ctrl-C once more" in line for line in cautions(events))
+    assert any("4 answers in flight" in line and "Ctrl-C again" in line for line in cautions(events))
 
 
 def test_ctrl_c_again_stops_at_once_and_what_was_under_way_counts_in_full(server, collect, records, tmp_path) -> None:

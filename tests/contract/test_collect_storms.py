@@ -154,7 +154,7 @@ def test_a_wait_of_an_hour_is_said_with_its_end_and_can_be_stopped(server, colle
     assert time.monotonic() - began < 5
     at = datetime.now().astimezone() + timedelta(hours=1)
     [line] = cautions(events)
-    assert "asking again in 60 min, at " in line
+    assert "retrying in 1 h, at " in line
     assert any((at + timedelta(seconds=late)).strftime("%H:%M:%S") in line for late in range(-8, 3))
 
 
@@ -173,7 +173,7 @@ def test_an_answer_that_drips_for_too_long_is_given_up(server) -> None:
     server.script = scripted(Reply(body=message(text("Slow.")), drip_seconds=3.0))
 
     async def ask() -> None:
-        async with AnthropicTeacher("claude-sonnet-4-6", longest_seconds=0.3) as teacher:
+        async with AnthropicTeacher("claude-sonnet-4-6", max_seconds=0.3) as teacher:
             await teacher.answer(Request(teacher.name, build_messages("Why?"), 1))
 
     with pytest.raises(RetryableError, match=r"no whole answer within 0\.4 s") as raised:
@@ -268,7 +268,8 @@ def collect_in_child(folder: str, url: str, concurrency: int, max_cost: float) -
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
     out = Path(folder)
     teacher = "anthropic:claude-sonnet-4-6"
-    run(CollectConfig(out, teacher, out / "prompts.txt", concurrency=concurrency, max_tokens=300, max_cost=max_cost))
+    run(CollectConfig(
+            out=out, teacher=teacher, prompts=out / "prompts.txt", concurrency=concurrency, max_tokens=300, max_cost=max_cost))
 
 
 def test_twenty_kills_lose_nothing_ask_nothing_twice_and_stay_under_the_cap(server, tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlx_distill.teachers.anthropic import AnthropicTeacher
 from mlx_distill.teachers.anthropic import AnthropicBatches
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import CANCELED, EXPIRED, errored, succeeded
-from tests.support.batching import HALF_USD, answers
+from tests.support.batching import HALF_USD, answers, pending_batches
 from tests.support.collecting import usage_of, journal_of, notes
 
 # One batch
@@ -29,38 +28,28 @@ def test_the_answers_of_a_batch_come_back_by_their_names_at_half_price(server, c
     assert server.calls == []
     [line] = result.usage.models
     assert line.usd == line.batch_saved_usd == pytest.approx(5 * HALF_USD)
-    assert (line.n_answers, line.n_in_batches) == (5, 0)
+    assert (line.n_answers, line.n_pending) == (5, 0)
     assert result.cost_usd == pytest.approx(5 * HALF_USD)
     [batch] = server.batches.values()
     assert {record["batch"] for record in journal_of(tmp_path / "out")} == {batch.id}
-    assert any(batch.id in note and "goes on without this machine" in note for note in notes(events))
+    assert any(batch.id in note and "continues without this machine" in note for note in notes(events))
     assert collect(n=5, batch=True).n_new == 0
     assert len(server.batches) == 1
 
 
-def test_what_a_batch_may_cost_is_on_the_disk_before_it_is_made_and_its_name_before_all_else(
-    server, collect, tmp_path
-) -> None:
+def test_a_batch_is_on_the_disk_before_it_is_created(server, collect, tmp_path) -> None:
     out = tmp_path / "out"
-    seen: list[str] = []
+    seen: list[tuple[dict[str, Any], int]] = []
 
-    def look(prompt: str, nth: int) -> Any:
-        if not seen:
-            seen.append((out / "batches" / "log.jsonl").read_text())
-        return succeeded("Fine.")
+    def look() -> None:
+        [batch] = pending_batches(out)
+        seen.append((batch, len((out / "batches" / f"{batch['name']}.jsonl").read_text().splitlines())))
 
-    server.outcome = look
-    server.on_create = lambda: seen_at_creation.append(
-        ((out / "ledger.jsonl").read_text(), (out / "batches" / "1.jsonl").read_text())
-    )
-    seen_at_creation: list[tuple[str, str]] = []
+    server.on_create = look
     collect(n=3, batch=True)
-    [(ledger, requests)] = seen_at_creation
-    [reserved] = [json.loads(line) for line in ledger.splitlines()]
-    assert reserved["batch"]
-    assert reserved["usd"] == pytest.approx(3 * worst() / 2)
-    assert len(requests.splitlines()) == 3
-    assert '"do": "created"' in seen[0]
+    [(batch, n_requests)] = seen
+    assert (batch["id"], batch["n_requests"], n_requests) == ("", 3, 3)
+    assert batch["usd"] == pytest.approx(3 * worst() / 2)
 
 
 def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, records, events) -> None:
@@ -82,7 +71,7 @@ def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, r
     }
     assert result.usage.total_usd == pytest.approx(4 * HALF_USD)
     [first] = [note for note in notes(events) if note.startswith("Batch msgbatch_01: 2 of 6")]
-    assert "are answered; 4 are not (1: it expired; 1: api_error: Internal error; 1: it was cancelled)" in first
+    assert "are answered; 4 are not (1: it was cancelled; 1: invalid_request_error" in first
 
 
 def test_what_errors_three_times_is_given_up_for_this_run(server, collect) -> None:
@@ -112,7 +101,7 @@ def test_many_prompts_are_split_into_batches_of_the_sizes_allowed(server, collec
 def test_many_bytes_are_split_too_and_what_no_batch_can_hold_is_skipped(server, collect, monkeypatch) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
     size = teacher.batches.size_bytes(Request(teacher.name, build_messages("x" * 1000), 4096))
-    monkeypatch.setattr(AnthropicBatches, "max_bytes", 2 * size + 2000)
+    monkeypatch.setattr(AnthropicBatches, "max_bytes", 2 * size + 500)
     result = collect(*(letter * 1000 for letter in "abc"), "d" * 9000, batch=True)
     assert result.n_answered == 3
     assert [len(batch.requests) for batch in server.batches.values()] == [2, 1]
@@ -147,7 +136,7 @@ def test_the_cap_lets_a_batch_hold_what_fits_and_the_rest_follows_when_the_real_
     assert sizes[0] == 4
     assert sum(sizes) == 10
     assert usage_of(tmp_path / "out").total_usd == pytest.approx(10 * HALF_USD)
-    assert any("The cap lets 6 requests wait" in line for line in notes(events))
+    assert any("6 requests wait for the current batches" in line for line in notes(events))
 
 
 def test_a_cap_too_small_for_one_request_makes_no_batch_and_leaves_nothing(server, collect, tmp_path) -> None:
