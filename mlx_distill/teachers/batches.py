@@ -130,6 +130,7 @@ class BatchRunner:
         self._n_short: Counter[str] = Counter()
         self._states: dict[str, BatchState] = {}
         self._submitting = False
+        self._n_not_created = 0
         self._main: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
         self.n_new = 0
@@ -206,12 +207,13 @@ class BatchRunner:
         """Submit what is missing, as far as the cap allows; return whether there is a batch to wait for."""
         missing = deque(each for each in self.plan.missing if self._is_wanted(each.request.prompt_key))
         self._retry = ()  # the user's retries are sent once
+        n_submitted = 0
         while missing:
             chunk = self._next_chunk(missing)
             if not chunk:
                 break
-            self._tries.update(pending.request.prompt_key for pending, _ in chunk)
             await self._submit(chunk)
+            n_submitted += 1
         if self._signal:
             raise asyncio.CancelledError
         if missing and not self._batches:
@@ -219,7 +221,7 @@ class BatchRunner:
         if missing:
             waiting = plural(len(missing), "request")
             self._report(Note(f"{waiting} wait for the current batches: sending them now could exceed the cap."))
-        return bool(self._batches)
+        return n_submitted > 0 or bool(self._batches)
 
     def _is_wanted(self, prompt_key: str) -> bool:
         if prompt_key in self._given_up or (self._mode == "wait" and prompt_key not in self._unanswered):
@@ -265,10 +267,17 @@ class BatchRunner:
             reason = error.reason if isinstance(error, RetryableError) else error.message.rstrip(".")
             self._report(Warning(f"The batch may not have been created ({reason}). Checking the provider's list."))
             await self._find(batch, age_seconds=0.0)
+            self._n_not_created += all(each.name != name for each in self._store.batches)
+            if self._n_not_created >= MAX_TRIES:
+                raise TeacherError(
+                    f"{self._teacher.name} has not created a batch {MAX_TRIES} times: {reason}.",
+                    "Nothing was charged for it. Run the same command again later.",
+                ) from error
         except TeacherError:
             self._close(batch)
             raise
         else:
+            self._tries.update(pending.request.prompt_key for pending, _ in chunk)
             self._store.set_batch(structs.replace(batch, id=state.id))
             worst = f", at most {usd:.2f} USD" if usd else ""
             self._report(

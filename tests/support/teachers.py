@@ -49,8 +49,8 @@ class Parrot:
     billed_model = ""
     max_retry_tokens = 0
 
-    def __init__(self, script: Script) -> None:
-        self._script = script
+    def __init__(self, script: Script, seconds: float = 0.0) -> None:
+        self._script, self._seconds = script, seconds
         self.asked: list[str] = []
         self.entered = 0
         self.times: list[float] = []
@@ -69,7 +69,7 @@ class Parrot:
         text = request.messages[-1].content
         self.asked.append(text)
         self.times.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._seconds)
         return Reply(self._script(text, self.asked.count(text)))
 
 
