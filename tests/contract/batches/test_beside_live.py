@@ -10,15 +10,16 @@ from mlx_distill.cli import main
 from mlx_distill.collect.config import CollectConfig
 from mlx_distill.collect.run import estimate
 from mlx_distill.errors import DistillError, InputError
+from mlx_distill.events import Event
 from mlx_distill.run import pipeline
 from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
 from tests.support.batching import HALF_USD, answers, interrupted
-from tests.support.collecting import KEY, REAL_USD, notes
+from tests.support.collecting import KEY, REAL_USD, Collect, Records, notes
 
 # Batch and live in one journal
 
 
-def test_live_asks_only_what_no_batch_is_answering(server, collect, tmp_path) -> None:
+def test_live_asks_only_what_no_batch_is_answering(server: BatchesServer, collect: Collect, tmp_path: Path) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=3, batch=True)
     result = collect(n=5)
@@ -34,7 +35,7 @@ def test_live_asks_only_what_no_batch_is_answering(server, collect, tmp_path) ->
     assert [texts[f"Prompt {n}"].split()[0] for n in range(5)] == ["Batched"] * 3 + ["Answer"] * 2
 
 
-def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server, collect) -> None:
+def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=3, batch=True)
     server.looks_until_ended = 4
@@ -45,7 +46,7 @@ def test_wait_brings_in_what_is_under_way_and_asks_nothing_new(server, collect) 
     assert [len(batch.requests) for batch in server.batches.values()] == [3, 1]
 
 
-def test_answers_of_prompts_that_were_taken_out_meanwhile_are_kept_and_hold_later(server, collect, records) -> None:
+def test_answers_of_removed_prompts_are_kept(server: BatchesServer, collect: Collect, records: Records) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, "One", "Two", batch=True)
     server.looks_until_ended = 1
@@ -55,7 +56,7 @@ def test_answers_of_prompts_that_were_taken_out_meanwhile_are_kept_and_hold_late
     assert server.calls == []
 
 
-def test_a_batch_of_another_teacher_is_left_alone(server, collect, events) -> None:
+def test_a_batch_of_another_teacher_is_left_alone(server: BatchesServer, collect: Collect, events: list[Event]) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     result = collect(n=2, teacher="anthropic:claude-haiku-4-5")
@@ -63,7 +64,7 @@ def test_a_batch_of_another_teacher_is_left_alone(server, collect, events) -> No
     assert any("anthropic:claude-sonnet-4-6" in line and "pending" in line for line in notes(events))
 
 
-def test_what_a_batch_refused_or_lost_is_asked_live_where_live_is_wanted(server, collect) -> None:
+def test_live_run_asks_what_a_batch_left_unanswered(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=4, batch=True)
     server.looks_until_ended = 1
@@ -94,7 +95,9 @@ def command(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(server, collect, project, tmp_path) -> None:
+def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(
+    server: BatchesServer, collect: Collect, project: list[str], tmp_path: Path
+) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, "One", "Two", batch=True)
     file = tmp_path / "prompts.txt"
@@ -106,7 +109,9 @@ def test_a_dry_run_says_what_a_batch_costs_and_what_is_under_way(server, collect
     assert expected.batch_usd == pytest.approx(expected.usd / 2)
 
 
-def test_the_command_ends_with_an_error_while_a_batch_is_under_way(server, collect, project, capsys) -> None:
+def test_pending_batch_is_a_normal_state(
+    server: BatchesServer, collect: Collect, project: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, "One", "Two", batch=True)
     (Path(project[2])).write_text("One\nTwo\nThree\n")
@@ -121,13 +126,15 @@ def test_the_command_ends_with_an_error_while_a_batch_is_under_way(server, colle
         assert file.is_dir() or KEY.encode() not in file.read_bytes()
 
 
-def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
+def test_a_run_waits_for_what_is_under_way(server: BatchesServer, collect: Collect, tmp_path: Path) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, "One", "Two", batch=True)
     server.looks_until_ended = server.batches["msgbatch_01"].n_looks + 3
     file = tmp_path / "prompts.txt"
     file.write_text("One\nTwo\nThree\n")
-    config = CollectConfig(out=tmp_path / "out", teacher="anthropic:claude-sonnet-4-6", prompts=file, first_wait_seconds=0.01)
+    config = CollectConfig(
+        out=tmp_path / "out", teacher="anthropic:claude-sonnet-4-6", prompts=file, first_wait_seconds=0.01
+    )
     outcome = pipeline.perform("collect", config, tmp_path / "manifests")
     assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_in_batches"]) == (3, 3, 0)
     assert outcome.result["usage"]["total_usd"] == pytest.approx(REAL_USD + 2 * HALF_USD)
@@ -135,7 +142,9 @@ def test_a_run_waits_for_what_is_under_way(server, collect, tmp_path) -> None:
     assert pipeline.perform("collect", config.replace(batch=True), tmp_path / "manifests").skipped
 
 
-def test_wait_without_a_batch_says_so_and_what_is_missing(server, project, capsys) -> None:
+def test_wait_without_a_batch_says_so_and_what_is_missing(
+    server: BatchesServer, project: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command(*project, "--wait") == 1
     said = capsys.readouterr().err
     assert "3 of 3 answers are missing" in said
@@ -144,13 +153,15 @@ def test_wait_without_a_batch_says_so_and_what_is_missing(server, project, capsy
 
 
 @pytest.mark.parametrize("teacher", ["openai:some-model@http://localhost:9/v1", "recorded:sample"])
-def test_a_teacher_without_batches_is_refused_before_anything_is_written(project, tmp_path, teacher, capsys) -> None:
+def test_teacher_without_batches_is_refused(
+    project: list[str], tmp_path: Path, teacher: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command(*project[:-1], teacher, "--batch") == 1
     assert "has no batches" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_batch_files_are_named(server, collect, tmp_path) -> None:
+def test_damaged_batch_files_are_named(server: BatchesServer, collect: Collect, tmp_path: Path) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     [file] = (tmp_path / "out" / "batches").iterdir()

@@ -18,17 +18,18 @@ import pytest
 from mlx_distill.collect.config import CollectConfig
 from mlx_distill.collect.run import run
 from mlx_distill.errors import Interrupted, TeacherError
+from mlx_distill.events import Event
 from mlx_distill.teachers.anthropic import AnthropicBatches
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import EXPIRED, BatchesServer, succeeded
 from tests.support.batching import HALF_USD, answers, interrupted, pending_batches, press_ctrl_c
-from tests.support.collecting import KEY, REAL_USD, usage_of, cautions, journal_of
+from tests.support.collecting import KEY, REAL_USD, Collect, Records, cautions, journal_of, usage_of
 from tests.support.messages_server import DROPPED, Reply, error
 
 # Interruptions
 
 
-def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collect) -> None:
+def test_ctrl_c_keeps_the_batch_pending(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     error = interrupted(server, collect, n=3, batch=True)
     assert error.exit_code == 130
@@ -39,7 +40,9 @@ def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collec
     assert len(server.batches) == 1
 
 
-def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(server, collect, tmp_path, events) -> None:
+def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(
+    server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event]
+) -> None:
     server.looks_until_ended = 0
     server.on_create = lambda: (press_ctrl_c(), time.sleep(0.3))
     with pytest.raises(Interrupted, match="3 are in batches"):
@@ -58,8 +61,8 @@ def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(server, collect, 
     ],
     ids=["dropped", "500", "page", "odd shape"],
 )
-def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
-    server, collect, tmp_path, events, loss, said
+def test_batch_with_a_lost_reply_is_found(
+    server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event], loss: Reply, said: str
 ) -> None:
     server.lost_replies = [loss]
     result = collect(n=3, batch=True)
@@ -71,7 +74,9 @@ def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
     assert pending_batches(tmp_path / "out") == []
 
 
-def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, collect, events) -> None:
+def test_foreign_batch_of_the_same_size_is_not_imported(
+    server: BatchesServer, collect: Collect, events: list[Event]
+) -> None:
     def requests(n: int) -> list[dict[str, Any]]:
         params = {"messages": [{"role": "user", "content": "Theirs"}]}
         return [{"custom_id": f"their-{number}", "params": params} for number in range(n)]
@@ -88,8 +93,8 @@ def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, c
     assert any("is not ours" in line for line in cautions(events))
 
 
-def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(
-    server, collect, events, tmp_path
+def test_deleted_batch_counts_in_full(
+    server: BatchesServer, collect: Collect, events: list[Event], tmp_path: Path
 ) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
@@ -104,7 +109,7 @@ def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(
     assert any("is lost" in line for line in cautions(events))
 
 
-def test_a_key_of_another_account_loses_no_batch(server, collect) -> None:
+def test_a_key_of_another_account_loses_no_batch(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     ours, server.batches = server.batches, {}
@@ -118,14 +123,16 @@ def test_a_key_of_another_account_loses_no_batch(server, collect) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "short", "garbage"])
-def test_results_that_break_off_are_read_again_and_none_is_kept_twice(server, collect, records, tmp_path, how) -> None:
+def test_broken_results_are_read_again(
+    server: BatchesServer, collect: Collect, records: Records, tmp_path: Path, how: str
+) -> None:
     server.broken_results = [how]
     assert collect(n=40, batch=True).n_answered == 40
     assert Counter(record["key"] for record in records()).most_common(1)[0][1] == 1
     assert usage_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
 
 
-def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> None:
+def test_results_of_an_odd_shape_are_read_again(server: BatchesServer, collect: Collect, records: Records) -> None:
     looks: Counter[str] = Counter()
 
     def odd_at_first(prompt: str, nth: int) -> Any:
@@ -139,7 +146,7 @@ def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> Non
 
 
 @pytest.mark.parametrize("odd", [{"type": "errored"}, {"type": "succeeded", "message": {"content": None}}])
-def test_a_result_that_never_comes_leaves_the_others_and_its_batch_counts_in_full(server, collect, odd) -> None:
+def test_missing_result_counts_in_full(server: BatchesServer, collect: Collect, odd: Any) -> None:
     server.outcome = lambda prompt, nth: odd if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
     result = collect(n=3, batch=True)
     assert (result.n_answered, result.failed) == (3, ())
@@ -148,7 +155,7 @@ def test_a_result_that_never_comes_leaves_the_others_and_its_batch_counts_in_ful
 
 
 @pytest.mark.parametrize("busy", [error(429, "rate_limit_error", "Slow down"), error(529, "overloaded_error", "Busy")])
-def test_a_busy_provider_is_asked_again_to_make_a_batch(server, collect, busy) -> None:
+def test_a_busy_provider_is_asked_again_to_make_a_batch(server: BatchesServer, collect: Collect, busy: Reply) -> None:
     server.refusals = [busy, busy]
     assert collect(n=2, batch=True).n_answered == 2
     assert len(server.batches) == 1
@@ -163,7 +170,9 @@ def test_a_busy_provider_is_asked_again_to_make_a_batch(server, collect, busy) -
         (error(413, "request_too_large", "Request too large"), "refused the batch"),
     ],
 )
-def test_a_refused_batch_costs_nothing_and_stops_the_run(server, collect, tmp_path, refusal, words) -> None:
+def test_a_refused_batch_costs_nothing_and_stops_the_run(
+    server: BatchesServer, collect: Collect, tmp_path: Path, refusal: Reply, words: str
+) -> None:
     server.refusals = [refusal]
     with pytest.raises(TeacherError, match=words):
         collect(n=3, batch=True)
@@ -172,7 +181,7 @@ def test_a_refused_batch_costs_nothing_and_stops_the_run(server, collect, tmp_pa
     assert collect(n=3, batch=True).n_answered == 3
 
 
-def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, collect) -> None:
+def test_unreachable_provider_loses_no_batch(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=3, batch=True)
     server.unreachable = True
@@ -183,7 +192,9 @@ def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, co
     assert collect(n=3, wait=True).n_answered == 3
 
 
-def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, tmp_path, monkeypatch) -> None:
+def test_results_that_are_nobodys_or_come_twice_change_nothing(
+    server: BatchesServer, collect: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = server._results
 
     def odd(batch: Any, broken: str) -> Reply:
@@ -208,7 +219,13 @@ def batch_in_child(folder: str, url: str, max_cost: float) -> None:
     teacher = "anthropic:claude-sonnet-4-6"
     run(
         CollectConfig(
-            out=out, teacher=teacher, prompts=out / "prompts.txt", batch=True, max_tokens=300, max_cost=max_cost, first_wait_seconds=0.05
+            out=out,
+            teacher=teacher,
+            prompts=out / "prompts.txt",
+            batch=True,
+            max_tokens=300,
+            max_cost=max_cost,
+            first_wait_seconds=0.05,
         )
     )
 
@@ -220,9 +237,7 @@ def child(server: BatchesServer, tmp_path: Path) -> Any:
     return lambda max_cost: context.Process(target=batch_in_child, args=(str(tmp_path), server.url, max_cost))
 
 
-def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_doubles_it(
-    server, child, tmp_path
-) -> None:
+def test_kill_during_submission_neither_loses_nor_doubles(server: BatchesServer, child: Any, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(5)))
     first = child(1.0)
     server.on_create = first.kill
@@ -241,7 +256,7 @@ def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_d
     assert usage_of(tmp_path).total_usd == pytest.approx(5 * HALF_USD)
 
 
-def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(server, child, tmp_path) -> None:
+def test_ten_kills_lose_and_repeat_nothing_under_the_cap(server: BatchesServer, child: Any, tmp_path: Path) -> None:
     n_prompts, n_kills, cap = 100, 10, 0.45
     (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(n_prompts)))
     server.looks_until_ended = 3

@@ -91,7 +91,7 @@ def test_a_rerun_asks_nothing_and_writes_the_same_file(project: Path) -> None:
     assert len((project / "data" / "expand.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_prompt_file_itself_may_be_the_output_and_does_not_grow_twice(project: Path) -> None:
+def test_output_may_be_the_prompt_file(project: Path) -> None:
     teach(project, VARIATIONS)
     out = project / "prompts.jsonl"
     expand(project, out=out)
@@ -109,9 +109,7 @@ def test_near_copies_of_any_prompt_are_left_out(project: Path) -> None:
     assert [prompt.text for prompt in read_prompts(result.path) if prompt.id == "queue-v2"] == ["A heap of jobs?"]
 
 
-def test_a_base_without_usable_variations_is_named_and_the_others_are_written(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_base_without_variations_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teach(project, {str(QUEUE["prompt"]): "I would rather not.", str(JOIN["prompt"]): VARIATIONS[str(JOIN["prompt"])]})
     teacher, prompts = f"recorded:{project / 'teacher.jsonl'}", str(project / "prompts.jsonl")
     with pytest.raises(SystemExit) as ended:

@@ -40,7 +40,7 @@ def test_a_prompt_needs_nothing_but_its_text(tmp_path: Path) -> None:
     assert read_prompts(prompt_file(tmp_path, long))[0].id.startswith("explain-the-very-long-word-")
 
 
-def test_variations_join_the_family_split_and_category_of_their_base(tmp_path: Path) -> None:
+def test_variations_join_family_split_and_category(tmp_path: Path) -> None:
     base = {"id": "queue", "prompt": "Queue?", "category": "python", "split": "valid"}
     variations = ["Two queues?", {"prompt": "A queue in Java?", "id": "queue-java", "category": "java"}, "Three?"]
     prompts = read_prompts(prompt_file(tmp_path, {**base, "variations": variations}, {"id": "b", "prompt": "B"}))
