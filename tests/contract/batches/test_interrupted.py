@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(
     server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event]
 ) -> None:
     server.looks_until_ended = 0
-    server.on_create = lambda: (press_ctrl_c(), time.sleep(0.3))
+    def press_and_wait() -> None:
+        press_ctrl_c()
+        time.sleep(0.3)
+
+    server.on_create = press_and_wait
     with pytest.raises(Interrupted, match="3 are in batches"):
         collect(n=3, batch=True)
     assert [batch["id"] for batch in pending_batches(tmp_path / "out")] == ["msgbatch_01"]
@@ -77,7 +82,7 @@ def test_batch_with_a_lost_reply_is_found(
 def test_foreign_batch_of_the_same_size_is_not_imported(
     server: BatchesServer, collect: Collect, events: list[Event]
 ) -> None:
-    def requests(n: int) -> list[dict[str, Any]]:
+    def requests(n: int) -> list[Mapping[str, Any]]:
         params = {"messages": [{"role": "user", "content": "Theirs"}]}
         return [{"custom_id": f"their-{number}", "params": params} for number in range(n)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from mlx_distill.cli import main
 from mlx_distill.collect.expand import ExpandConfig, ExpandResult, parse_variations, run
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import InputError, TeacherError
-from mlx_distill.records import Answer
+from mlx_distill.records import TeacherRecord, build_messages
 
 QUEUE = {"id": "queue", "prompt": "Write a queue in Python.", "category": "python", "split": "train"}
 OLD = {"id": "queue-v1", "prompt": "A ring buffer for the last ten readings?", "family": "queue", "category": "python"}
@@ -38,7 +39,7 @@ def teach(folder: Path, answers: dict[str, str], n: int = 3, stop_reason: str = 
     (folder / "teacher.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def expand(folder: Path, **settings: object) -> ExpandResult:
+def expand(folder: Path, **settings: Any) -> ExpandResult:
     return run(
         ExpandConfig(
             data=folder / "data",
@@ -120,14 +121,14 @@ def test_base_without_variations_is_named(project: Path, capsys: pytest.CaptureF
     new = project / "prompts.expanded.jsonl"
     assert f"mlx-distill collect --prompts {new} --teacher {teacher} --out {project / 'data'}" in printed.out
     assert "3 of 6 variations were taken." in printed.err
-    assert "queue: its answer holds no JSON list" in printed.err
+    assert "queue: its answer contains no JSON list" in printed.err
 
 
 def test_nothing_is_written_where_no_base_got_variations(project: Path) -> None:
     teach(project, VARIATIONS, stop_reason="max_tokens")
     with pytest.raises(TeacherError, match="gave no variations") as raised:
         expand(project)
-    assert raised.value.problems[0] == "queue: its answer has no end (max_tokens)"
+    assert raised.value.problems[0] == "queue: its answer is not complete (max_tokens)"
     assert not (project / "prompts.expanded.jsonl").exists()
 
 
@@ -135,6 +136,10 @@ def test_a_file_of_variations_only_cannot_be_expanded(project: Path) -> None:
     (project / "prompts.jsonl").write_text(json.dumps(OLD))
     with pytest.raises(InputError, match="no base prompt"):
         expand(project)
+
+
+def said(text: str) -> TeacherRecord:
+    return TeacherRecord(messages=build_messages("Vary."), answer=text)
 
 
 @pytest.mark.parametrize(
@@ -146,24 +151,23 @@ def test_a_file_of_variations_only_cannot_be_expanded(project: Path) -> None:
     ],
 )
 def test_a_json_list_is_found_in_an_answer(text: str, texts: list[str]) -> None:
-    assert parse_variations(Answer(text, "end_turn", "m")) == texts
+    assert parse_variations(said(text)) == texts
 
 
 @pytest.mark.parametrize("text", ["1. a\n2. b", '["a", ', "[]", "[1]", "] ["])
 def test_an_answer_without_a_list_of_texts_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="its answer holds no"):
-        parse_variations(Answer(text, "end_turn", "m"))
+    with pytest.raises(ValueError, match="its answer contains no"):
+        parse_variations(said(text))
 
 
 @pytest.mark.parametrize("n", [0, 51])
 def test_the_number_of_variations_has_bounds(tmp_path: Path, n: int) -> None:
-    with pytest.raises(ValueError, match="between 1 and 50"):
+    with pytest.raises(ValueError, match="variations"):
         ExpandConfig(data=tmp_path, teacher="recorded:sample", variations=n)
 
 
 def test_half_a_character_is_no_variation() -> None:
-    said = Answer('["Whole", "half \\ud83d"]', "end_turn", "m")
-    assert parse_variations(said) == ["Whole"]
+    assert parse_variations(said('["Whole", "half \\ud83d"]')) == ["Whole"]
 
 
 def test_no_more_variations_are_taken_than_were_asked_for(project: Path) -> None:

@@ -104,7 +104,7 @@ def test_reset_allows_no_more_than_the_limit() -> None:
     async def main() -> tuple[int, int]:
         limiter = ConcurrencyLimiter(100, lambda unit, wait: exhausted.append((unit, wait)))
         first = await permits(limiter)
-        for permit in first:
+        for _ in first:
             limiter.release()
         limiter.answered(first[0], USAGE, (RateLimit("requests", 20, 15, 30.0),))
         before = len(await permits(limiter))
@@ -112,7 +112,8 @@ def test_reset_allows_no_more_than_the_limit() -> None:
         return before, len(await permits(limiter))
 
     assert run(main()) == (0, 20)
-    assert exhausted[0] == ("requests", pytest.approx(30.0, abs=0.1))
+    assert exhausted[0][0] == "requests"
+    assert exhausted[0][1] == pytest.approx(30.0, abs=0.1)
 
 
 @pytest.mark.parametrize(("n_overloaded", "n_answered", "width"), [(0, 0, 8), (8, 0, 4), (8, 5, 5), (8, 100, 8)])
@@ -120,7 +121,7 @@ def test_overload_halves_the_width_once(n_overloaded: int, n_answered: int, widt
     async def main() -> int:
         limiter = ConcurrencyLimiter(8)
         started = await permits(limiter)
-        for permit in started:
+        for _ in started:
             limiter.release()
         for permit in started[:n_overloaded]:
             limiter.failed(permit, overloaded=True, pause_seconds=0.0)
