@@ -11,8 +11,9 @@ from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.convert.config import ConvertConfig
 from mlx_distill.formatting import format_duration
-from mlx_distill.run.pipeline import alone
+from mlx_distill.run.pipeline import run_standalone
 from mlx_distill.run.project import student_name
+from mlx_distill.run.stages import CONVERT
 from mlx_distill.sanitize import printable
 
 
@@ -35,7 +36,7 @@ def command(source: str | None, as_json: bool, **flags: Any) -> None:
         flags["out"] = Path("models") / student_name(source)
     config = resolve(ConvertConfig, "convert", {"source": source, **flags})
     with reporting() as report:
-        result = alone("convert", config, report)
+        result = run_standalone(CONVERT, config, report)
     if as_json:
         print_json(result)
         return

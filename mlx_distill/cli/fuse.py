@@ -11,7 +11,8 @@ from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.formatting import format_bytes, format_duration
 from mlx_distill.fuse.config import FuseConfig
-from mlx_distill.run.pipeline import alone
+from mlx_distill.run.pipeline import run_standalone
+from mlx_distill.run.stages import FUSE
 
 
 @click.command("fuse")
@@ -28,7 +29,7 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     config = resolve(FuseConfig, "fuse", flags)
     with reporting() as report:
-        result = alone("fuse", config, report)
+        result = run_standalone(FUSE, config, report)
     if as_json:
         print_json(result)
         return

@@ -28,7 +28,7 @@ def prepare(settings: dict[str, Any]) -> None:
     from mlx_distill.convert import run as convert
     from mlx_distill.models.load import load_student
     from mlx_distill.prepare import run as dataset
-    from mlx_distill.storage.package_data import shipped
+    from mlx_distill.storage.package_data import package_data_path
     from mlx_distill.train.data import read_rows
     from mlx_distill.train.objectives import OBJECTIVES
 
@@ -39,7 +39,7 @@ def prepare(settings: dict[str, Any]) -> None:
     if not data:
         data = str(scratch / "sample")
         Path(data).mkdir()
-        shutil.copy(shipped("sample") / "teacher_data.jsonl", data)
+        shutil.copy(package_data_path("sample") / "teacher_data.jsonl", data)
         dataset.run(dataset.PrepareConfig(data=Path(data), model=Path(source)))
 
     shutil.copytree(source, model, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from tests.conftest import Finished
 from tests.support.in_transformers import check_in_transformers
 
@@ -34,7 +34,7 @@ def test_convert_train_compare_fuse_and_chat(
             "--teacher",
             "recorded:sample",
             "--prompts",
-            shipped("prompts.jsonl"),
+            package_data_path("prompts.jsonl"),
             "--out",
             data,
             cwd=tmp_path,

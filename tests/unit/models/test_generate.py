@@ -16,7 +16,7 @@ from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from tests.conftest import REPOSITORY
 from tests.support.adapters import make_adapter
 from tests.support.comparing import SYSTEM
@@ -72,7 +72,7 @@ def test_batch_answers_equal_mlx_lm_except_near_ties(tiny_student: Path, tmp_pat
 @pytest.mark.sample
 def test_sample_answers_equal_mlx_lm_except_near_ties(sample_student: Path, tmp_path: Path) -> None:
     adapter = make_adapter(sample_student, tmp_path / "adapter", size=0.003, rank=8)
-    texts = [prompt.text for prompt in read_jsonl(shipped("prompts.jsonl"), Prompt.from_json)[::26]]
+    texts = [prompt.text for prompt in read_jsonl(package_data_path("prompts.jsonl"), Prompt.from_json)[::26]]
     assert all(parted.is_near_tie for parted in partings(sample_student, adapter, texts, 16))
 
 

@@ -12,7 +12,7 @@ import pytest
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.records import Prompt
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 
 def prompt_file(folder: Path, *rows: Any, name: str = "prompts.jsonl") -> Path:
@@ -40,16 +40,16 @@ def test_a_prompt_needs_nothing_but_its_text(tmp_path: Path) -> None:
     assert read_prompts(prompt_file(tmp_path, long))[0].id.startswith("explain-the-very-long-word-")
 
 
-def test_variations_join_the_family_split_and_category_of_their_base(tmp_path: Path) -> None:
+def test_variations_join_family_split_and_category(tmp_path: Path) -> None:
     base = {"id": "queue", "prompt": "Queue?", "category": "python", "split": "valid"}
     variations = ["Two queues?", {"prompt": "A queue in Java?", "id": "queue-java", "category": "java"}, "Three?"]
     prompts = read_prompts(prompt_file(tmp_path, {**base, "variations": variations}, {"id": "b", "prompt": "B"}))
     assert prompts == [
-        Prompt("queue", "Queue?", "queue", "python", "valid"),
-        Prompt("queue-v1", "Two queues?", "queue", "python", "valid"),
-        Prompt("queue-java", "A queue in Java?", "queue", "java", "valid"),
-        Prompt("queue-v3", "Three?", "queue", "python", "valid"),
-        Prompt("b", "B", "b", "general", None),
+        Prompt("Queue?", "queue", "queue", "python", "valid"),
+        Prompt("Two queues?", "queue-v1", "queue", "python", "valid"),
+        Prompt("A queue in Java?", "queue-java", "queue", "java", "valid"),
+        Prompt("Three?", "queue-v3", "queue", "python", "valid"),
+        Prompt("B", "b", "b", "general", None),
     ]
 
 
@@ -97,14 +97,14 @@ def test_all_faults_of_a_file_are_named_with_their_lines(tmp_path: Path) -> None
     expected = [
         (2, '"prompt" is missing'),
         (3, '"prompt" is empty'),
-        (4, "must be a JSON object"),
-        (5, "the id 'a' is used already"),
-        (6, "not one of train, valid, test"),
+        (4, "expected object"),
+        (5, "the id 'a' is already in use"),
+        (6, '"split"'),
         (7, '"variations" must be a list'),
-        (8, 'variation 1: "prompt" is empty; variation 2: "prompt" is missing or not text; variation 3: it must be'),
-        (10, "the family 'g' is in test here and in train before"),
-        (11, "the id 'g-v1' is used already"),
-        (12, '"id" must be non-empty text'),
+        (8, 'variation 1: "prompt" is empty; variation 2: "prompt" is missing; variation 3: it must be'),
+        (10, "the family 'g' is in test here and in train above"),
+        (11, "the id 'g-v1' is already in use"),
+        (12, '"id": expected str'),
         (13, "not valid JSON"),
     ]
     assert len(found) == len(expected)
@@ -134,7 +134,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_the_shipped_prompts_are_read_whole() -> None:
-    prompts = read_prompts(shipped("prompts.jsonl"))
+    prompts = read_prompts(package_data_path("prompts.jsonl"))
     assert len(prompts) == 104
     assert sum(prompt.id == prompt.family for prompt in prompts) == 32
     assert {prompt.split for prompt in prompts} == {"train", "valid", "test"}
@@ -153,7 +153,7 @@ def test_json_lines_under_a_plain_files_name_are_no_prompts(tmp_path: Path) -> N
     file.write_text('Explain {"a": 1}.\n{not json}\n{"prompt": "Explain queues.", "category": "python"}\n')
     with pytest.raises(InputError, match=r"mine\.txt:3: this line is a JSON object") as raised:
         read_prompts(file)
-    assert raised.value.next_step == "If it holds JSON lines, name it mine.jsonl."
+    assert raised.value.next_step == "If it contains JSON lines, rename it to mine.jsonl."
     file.write_text('Explain {"a": 1}.\n{not json}\n')
     assert [prompt.text for prompt in read_prompts(file)] == ['Explain {"a": 1}.', "{not json}"]
 

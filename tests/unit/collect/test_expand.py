@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from mlx_distill.cli import main
 from mlx_distill.collect.expand import ExpandConfig, ExpandResult, parse_variations, run
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import InputError, TeacherError
-from mlx_distill.records import Answer
+from mlx_distill.records import TeacherRecord, build_messages
 
 QUEUE = {"id": "queue", "prompt": "Write a queue in Python.", "category": "python", "split": "train"}
 OLD = {"id": "queue-v1", "prompt": "A ring buffer for the last ten readings?", "family": "queue", "category": "python"}
@@ -38,7 +39,7 @@ def teach(folder: Path, answers: dict[str, str], n: int = 3, stop_reason: str = 
     (folder / "teacher.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def expand(folder: Path, **settings: object) -> ExpandResult:
+def expand(folder: Path, **settings: Any) -> ExpandResult:
     return run(
         ExpandConfig(
             data=folder / "data",
@@ -91,7 +92,7 @@ def test_a_rerun_asks_nothing_and_writes_the_same_file(project: Path) -> None:
     assert len((project / "data" / "expand.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_prompt_file_itself_may_be_the_output_and_does_not_grow_twice(project: Path) -> None:
+def test_output_may_be_the_prompt_file(project: Path) -> None:
     teach(project, VARIATIONS)
     out = project / "prompts.jsonl"
     expand(project, out=out)
@@ -109,9 +110,7 @@ def test_near_copies_of_any_prompt_are_left_out(project: Path) -> None:
     assert [prompt.text for prompt in read_prompts(result.path) if prompt.id == "queue-v2"] == ["A heap of jobs?"]
 
 
-def test_a_base_without_usable_variations_is_named_and_the_others_are_written(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_base_without_variations_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teach(project, {str(QUEUE["prompt"]): "I would rather not.", str(JOIN["prompt"]): VARIATIONS[str(JOIN["prompt"])]})
     teacher, prompts = f"recorded:{project / 'teacher.jsonl'}", str(project / "prompts.jsonl")
     with pytest.raises(SystemExit) as ended:
@@ -122,14 +121,14 @@ def test_a_base_without_usable_variations_is_named_and_the_others_are_written(
     new = project / "prompts.expanded.jsonl"
     assert f"mlx-distill collect --prompts {new} --teacher {teacher} --out {project / 'data'}" in printed.out
     assert "3 of 6 variations were taken." in printed.err
-    assert "queue: its answer holds no JSON list" in printed.err
+    assert "queue: its answer contains no JSON list" in printed.err
 
 
 def test_nothing_is_written_where_no_base_got_variations(project: Path) -> None:
     teach(project, VARIATIONS, stop_reason="max_tokens")
     with pytest.raises(TeacherError, match="gave no variations") as raised:
         expand(project)
-    assert raised.value.problems[0] == "queue: its answer has no end (max_tokens)"
+    assert raised.value.problems[0] == "queue: its answer is not complete (max_tokens)"
     assert not (project / "prompts.expanded.jsonl").exists()
 
 
@@ -137,6 +136,10 @@ def test_a_file_of_variations_only_cannot_be_expanded(project: Path) -> None:
     (project / "prompts.jsonl").write_text(json.dumps(OLD))
     with pytest.raises(InputError, match="no base prompt"):
         expand(project)
+
+
+def said(text: str) -> TeacherRecord:
+    return TeacherRecord(messages=build_messages("Vary."), answer=text)
 
 
 @pytest.mark.parametrize(
@@ -148,24 +151,23 @@ def test_a_file_of_variations_only_cannot_be_expanded(project: Path) -> None:
     ],
 )
 def test_a_json_list_is_found_in_an_answer(text: str, texts: list[str]) -> None:
-    assert parse_variations(Answer(text, "end_turn", "m")) == texts
+    assert parse_variations(said(text)) == texts
 
 
 @pytest.mark.parametrize("text", ["1. a\n2. b", '["a", ', "[]", "[1]", "] ["])
 def test_an_answer_without_a_list_of_texts_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="its answer holds no"):
-        parse_variations(Answer(text, "end_turn", "m"))
+    with pytest.raises(ValueError, match="its answer contains no"):
+        parse_variations(said(text))
 
 
 @pytest.mark.parametrize("n", [0, 51])
 def test_the_number_of_variations_has_bounds(tmp_path: Path, n: int) -> None:
-    with pytest.raises(ValueError, match="between 1 and 50"):
+    with pytest.raises(ValueError, match="variations"):
         ExpandConfig(data=tmp_path, teacher="recorded:sample", variations=n)
 
 
 def test_half_a_character_is_no_variation() -> None:
-    said = Answer('["Whole", "half \\ud83d"]', "end_turn", "m")
-    assert parse_variations(said) == ["Whole"]
+    assert parse_variations(said('["Whole", "half \\ud83d"]')) == ["Whole"]
 
 
 def test_no_more_variations_are_taken_than_were_asked_for(project: Path) -> None:
