@@ -11,7 +11,9 @@ from mlx_distill.collect.config import CollectConfig
 from mlx_distill.collect.run import estimate
 from mlx_distill.errors import DistillError, InputError
 from mlx_distill.events import Event
+from mlx_distill.formatting import format_usd
 from mlx_distill.run import pipeline
+from mlx_distill.run.stages import COLLECT
 from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
 from tests.support.batching import HALF_USD, answers, interrupted
 from tests.support.collecting import KEY, REAL_USD, Collect, Records, notes
@@ -135,11 +137,10 @@ def test_a_run_waits_for_what_is_under_way(server: BatchesServer, collect: Colle
     config = CollectConfig(
         out=tmp_path / "out", teacher="anthropic:claude-sonnet-4-6", prompts=file, first_wait_seconds=0.01
     )
-    outcome = pipeline.perform("collect", config, tmp_path / "manifests")
-    assert (outcome.result["n_answered"], outcome.result["n_new"], outcome.result["n_in_batches"]) == (3, 3, 0)
-    assert outcome.result["usage"]["total_usd"] == pytest.approx(REAL_USD + 2 * HALF_USD)
+    outcome = pipeline.run_stage(COLLECT, config, tmp_path / "manifests")
+    assert outcome.summary == f"3 of 3 answered, {format_usd(REAL_USD + 2 * HALF_USD)}"
     assert server.prompts == ["Three"]
-    assert pipeline.perform("collect", config.replace(batch=True), tmp_path / "manifests").skipped
+    assert pipeline.run_stage(COLLECT, config.replace(batch=True), tmp_path / "manifests").skipped
 
 
 def test_wait_without_a_batch_says_so_and_what_is_missing(

@@ -142,7 +142,7 @@ def test_foreign_or_edited_files_need_force(original: Path, tmp_path: Path) -> N
     shutil.copytree(original, other)
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         convert(original, out)
     assert (out / "notes.txt").read_text() == "mine"
     convert(original, out, force=True)
@@ -206,10 +206,10 @@ def test_a_broken_folder_is_refused_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("no/such/folder", "there is no such file or folder"),
-        ("./nothing", "there is no such file or folder"),
-        ("nothing.gguf", "there is no such file or folder"),
-        ("owner/file.gguf", "there is no such file or folder"),
+        ("no/such/folder", "no such file or folder"),
+        ("./nothing", "no such file or folder"),
+        ("nothing.gguf", "no such file or folder"),
+        ("owner/file.gguf", "no such file or folder"),
     ],
 )
 def test_a_missing_source_is_named(source: str, message: str, tmp_path: Path) -> None:

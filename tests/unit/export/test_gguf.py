@@ -189,7 +189,7 @@ def test_a_model_without_tokenizer_json_is_refused(model: Path, tmp_path: Path) 
 def test_an_existing_file_needs_force(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_text("mine")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         write_gguf(model, out)
     assert out.read_text() == "mine"
     write_gguf(model, out, force=True)
