@@ -160,8 +160,14 @@ def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a config, record or result as JSON data: paths become text, structs and dataclasses become objects."""
-    return msgspec.to_builtins(value, enc_hook=_from_path, str_keys=True)
+    """Return a config, record or result as JSON data: paths become text, structs objects, and tuples lists."""
+    return _lists(msgspec.to_builtins(value, enc_hook=path_to_text, str_keys=True))
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists(item) for name, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _unknown(name: str, config: type[Config]) -> str:
@@ -203,7 +209,8 @@ def _to_path(wanted: type, value: Any) -> Any:
     raise ValueError(f"expected {'a path' if wanted is Path else wanted.__name__}")
 
 
-def _from_path(value: Any) -> Any:
+def path_to_text(value: Any) -> Any:
+    """Encode a path for msgspec."""
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

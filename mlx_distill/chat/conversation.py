@@ -91,7 +91,7 @@ class Conversation:
         except RuntimeError as error:
             raise InputError(f"{file}: this user has no home folder.") from error
         if file.exists():
-            raise InputError(f"{file} exists already; choose another name.")
+            raise InputError(f"{file} already exists; choose another name.")
         if file.suffix == ".json":
             data = {"messages": [message.to_json() for message in self.messages]}
             text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"

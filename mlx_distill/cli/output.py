@@ -112,10 +112,10 @@ def _bars() -> Iterator[Report]:
             elif isinstance(event, Warning):
                 console.print(f"Warning: {_safe(event.text)}", markup=False, style="yellow")
             else:
-                fields = {"total": event.total, "count": _count(event), "note": _safe(event.note)}
+                count, note = _count(event), _safe(event.note)
                 if event.job not in tasks:
-                    tasks[event.job] = bars.add_task(event.job, **fields)
-                bars.update(tasks[event.job], completed=event.done, **fields)
+                    tasks[event.job] = bars.add_task(event.job, total=event.total, count=count, note=note)
+                bars.update(tasks[event.job], completed=event.done, total=event.total, count=count, note=note)
 
         yield report
 

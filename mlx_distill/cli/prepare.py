@@ -11,7 +11,8 @@ import click
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.prepare import PrepareConfig, PrepareResult
-from mlx_distill.run.pipeline import alone
+from mlx_distill.run.pipeline import run_standalone
+from mlx_distill.run.stages import PREPARE
 from mlx_distill.sanitize import printable
 
 
@@ -31,7 +32,7 @@ def command(show: int | None, as_json: bool, **flags: Any) -> None:
         raise click.UsageError("--show prints text and --json an object: choose one.")
     config = resolve(PrepareConfig, "prepare", flags)
     with reporting() as report:
-        result = alone("prepare", config, report)
+        result = run_standalone(PREPARE, config, report)
     if as_json:
         print_json(result)
         return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from mlx_distill.cli.money import confirm_cost, print_estimate, show_estimate
+from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
 from mlx_distill.cli.output import print_json, reporting
 from mlx_distill.collect.run import estimate, is_paid
@@ -59,7 +59,7 @@ def command(
     if is_paid(collect):  # otherwise there is nothing to show
         expected = estimate(collect)
         show_estimate(expected)
-        confirm_cost(expected, yes=yes)
+        ask_once(expected, yes=yes)
     with reporting() as report:
         result = pipeline.run(config, report)
     if as_json:

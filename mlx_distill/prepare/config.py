@@ -10,7 +10,7 @@ from typing import Annotated
 from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM, Split
 from mlx_distill.storage import files
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 
 class FilterConfig(Config, frozen=True):
@@ -66,7 +66,7 @@ class PrepareConfig(Config, frozen=True):
 
     @property
     def test_prompts_file(self) -> Path:
-        return self.test_prompts or shipped("test_prompts.jsonl")
+        return self.test_prompts or package_data_path("test_prompts.jsonl")
 
     def inputs(self) -> list[Path]:
         """Return the files that decide the result."""

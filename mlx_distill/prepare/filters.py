@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_distill.code_blocks import code_blocks
+from mlx_distill.code_blocks.blocks import code_blocks
 from mlx_distill.code_blocks.syntax import python_problem
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
@@ -17,7 +17,7 @@ from mlx_distill.prepare.select import Reason, Rejection
 from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
 from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 MIN_ANSWER_NGRAMS = 20
 """A known answer with fewer trigrams is too short to show that another answer copies it."""
@@ -32,7 +32,7 @@ def protected_texts(path: Path) -> list[tuple[str, str]]:
 
     A line may contain its "answer". The package contains the answers to the shipped test prompts.
     """
-    known = read_jsonl(shipped("sample") / "test_answers.jsonl", TeacherRecord.from_json)
+    known = read_jsonl(package_data_path("sample") / "test_answers.jsonl", TeacherRecord.from_json)
     answers = {record.prompt_id: record.answer for record in known}
     next_step = "Give the file of your test prompts, or remove the setting to use the shipped ones."
     prompts = read_jsonl(path, _TestPrompt.from_json, next_step)
@@ -122,7 +122,8 @@ class RowFilter:
 def find_broken_code(answer: str) -> str:
     """Return the number of the first Python block that does not parse, and why; "" if all parse."""
     for number, block in enumerate(code_blocks(answer), start=1):
-        if block.language == "python" and (problem := python_problem(block.code)):
+        problem = python_problem(block.code) if block.language == "python" else ""
+        if problem:
             return f"code block {number} (python), {problem}"
     return ""
 

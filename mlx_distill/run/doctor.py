@@ -26,7 +26,7 @@ from mlx_distill.events import Report, ignore
 from mlx_distill.formatting import format_bytes
 from mlx_distill.run.project import Project, ProjectConfig
 from mlx_distill.storage.files import PROJECT_FILE
-from mlx_distill.teachers import check_access
+from mlx_distill.teachers.registry import check_key
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -164,8 +164,8 @@ def check_folder(folder: Path) -> DiagnosticCheck:
 
 def check_teacher(environment: Mapping[str, str], teacher: str) -> DiagnosticCheck:
     """Check that the teacher's SDK and API key are there. The key's value is never shown."""
-    access = check_access(teacher, environment)
-    return DiagnosticCheck("Teacher", access.status, access.found, access.advice)
+    key = check_key(teacher, environment)
+    return DiagnosticCheck("API key", key.status, key.text, key.advice)
 
 
 def check_hub(endpoint: str, student: str, *, offline: bool, reached: bool, cached: bool) -> DiagnosticCheck:

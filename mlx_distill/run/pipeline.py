@@ -200,7 +200,7 @@ def _collect(config: CollectConfig, report: Report) -> CollectResult:
     from mlx_distill.collect.run import run as collect
 
     result = collect(config, report)
-    if result.n_pending:
+    if result.n_in_batches:
         result = collect(config.replace(wait=True), report).after(result)
     return result
 

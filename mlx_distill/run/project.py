@@ -17,7 +17,8 @@ from mlx_distill.formatting import plural
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.files import MANIFESTS, PROJECT_FILE, RUN_LOG
 from mlx_distill.storage.jsonl import read_text
-from mlx_distill.teachers.pricing import MAX_COST, PRICES_TABLE, TRACK_COSTS, Budget, Price
+from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
+from mlx_distill.teachers.registry import teacher_usage
 
 SECTION_NAMES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 PRICES_SECTION = "prices"
@@ -29,16 +30,14 @@ class ProjectConfig(Config, frozen=True):
     renamed: ClassVar[Mapping[str, str]] = {"cost": "track_costs"}
 
     name: Annotated[str, doc("name of the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")]
-    teacher: Annotated[str, doc("who answers: anthropic:MODEL, openai:MODEL[@URL], or recorded:FILE")] = (
-        "anthropic:claude-sonnet-4-6"
-    )
+    teacher: Annotated[str, doc(f"who answers: {teacher_usage()}")] = "anthropic:claude-sonnet-4-6"
     student: Annotated[str, doc("who learns: a Hub id, a folder, a GGUF file, or `sample`")] = (
         "Qwen/Qwen2.5-0.5B-Instruct"
     )
     system: Annotated[str, doc("system message of the student, in training and in use")] = STUDENT_SYSTEM
     seed: Annotated[int, doc("random seed of all stages", ge=0)] = 0
-    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
-    track_costs: Annotated[bool, doc(TRACK_COSTS)] = True
+    max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None
+    track_costs: Annotated[bool, doc(TRACK_COSTS_HELP)] = True
 
     def check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
@@ -50,7 +49,7 @@ class ProjectConfig(Config, frozen=True):
 
 
 class _Prices(Config, frozen=True):
-    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
+    prices: Annotated[Mapping[str, Price], doc(PRICES_HELP)] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

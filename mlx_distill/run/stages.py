@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -71,6 +70,4 @@ SECTIONS: dict[str, tuple[type[Config], str]] = {
 
 def decisive_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide what a stage makes, as JSON data."""
-    settings = {name: value for name, value in to_plain(config).items() if name not in RUN_FLAGS | COST_SETTINGS}
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+    return {name: value for name, value in to_plain(config).items() if name not in RUN_FLAGS | COST_SETTINGS}

@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.config import to_plain
+import msgspec
+
+from mlx_distill.config import path_to_text, to_plain
 from mlx_distill.errors import InputError, MachineError
 from mlx_distill.storage.lock import exclusive
 
@@ -88,7 +90,7 @@ def jsonl_text(rows: Iterable[Any]) -> str:
 
 def jsonl_lines(rows: Iterable[Any]) -> Iterator[str]:
     """Yield the lines of `jsonl_text`, with one row in memory at a time."""
-    return (json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    return (json.dumps(msgspec.to_builtins(row, enc_hook=path_to_text), ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -113,7 +115,7 @@ def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
         for number, (name, items) in enumerate(lists.items()):
             yield f"{',' if number else '{'}\n  {json.dumps(name)}: ["
             for position, item in enumerate(items):
-                yield f"{',' if position else ''}\n    {json.dumps(to_plain(item), ensure_ascii=False)}"
+                yield f"{',' if position else ''}\n    {json.dumps(msgspec.to_builtins(item), ensure_ascii=False)}"
             yield "\n  ]"
         yield "\n}\n"
 
@@ -241,3 +243,13 @@ def _cannot_write(path: Path, error: OSError) -> MachineError:
         f"{path}: cannot write ({error.strerror or error}).",
         "Free disk space or choose a folder that you can write to, then run the same command again.",
     )
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return True if `path` is `folder` or lies in it. Compares folders, not spellings: a disk may ignore case."""
+    path, folder = path.resolve(), folder.resolve()
+    for parent in (path, *path.parents):
+        with suppress(OSError):  # one of them does not exist
+            if parent.samefile(folder):
+                return True
+    return folder in (path, *path.parents)

@@ -48,8 +48,9 @@ def main() -> int:
 
 
 def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations: int) -> dict[str, Any]:
-    from mlx_distill.models.adapter import attach
     from mlx_distill.models.conversation import Conversation
+
+    from mlx_distill.models.adapter import attach
     from mlx_distill.models.load import load_student
 
     student = load_student(model)

@@ -42,7 +42,7 @@ def test_doctor_checks_this_machine(cli: Cli, tmp_path: Path, server: str) -> No
     found = json.loads(finished.out)
     checks = {check["name"]: check for check in found["checks"]}
     assert found["ok"] is True
-    assert {"Python", "System", "MLX", "Memory", "Disk", "Folder", "Teacher", "Hub", "Sample"} <= set(checks)
+    assert {"Python", "System", "MLX", "Memory", "Disk", "Folder", "API key", "Hub", "Sample"} <= set(checks)
     assert "secret" not in finished.out
     assert checks["Hub"]["found"] == f"{server} answers"
     assert all(check["advice"] for check in found["checks"] if check["status"] != "ok")
@@ -53,6 +53,6 @@ def test_brief_doctor_prints_only_what_needs_attention(cli: Cli, tmp_path: Path)
     finished = cli("doctor", "--brief", cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"})
 
     assert finished.code == 0
-    assert "offline mode; a/b is not in the cache" in finished.out and "Teacher" in finished.out
+    assert "offline mode; a/b is not in the cache" in finished.out and "API key" in finished.out
     assert "Python" not in finished.out
     assert finished.out.splitlines()[-1].endswith("0 problems")

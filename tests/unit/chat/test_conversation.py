@@ -145,6 +145,6 @@ def test_a_conversation_is_saved_and_replaces_no_file(student: Student, tmp_path
     assert printable(answer).strip() in text
     saved = json.loads(data.read_text(encoding="utf-8"))
     assert saved == {"messages": [message.to_json() for message in conversation.messages]}
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         conversation.save(markdown)
     assert markdown.read_text(encoding="utf-8") == text

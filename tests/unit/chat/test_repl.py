@@ -87,7 +87,7 @@ def test_save_writes_a_file_and_reports_problems(conversation: Conversation, tmp
     file = tmp_path / "chat.md"
     _, said = chat(conversation, "/save", f"/save {file}", "Hello", f"/save {file}", f"/save {file}")
     assert "needs a file name" in said[0] and "no answer to save" in said[1]
-    assert said[-2] == f"(saved in {file})" and "exists already" in said[-1]
+    assert said[-2] == f"(saved in {file})" and "already exists" in said[-1]
 
 
 def test_ab_shows_both_and_keeps_the_distilled_answer(adapted: ChatModel) -> None:

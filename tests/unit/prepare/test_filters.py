@@ -12,10 +12,10 @@ from mlx_distill.prepare import PrepareConfig
 from mlx_distill.prepare.filters import IDENTITY_PHRASE, RowFilter, find_broken_code, protected_texts
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from tests.support.teacher_records import record
 
-TREE, POOL, QUERY, THREADS = (text for _, text in protected_texts(shipped("test_prompts.jsonl"))[:4])
+TREE, POOL, QUERY, THREADS = (text for _, text in protected_texts(package_data_path("test_prompts.jsonl"))[:4])
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_other_task_in_the_same_words_is_kept(row_filter: RowFilter, prompt: str
 
 
 def test_copy_of_a_known_answer_is_rejected_for_any_prompt(row_filter: RowFilter) -> None:
-    answers = protected_texts(shipped("test_prompts.jsonl"))[4:]
+    answers = protected_texts(package_data_path("test_prompts.jsonl"))[4:]
     assert len(answers) == 4
     for test_id, answer in answers:
         assert code_blocks(answer)
@@ -125,7 +125,7 @@ def test_copy_of_a_known_answer_is_rejected_for_any_prompt(row_filter: RowFilter
 
 
 def test_shipped_sample_is_far_from_the_test_prompts(row_filter: RowFilter) -> None:
-    records = read_jsonl(shipped("sample") / "teacher_data.jsonl", TeacherRecord.from_json)
+    records = read_jsonl(package_data_path("sample") / "teacher_data.jsonl", TeacherRecord.from_json)
     assert all(keeps(row_filter, item) for item in records)
     assert row_filter.nearest is not None
     assert row_filter.nearest.likeness < 0.3  # 0.2 in the shipped sample; contamination begins at 0.7
