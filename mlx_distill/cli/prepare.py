@@ -19,7 +19,9 @@ from mlx_distill.storage import files
 
 @click.command("prepare")
 @config_options(PrepareConfig)
-@click.option("--show", type=click.IntRange(min=1), metavar="N", help="Print N train rows and mark the supervised text.")
+@click.option(
+    "--show", type=click.IntRange(min=1), metavar="N", help="Print N train rows and mark the supervised text."
+)
 @json_option
 def command(show: int | None, as_json: bool, **flags: Any) -> None:
     """Make train, valid and test rows from the teacher's answers, split by family.
