@@ -109,7 +109,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
-    """Replace a JSON file, an object of long lists, with one item a line and one item in memory at a time."""
+    """Replace a JSON file that holds an object of long lists: one item a line, and one item in memory at a time."""
 
     def pieces() -> Iterator[str]:
         for number, (name, items) in enumerate(lists.items()):
@@ -127,25 +127,25 @@ def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
 
     A text can come in pieces, so that a large file does not have to fit in memory.
     """
-    written: dict[Path, str] = {}
+    temporary: dict[Path, str] = {}
     path = next(iter(texts))
     try:
         for path, text in texts.items():
             make_folder(path.parent)
-            descriptor, written[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            descriptor, temporary[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 sync(file.fileno())
-            os.chmod(written[path], 0o666 & ~_umask())
-        for path, name in written.items():
+            os.chmod(temporary[path], 0o666 & ~_umask())
+        for path, name in temporary.items():
             os.replace(name, path)
         for folder in {path.parent for path in texts}:
             sync_folder(folder)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        for name in written.values():
+        for name in temporary.values():
             Path(name).unlink(missing_ok=True)
 
 
@@ -220,7 +220,7 @@ def _swap(scratch: Path, folder: Path) -> None:
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old / "was")
+        os.replace(folder, old / folder.name)
     os.replace(scratch, folder)
     sync_folder(folder.parent)
     if old:
@@ -233,6 +233,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _umask() -> int:
+    """Return the umask. It can be read only by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
