@@ -213,7 +213,7 @@ def _short_repr(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _problem(error: ValueError) -> str:
+def _problem(error: Exception) -> str:
     """Return the message of msgspec or of a check, without backticks, to stand after a colon."""
     text = str(error).replace("`", "")
     return text[:1].lower() + text[1:]
