@@ -21,7 +21,7 @@ from mlx_distill.run.project import PRICES_SECTION, Project, ProjectConfig
 from mlx_distill.run.stages import RUN_FLAGS, SECTIONS
 from mlx_distill.storage.atomic import is_occupied, new_folder
 from mlx_distill.storage.files import PROJECT_FILE
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from mlx_distill.teachers.pricing import PRICES, PRICES_AS_OF, Price
 
 PROMPT_FILES = ("prompts.jsonl", "test_prompts.jsonl")
@@ -68,7 +68,7 @@ def run(config: InitConfig, _report: Report = ignore) -> InitResult:
     with new_folder(folder) as scratch:
         (scratch / "data").mkdir()
         for file in PROMPT_FILES:
-            shutil.copyfile(shipped(file), scratch / "data" / file)
+            shutil.copyfile(package_data_path(file), scratch / "data" / file)
         (scratch / PROJECT_FILE).write_text(project_file(project), encoding="utf-8")
     files = tuple(folder / file for file in (PROJECT_FILE, *(f"data/{file}" for file in PROMPT_FILES)))
     return InitResult(folder, name, project.teacher, project.student, files)
