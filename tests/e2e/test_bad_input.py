@@ -120,7 +120,7 @@ BAD_INPUT: dict[str, Case] = {
     "a learning rate of 0": (f"{TRAIN} --learning-rate 0", {}, ["learning_rate"]),
     "layers that do not exist": (f"{TRAIN} --targets attention", {}, ["attention", "self_attn.q_proj"]),
     "resume without a checkpoint": (f"{TRAIN} --resume", {}, ["checkpoint"]),
-    "an adapter folder in use": (TRAIN.replace("new", "a"), {}, ["a exists", "--force"]),
+    "an adapter folder in use": (TRAIN.replace("new", "a"), {}, ["a already exists", "--force"]),
     "an adapter path that is a file": (TRAIN.replace("new", "taken"), {"taken": "hello"}, ["taken"]),
     # compare, fuse, chat
     "a missing adapter": (COMPARE.replace(" a ", " none "), {}, ["none", "mlx-distill train"]),

@@ -214,7 +214,7 @@ def test_interrupted_training_resumes(project: Path, cli: Callable[..., Finished
     edit("epochs = 20", "epochs  =  20")  # the same settings in another spelling
     again = cli("run", "--json")
     assert again.code == 0, again.err
-    assert "resum" in again.err.lower()
+    assert "Continuing after step" in again.err
     train = next(stage for stage in json.loads(again.out)["stages"] if stage["stage"] == "train")
     assert "20 epochs" in train["summary"]
     assert not Path("reports/tiny/manifests/train.started.json").exists()
