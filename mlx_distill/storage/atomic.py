@@ -66,6 +66,16 @@ def is_occupied(path: Path) -> bool:
     return path.exists()
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether `path` is `folder` or inside it. Compares the folders on the disk, which may ignore case."""
+    path, folder = path.resolve(), folder.resolve()
+    for parent in (path, *path.parents):
+        with suppress(OSError):  # one of them does not exist
+            if parent.samefile(folder):
+                return True
+    return folder in (path, *path.parents)
+
+
 def missing_parents(path: Path) -> list[Path]:
     """Return the parents of `path` that do not exist, innermost first."""
     return [parent for parent in path.parents if not parent.exists()]
@@ -244,13 +254,3 @@ def _cannot_write(path: Path, error: OSError) -> MachineError:
         f"{path}: cannot write ({error.strerror or error}).",
         "Free disk space or choose a folder that you can write to, then run the same command again.",
     )
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Return True if `path` is `folder` or lies in it. Compares folders, not spellings: a disk may ignore case."""
-    path, folder = path.resolve(), folder.resolve()
-    for parent in (path, *path.parents):
-        with suppress(OSError):  # one of them does not exist
-            if parent.samefile(folder):
-                return True
-    return folder in (path, *path.parents)
