@@ -20,6 +20,9 @@ from mlx_distill.config import path_to_text, to_plain
 from mlx_distill.errors import InputError, MachineError
 from mlx_distill.storage.lock import exclusive
 
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # the mask can only be read by setting it: once, before there are threads
+
 IGNORED = frozenset({".DS_Store"})
 """Files that the Finder leaves in a folder. A folder with nothing else is empty."""
 
@@ -147,7 +150,7 @@ def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
                 file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 sync(file.fileno())
-            os.chmod(temporary[path], 0o666 & ~_umask())
+            os.chmod(temporary[path], 0o666 & ~_UMASK)
         for path, name in temporary.items():
             os.replace(name, path)
         for folder in {path.parent for path in texts}:
@@ -177,7 +180,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield scratch
             _sync_file(scratch)
-            scratch.chmod(0o666 & ~_umask())
+            scratch.chmod(0o666 & ~_UMASK)
             os.replace(scratch, path)
             sync_folder(path.parent)
         except OSError as error:
@@ -205,7 +208,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             for item in sorted(scratch.rglob("*")):
                 if item.is_file():
                     _sync_file(item)
-            scratch.chmod(0o777 & ~_umask())
+            scratch.chmod(0o777 & ~_UMASK)
             _swap(scratch, folder)
         except OSError as error:
             raise _cannot_write(folder, error) from error
@@ -240,13 +243,6 @@ def _swap(scratch: Path, folder: Path) -> None:
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         sync(file.fileno())
-
-
-def _umask() -> int:
-    """Return the umask. It can be read only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot_write(path: Path, error: OSError) -> MachineError:
