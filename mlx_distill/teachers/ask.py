@@ -14,7 +14,7 @@ from mlx_distill.events import Report, ignore
 from mlx_distill.records import TeacherRecord, Usage
 from mlx_distill.storage.jsonl import each_jsonl
 from mlx_distill.teachers import signals
-from mlx_distill.teachers.base import RetryPolicy, SupportsBatches, Teacher
+from mlx_distill.teachers.base import BatchTeacher, RetryPolicy, Teacher
 from mlx_distill.teachers.batches import BatchRunner, prompt_keys_in_batches
 from mlx_distill.teachers.pending import (
     AnswerSummary,
@@ -118,7 +118,7 @@ def ask(
         if paid:
             budget.price_of(teacher.billed_model)
         runners: list[BatchRunner | Runner] = []
-        if batch_mode and isinstance(teacher, SupportsBatches) and (store.batches or batch_mode == "all"):
+        if batch_mode and isinstance(teacher, BatchTeacher) and (store.batches or batch_mode == "all"):
             batch_runner = BatchRunner(
                 teacher, plan, store, paid=paid, make_plan=plan_again, retry=retry, mode=batch_mode,
                 policy=policy, report=report, job=job,
@@ -157,7 +157,7 @@ def is_paid(teacher: Teacher, budget: Budget) -> bool:
 
 
 def _check_batches(teacher: Teacher, batch_mode: BatchMode | None) -> None:
-    if batch_mode in ("wait", "all") and not isinstance(teacher, SupportsBatches):
+    if batch_mode in ("wait", "all") and not isinstance(teacher, BatchTeacher):
         advice = "Leave out --batch (in distill.toml: batch) and --wait, or choose another teacher."
         raise InputError(f"{teacher.name} has no batches.", advice)
 
@@ -214,7 +214,7 @@ def estimate(
     usages = _expected(plan.missing, output_tokens)
     price = budget.price_of(teacher.billed_model) if is_paid(teacher, budget) else None
     free = None if teacher.billed_model else 0.0
-    may_batch = batch_mode is not None and isinstance(teacher, SupportsBatches)
+    may_batch = batch_mode is not None and isinstance(teacher, BatchTeacher)
 
     def likely(batch: bool) -> float | None:
         return _sum_usd(price, usages, batch=batch) if price else free
