@@ -127,7 +127,8 @@ class Server:
 
 
 def collect(n_prompts: int, concurrency: int) -> dict[str, float]:
-    from mlx_distill.collect.run import CollectConfig, run
+    from mlx_distill.collect.config import CollectConfig
+    from mlx_distill.collect.run import run
 
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.txt"

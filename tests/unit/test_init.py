@@ -18,7 +18,7 @@ from mlx_distill.run import pipeline
 from mlx_distill.run.init import InitConfig, project_file, run
 from mlx_distill.run.project import Project, ProjectConfig
 from mlx_distill.run.stages import CONTROLS, STAGES
-from mlx_distill.teachers.money.prices import PRICES
+from mlx_distill.teachers.pricing import PRICES
 from tests.conftest import Finished
 
 PATHS = {"data", "model", "adapter", "out", "prompts", "test_prompts"}

@@ -10,7 +10,7 @@ import pytest
 from mlx_distill.config import parse, setting, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.run.project import Project
-from mlx_distill.teachers.money.prices import Price
+from mlx_distill.teachers.pricing import Price
 
 
 @dataclass(frozen=True)
