@@ -373,6 +373,12 @@ class BatchRunner:
             self._report(Warning(f"Batch {batch.id} is not ours: its results name other requests."))
             self._store.set_batch(structs.replace(batch, id="", not_ours=(*batch.not_ours, batch.id)))
             return
+        self._finish_import(batch, requests, seen, unknown)
+
+    def _finish_import(
+        self, batch: PendingBatch, requests: dict[str, PendingRequest], seen: dict[str, str], unknown: list[str]
+    ) -> None:
+        """Forget a batch whose answers are in the journal; count answers without a known cost, and missing results."""
         missing = requests.keys() - seen.keys()
         if missing and self._n_short[batch.name] < MAX_READINGS:
             self._n_short[batch.name] += 1
@@ -381,7 +387,7 @@ class BatchRunner:
             seen[each] = "no result came"
             self._left_unanswered(requests[each], "no result came", retryable=True)
         self._store.flush()
-        lost = [*unknown, *missing] if paid else []
+        lost = [*unknown, *missing] if batch.usd else []
         self._close(batch, sum(self._worst_usd(requests[each].request) or 0.0 for each in lost), len(lost))
         reasons = Counter(reason for reason in seen.values() if reason)
         n_left = reasons.total()

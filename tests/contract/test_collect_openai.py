@@ -327,7 +327,7 @@ def test_huge_or_compressed_response_is_not_read(
 ) -> None:
     body = completion("x" * (1 if headers else 17 * 2**20)).body
     server.script = lambda call: Reply(body=body, headers=headers)
-    with pytest.raises(TeacherError, match="the response (has more than 16 MiB|is compressed)"):
+    with pytest.raises(TeacherError, match=r"the response (has more than 16 MiB|is compressed)"):
         collect()
 
 
