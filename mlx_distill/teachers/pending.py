@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -100,7 +101,7 @@ class Plan:
     in_batches: Collection[str]
     """Keys of requests that a pending batch will answer. They are not missing."""
 
-    @property
+    @cached_property
     def unique(self) -> tuple[str, ...]:
         """Each key once, in order."""
         return tuple(dict.fromkeys(self.keys))

@@ -31,14 +31,10 @@ ANSWER = "One line first. Then a second one, which says why, as an answer of som
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, help="seconds that the server takes for an answer  [default: 5]"
-    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds for an answer  [default: 5]")
     parser.add_argument("--prompts", type=int, default=104, help="prompts of the speed run  [default: 104]")
     parser.add_argument("--concurrency", type=int, default=104, help="maximum requests at once  [default: 104]")
-    parser.add_argument(
-        "--counts", type=int, nargs="*", default=[1000, 10_000, 100_000], help="numbers of prompts of the memory runs"
-    )
+    parser.add_argument("--counts", type=int, nargs="*", default=[1000, 10_000, 100_000], help="prompts, for memory")
     parser.add_argument("--silent", action="store_true", help="the server does not report its limits")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--collect", type=json.loads, help=argparse.SUPPRESS)
