@@ -37,7 +37,7 @@ def command(as_json: bool, **flags: Any) -> None:
 
 
 def print_result(result: TrainResult) -> None:
-    """Print what was trained, for how long, and loss and accuracy before and after."""
+    """Print size and time of the training, and loss and accuracy before and after."""
     trainable = f"{result.n_trainable / 1e6:.2f}M of {result.n_parameters / 1e6:.0f}M"
     fraction = format_percent(result.n_trainable / result.n_parameters, 2)
     estimated = f" ({format_bytes(result.estimated_bytes)} estimated)" if result.estimated_bytes else ""

@@ -20,6 +20,9 @@ from mlx_distill.config import path_to_text, to_plain
 from mlx_distill.errors import InputError, MachineError
 from mlx_distill.storage.lock import exclusive
 
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # the mask can only be read by setting it: once, before there are threads
+
 IGNORED = frozenset({".DS_Store"})
 """Files that the Finder leaves in a folder. A folder with nothing else is empty."""
 
@@ -66,6 +69,16 @@ def is_occupied(path: Path) -> bool:
     return path.exists()
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether `path` is `folder` or inside it. Compares the folders on the disk, which may ignore case."""
+    path, folder = path.resolve(), folder.resolve()
+    for parent in (path, *path.parents):
+        with suppress(OSError):  # one of them does not exist
+            if parent.samefile(folder):
+                return True
+    return folder in (path, *path.parents)
+
+
 def missing_parents(path: Path) -> list[Path]:
     """Return the parents of `path` that do not exist, innermost first."""
     return [parent for parent in path.parents if not parent.exists()]
@@ -109,7 +122,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
-    """Replace a JSON file, an object of long lists, with one item a line and one item in memory at a time."""
+    """Replace a JSON file that holds an object of long lists: one item a line, and one item in memory at a time."""
 
     def pieces() -> Iterator[str]:
         for number, (name, items) in enumerate(lists.items()):
@@ -127,25 +140,25 @@ def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
 
     A text can come in pieces, so that a large file does not have to fit in memory.
     """
-    written: dict[Path, str] = {}
+    temporary: dict[Path, str] = {}
     path = next(iter(texts))
     try:
         for path, text in texts.items():
             make_folder(path.parent)
-            descriptor, written[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            descriptor, temporary[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 sync(file.fileno())
-            os.chmod(written[path], 0o666 & ~_umask())
-        for path, name in written.items():
+            os.chmod(temporary[path], 0o666 & ~_UMASK)
+        for path, name in temporary.items():
             os.replace(name, path)
         for folder in {path.parent for path in texts}:
             sync_folder(folder)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        for name in written.values():
+        for name in temporary.values():
             Path(name).unlink(missing_ok=True)
 
 
@@ -167,7 +180,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield scratch
             _sync_file(scratch)
-            scratch.chmod(0o666 & ~_umask())
+            scratch.chmod(0o666 & ~_UMASK)
             os.replace(scratch, path)
             sync_folder(path.parent)
         except OSError as error:
@@ -195,7 +208,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             for item in sorted(scratch.rglob("*")):
                 if item.is_file():
                     _sync_file(item)
-            scratch.chmod(0o777 & ~_umask())
+            scratch.chmod(0o777 & ~_UMASK)
             _swap(scratch, folder)
         except OSError as error:
             raise _cannot_write(folder, error) from error
@@ -220,7 +233,7 @@ def _swap(scratch: Path, folder: Path) -> None:
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old / "was")
+        os.replace(folder, old / folder.name)
     os.replace(scratch, folder)
     sync_folder(folder.parent)
     if old:
@@ -232,24 +245,8 @@ def _sync_file(path: Path) -> None:
         sync(file.fileno())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _cannot_write(path: Path, error: OSError) -> MachineError:
     return MachineError(
         f"{path}: cannot write ({error.strerror or error}).",
         "Free disk space or choose a folder that you can write to, then run the same command again.",
     )
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Return True if `path` is `folder` or lies in it. Compares folders, not spellings: a disk may ignore case."""
-    path, folder = path.resolve(), folder.resolve()
-    for parent in (path, *path.parents):
-        with suppress(OSError):  # one of them does not exist
-            if parent.samefile(folder):
-                return True
-    return folder in (path, *path.parents)

@@ -47,11 +47,13 @@ class AnthropicTeacher:
         "their permission."
     )
     max_retry_tokens = STREAM_ABOVE_TOKENS
+    max_requests = 100_000
+    max_bytes = 250_000_000
+    """The API allows 256 MB. The difference covers what the SDK encodes differently."""
 
     def __init__(self, model: str, max_seconds: float = MAX_SECONDS) -> None:
         self.name = f"anthropic:{model}"
         self.billed_model = model
-        self.batches = AnthropicBatches(self)
         self._max_seconds = max_seconds
         self._client: AnthropicClient | None = None
 
@@ -87,35 +89,21 @@ class AnthropicTeacher:
             raise RetryableError(f"no complete answer within {deadline:g} s") from error
         return Reply(structs.replace(reply.answer, seconds=time.monotonic() - started), reply.rate_limits)
 
-
-class AnthropicBatches:
-    """The Message Batches API: many requests at half price, answered within a day."""
-
-    max_requests = 100_000
-    max_bytes = 250_000_000
-    """The API allows 256 MB. The difference covers what the SDK encodes differently."""
-
-    def __init__(self, teacher: AnthropicTeacher) -> None:
-        self._teacher = teacher
+    # The Message Batches API: many requests at half price, answered within a day
 
     def size_bytes(self, request: Request) -> int:
-        """Return an upper bound of the bytes that a request takes in a batch."""
-        return len(json.dumps(parameters(self._teacher.billed_model, request)).encode()) + BATCH_FRAME_BYTES
+        return len(json.dumps(parameters(self.billed_model, request)).encode()) + BATCH_FRAME_BYTES
 
     async def create(self, requests: Mapping[str, Request]) -> BatchState:
-        """Submit a batch."""
-        model = self._teacher.billed_model
-        entries = [{"custom_id": name, "params": parameters(model, request)} for name, request in requests.items()]
-        return await self._teacher.client.create_batch(entries)
+        return await self.client.create_batch(
+            [{"custom_id": name, "params": parameters(self.billed_model, each)} for name, each in requests.items()]
+        )
 
     async def retrieve(self, batch_id: str) -> BatchState:
-        """Return the state of a batch."""
-        return await self._teacher.client.retrieve_batch(batch_id)
+        return await self.client.retrieve_batch(batch_id)
 
     async def list_since(self, moment: datetime) -> list[BatchState]:
-        """Return the account's batches since `moment`."""
-        return await self._teacher.client.list_batches(moment)
+        return await self.client.list_batches(moment)
 
     def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
-        """Yield the results of an ended batch."""
-        return self._teacher.client.batch_results(batch_id)
+        return self.client.batch_results(batch_id)

@@ -14,7 +14,7 @@ from mlx_distill.events import Report, ignore
 from mlx_distill.records import TeacherRecord, Usage
 from mlx_distill.storage.jsonl import each_jsonl
 from mlx_distill.teachers import signals
-from mlx_distill.teachers.base import RetryPolicy, SupportsBatches, Teacher
+from mlx_distill.teachers.base import BatchTeacher, RetryPolicy, Teacher
 from mlx_distill.teachers.batches import BatchRunner, prompt_keys_in_batches
 from mlx_distill.teachers.pending import (
     AnswerSummary,
@@ -25,7 +25,7 @@ from mlx_distill.teachers.pending import (
     Requests,
     make_plan,
 )
-from mlx_distill.teachers.pricing import Budget, Price, UsageReport, cost_of, max_input_tokens, worst_case_usd
+from mlx_distill.teachers.pricing import Budget, UsageReport, cost_of, max_input_tokens, worst_case_usd
 from mlx_distill.teachers.runner import Runner
 from mlx_distill.teachers.store import AnswerStore
 
@@ -118,7 +118,7 @@ def ask(
         if paid:
             budget.price_of(teacher.billed_model)
         runners: list[BatchRunner | Runner] = []
-        if batch_mode and isinstance(teacher, SupportsBatches) and (store.batches or batch_mode == "all"):
+        if batch_mode and isinstance(teacher, BatchTeacher) and (store.batches or batch_mode == "all"):
             batch_runner = BatchRunner(
                 teacher, plan, store, paid=paid, make_plan=plan_again, retry=retry, mode=batch_mode,
                 policy=policy, report=report, job=job,
@@ -157,7 +157,7 @@ def is_paid(teacher: Teacher, budget: Budget) -> bool:
 
 
 def _check_batches(teacher: Teacher, batch_mode: BatchMode | None) -> None:
-    if batch_mode in ("wait", "all") and not isinstance(teacher, SupportsBatches):
+    if batch_mode in ("wait", "all") and not isinstance(teacher, BatchTeacher):
         advice = "Leave out --batch (in distill.toml: batch) and --wait, or choose another teacher."
         raise InputError(f"{teacher.name} has no batches.", advice)
 
@@ -211,17 +211,13 @@ def estimate(
     if batch_mode == "wait":
         plan.missing.clear()
     output_tokens, n_known = _mean_output_tokens(plan.known.values())
-    usages = _expected(plan.missing, output_tokens)
-    price = budget.price_of(teacher.billed_model) if is_paid(teacher, budget) else None
-    free = None if teacher.billed_model else 0.0
-    may_batch = batch_mode is not None and isinstance(teacher, SupportsBatches)
-
-    def likely(batch: bool) -> float | None:
-        return _sum_usd(price, usages, batch=batch) if price else free
-
-    def worst(batch: bool) -> float | None:
-        return sum(_worst_usd(price, each, teacher, batch=batch) for each in plan.missing) if price else free
-
+    usages = [_expected(each, output_tokens) for each in plan.missing]
+    usd = batch_usd = worst_usd = worst_batch_usd = None if teacher.billed_model else 0.0
+    if is_paid(teacher, budget):
+        usd, worst_usd = _costs(teacher, plan.missing, output_tokens, budget, batch=False)
+        batch_usd, worst_batch_usd = _costs(teacher, plan.missing, output_tokens, budget, batch=True)
+    if batch_mode is None or not isinstance(teacher, BatchTeacher):
+        batch_usd = worst_batch_usd = None
     source = f"the mean of {n_known} answers" if n_known else "an assumption"
     return Estimate(
         teacher=teacher.name,
@@ -233,10 +229,10 @@ def estimate(
         input_tokens=sum(usage.input_tokens for usage in usages),
         output_tokens=sum(usage.output_tokens for usage in usages),
         basis=f"input at {BYTES_PER_TOKEN:g} bytes a token, output {output_tokens} an answer, {source}",
-        usd=likely(batch=False),
-        batch_usd=likely(batch=True) if may_batch else None,
-        worst_usd=worst(batch=False),
-        worst_batch_usd=worst(batch=True) if may_batch else None,
+        usd=usd,
+        batch_usd=batch_usd,
+        worst_usd=worst_usd,
+        worst_batch_usd=worst_batch_usd,
         spent_usd=store.spent_usd,
         max_cost=budget.max_cost,
     )
@@ -246,12 +242,11 @@ def _over_budget(
     teacher: Teacher, plan: Plan, failed: Collection[FailedPrompt], store: AnswerStore, *, batch: bool
 ) -> BudgetError:
     """Return the error for a reached cap: what was spent, what is left, and the cap that would be enough."""
-    price = store.budget.price_of(teacher.billed_model)
     done = {*plan.known, *(item.key for item in failed)}
-    left = list({each.key: each for each in plan.missing if each.key not in done}.values())
-    likely = _sum_usd(price, _expected(left, _mean_output_tokens(plan.known.values())[0]), batch=batch)
-    worst = sum(_worst_usd(price, each, teacher, batch=batch) for each in left)
-    largest = max(_worst_once(price, each, each.request.max_tokens, batch=batch) for each in left)
+    left = [each for each in plan.missing if each.key not in done]
+    output_tokens, _ = _mean_output_tokens(plan.known.values())
+    likely, worst = _costs(teacher, left, output_tokens, store.budget, batch=batch)
+    largest = max(_costs(teacher, [each], 0, store.budget, batch=batch, retry=False)[1] for each in left)
     spent, unknown = store.spent_usd, store.report().total.unknown_usd
     lost = f" ({unknown:.2f} of it for requests of unknown outcome)" if unknown else ""
     enough = math.ceil(100.0 * (spent + likely + largest)) / 100.0
@@ -272,28 +267,29 @@ def _mean_output_tokens(answers: Iterable[AnswerSummary]) -> tuple[int, int]:
     return -(-sum(counts) // len(counts)), len(counts)
 
 
-def _expected(pending: Iterable[PendingRequest], output_tokens: int) -> list[Usage]:
-    return [
-        Usage(
-            round(max_input_tokens(each.request.messages) / BYTES_PER_TOKEN),
-            min(output_tokens, each.request.max_tokens),
-        )
-        for each in pending
-    ]
+def _expected(pending: PendingRequest, output_tokens: int) -> Usage:
+    input_tokens = round(max_input_tokens(pending.request.messages) / BYTES_PER_TOKEN)
+    return Usage(input_tokens, min(output_tokens, pending.request.max_tokens))
 
 
-def _sum_usd(price: Price, usages: Iterable[Usage], *, batch: bool) -> float:
-    costs = [cost_of(price, usage, batch=batch) for usage in usages]
-    return sum(cost.usd for cost in costs if cost)
+def _costs(
+    teacher: Teacher,
+    requests: Iterable[PendingRequest],
+    output_tokens: int,
+    budget: Budget,
+    *,
+    batch: bool,
+    retry: bool = True,
+) -> tuple[float, float]:
+    """Return the likely and the worst cost of requests, with the retry of an answer that is truncated.
 
-
-def _worst_usd(price: Price, pending: PendingRequest, teacher: Teacher, *, batch: bool) -> float:
-    """Return the worst case of a request and of its retry if the answer is truncated."""
-    first = pending.request.max_tokens
-    second = 0 if pending.has_answer else min(2 * first, teacher.max_retry_tokens)
-    return sum(_worst_once(price, pending, limit, batch=batch) for limit in {first, max(first, second)})
-
-
-def _worst_once(price: Price, pending: PendingRequest, max_tokens: int, *, batch: bool) -> float:
-    """Return the worst case; 0 for a request that is too long for the price, because it is not sent."""
-    return worst_case_usd(price, pending.request.messages, max_tokens, batch=batch) or 0.0
+    Requests that are too long for the price are not sent, so they cost nothing.
+    """
+    price, likely, worst = budget.price_of(teacher.billed_model), 0.0, 0.0
+    for each in requests:
+        cost, limit = cost_of(price, _expected(each, output_tokens), batch=batch), each.request.max_tokens
+        second = min(2 * limit, teacher.max_retry_tokens) if retry and not each.has_answer else 0
+        likely += cost.usd if cost else 0.0
+        for max_tokens in {limit, max(limit, second)}:
+            worst += worst_case_usd(price, each.request.messages, max_tokens, batch=batch) or 0.0
+    return likely, worst

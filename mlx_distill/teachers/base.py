@@ -158,8 +158,9 @@ class BatchResult:
     """True if the same request may succeed in another batch: it expired, or the provider failed."""
 
 
-class BatchClient(Protocol):
-    """A provider's batch jobs. Raises what `Teacher.complete` raises, and BatchGoneError."""
+@runtime_checkable
+class BatchTeacher(Protocol):
+    """A teacher that also has batch jobs. Raises what `Teacher.complete` raises, and BatchGoneError."""
 
     max_requests: int
     """Requests in one batch."""
@@ -183,12 +184,3 @@ class BatchClient(Protocol):
 
     def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
         """Yield the results of an ended batch, in any order. Unreadable results are left out."""
-
-
-@runtime_checkable
-class SupportsBatches(Protocol):
-    """A teacher that also answers in batches."""
-
-    @property
-    def batches(self) -> BatchClient:
-        """The batch jobs of the teacher's account."""

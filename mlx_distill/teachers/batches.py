@@ -14,26 +14,24 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 from msgspec import structs
 
 from mlx_distill.errors import BudgetError, DistillError, InputError, Interrupted, TeacherError
 from mlx_distill.events import Note, Report, Warning
 from mlx_distill.formatting import format_duration, format_time_of_day, plural
-from mlx_distill.records import Message, Prompt, Record, Request, TeacherRecord
+from mlx_distill.records import Request, TeacherRecord
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import remove_empty, write_jsonl
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
 from mlx_distill.teachers.base import (
-    BatchClient,
     BatchGoneError,
     BatchState,
+    BatchTeacher,
     MalformedResponseError,
     RetryableError,
     RetryPolicy,
-    SupportsBatches,
     Teacher,
 )
 from mlx_distill.teachers.pending import BatchMode, FailedPrompt, PendingRequest, Plan
@@ -62,32 +60,19 @@ PlanMaker = Callable[[Collection[str], Collection[str]], Plan]
 """Makes a plan from the prompt keys in batches, and the completion statuses to retry."""
 
 
-class BatchRequest(Record, frozen=True):
-    """A line of `batches/NAME.jsonl`."""
-
-    custom_id: str
-    key: str
-    has_answer: bool
-    prompt: Prompt
-    teacher: str
-    max_tokens: int
-    messages: Annotated[tuple[Message, ...], msgspec.Meta(min_length=1)]
-
-    @property
-    def pending(self) -> PendingRequest:
-        """The request to send."""
-        request = Request(self.teacher, self.messages, self.max_tokens)
-        return PendingRequest(self.key, self.prompt, request, self.has_answer)
+def custom_id(batch_name: str, pending: PendingRequest) -> str:
+    """Return the id of a request in a batch: at most 64 letters, digits and -."""
+    return f"{batch_name}-{pending.request.key[:KEY_LENGTH]}"
 
 
 def read_requests(folder: Path, batch: PendingBatch) -> dict[str, PendingRequest]:
     """Return the requests of a pending batch by custom_id."""
     path = folder / f"{batch.name}.jsonl"
     advice = (
-        f"It has the requests of a pending batch: restore it from a copy. To give up the batch, remove it from "
+        "It has the requests of a pending batch: restore it from a copy. To give up the batch, remove it from "
         f'"batches" in {folder.parent / files.SPENDING}.'
     )
-    requests = {line.custom_id: line.pending for line in read_jsonl(path, BatchRequest.from_json, advice)}
+    requests = {custom_id(batch.name, each): each for each in read_jsonl(path, PendingRequest.from_json, advice)}
     if len(requests) != batch.n_requests:
         raise InputError(f"{path} has {len(requests)} requests instead of {batch.n_requests}.", advice)
     return requests
@@ -116,9 +101,9 @@ class BatchRunner:
         report: Report,
         job: str,
     ) -> None:
-        assert isinstance(teacher, SupportsBatches)
+        assert isinstance(teacher, BatchTeacher)
         self._teacher, self._store, self._paid, self._mode = teacher, store, paid, mode
-        self._client: BatchClient = teacher.batches
+        self._client: BatchTeacher = teacher
         self._make_plan, self._retry, self._policy, self._report = make_plan, retry, policy, report
         self._folder = store.folder / files.BATCHES
         self._progress = ProgressReporter(report, job, len(plan.unique))
@@ -253,9 +238,9 @@ class BatchRunner:
 
     async def _submit(self, chunk: Sequence[tuple[PendingRequest, float]]) -> None:
         name = secrets.token_hex(4)
-        named = {f"{name}-{pending.request.key[:KEY_LENGTH]}": pending for pending, _ in chunk}
-        requests = {custom_id: pending.request for custom_id, pending in named.items()}
-        write_jsonl(self._folder / f"{name}.jsonl", [_line(custom_id, pending) for custom_id, pending in named.items()])
+        named = {custom_id(name, pending): pending for pending, _ in chunk}
+        requests = {each: pending.request for each, pending in named.items()}
+        write_jsonl(self._folder / f"{name}.jsonl", [pending.to_json() for pending in named.values()])
         usd = sum(worst for _, worst in chunk)
         batch = PendingBatch(name, self._teacher.name, len(named), usd, datetime.now(UTC).isoformat())
         self._store.set_batch(batch)
@@ -388,15 +373,21 @@ class BatchRunner:
             self._report(Warning(f"Batch {batch.id} is not ours: its results name other requests."))
             self._store.set_batch(structs.replace(batch, id="", not_ours=(*batch.not_ours, batch.id)))
             return
+        self._finish_import(batch, requests, seen, unknown)
+
+    def _finish_import(
+        self, batch: PendingBatch, requests: dict[str, PendingRequest], seen: dict[str, str], unknown: list[str]
+    ) -> None:
+        """Forget a batch whose answers are in the journal; count answers without a known cost, and missing results."""
         missing = requests.keys() - seen.keys()
         if missing and self._n_short[batch.name] < MAX_READINGS:
             self._n_short[batch.name] += 1
             raise RetryableError(f"the results of {batch.id} have {len(seen):,} of its {len(requests):,} requests")
-        for custom_id in missing:
-            seen[custom_id] = "no result came"
-            self._left_unanswered(requests[custom_id], "no result came", retryable=True)
+        for each in missing:
+            seen[each] = "no result came"
+            self._left_unanswered(requests[each], "no result came", retryable=True)
         self._store.flush()
-        lost = [*unknown, *missing] if paid else []
+        lost = [*unknown, *missing] if batch.usd else []
         self._close(batch, sum(self._worst_usd(requests[each].request) or 0.0 for each in lost), len(lost))
         reasons = Counter(reason for reason in seen.values() if reason)
         n_left = reasons.total()
@@ -441,16 +432,3 @@ class BatchRunner:
             note = f"waiting for {which}, {format_duration(round(age.total_seconds()))} old"
         n_done = len(self.plan.known) + sum(state.n_done for state in states)
         self._progress.progress(min(n_done, len(self.plan.unique)), note)
-
-
-def _line(custom_id: str, pending: PendingRequest) -> dict[str, Any]:
-    request = pending.request
-    return BatchRequest(
-        custom_id,
-        pending.key,
-        pending.has_answer,
-        pending.prompt,
-        request.teacher,
-        request.max_tokens,
-        request.messages,
-    ).to_json()

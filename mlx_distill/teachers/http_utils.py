@@ -13,7 +13,14 @@ from typing import Any, Literal
 import httpx2
 
 from mlx_distill.errors import TeacherError
-from mlx_distill.teachers.base import BadRequestError, MaxTokensError, PromptError, RateLimit, RetryableError
+from mlx_distill.teachers.base import (
+    BadRequestError,
+    MalformedResponseError,
+    MaxTokensError,
+    PromptError,
+    RateLimit,
+    RetryableError,
+)
 
 MAX_RESPONSE_BYTES = 16 * 2**20
 """Larger responses are not read: a broken server must not fill the memory."""
@@ -88,7 +95,7 @@ def connection_error(error: BaseException, address: str, *secrets: str | None) -
     """Return what a failed connection means. A request that never reached the server costs nothing."""
     cause = error.__cause__ or error
     if isinstance(cause, ResponseTooLargeError):
-        return PromptError(str(cause))
+        return MalformedResponseError(f"{address}: {cause}.", "Check the address and any proxy in between.")
     never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
     return RetryableError(
         f"no connection to {address} ({clean(cause, *secrets) or type(cause).__name__})",

@@ -66,7 +66,9 @@ class OpenAITeacher:
 
     async def __aenter__(self) -> Self:
         if find_spec("openai") is None:
-            raise MissingError("An openai: teacher needs the package openai, which is not installed.", self._install)
+            raise MissingError(
+                "An openai: teacher needs the package openai, which is not installed.", PROVIDERS["openai"].install
+            )
         if not os.environ.get("OPENAI_API_KEY") and urlsplit(self.base_url).hostname == OPENAI_HOST:
             raise TeacherError("No API key and no server: set OPENAI_API_KEY or OPENAI_BASE_URL.", ADDRESS_ADVICE)
         from mlx_distill.teachers.openai_client import OpenAIClient
@@ -92,10 +94,6 @@ class OpenAITeacher:
         except TimeoutError as error:
             raise RetryableError(f"no complete answer within {self._max_seconds:g} s") from error
         return Reply(structs.replace(answer, seconds=time.monotonic() - started))
-
-    @property
-    def _install(self) -> str:
-        return PROVIDERS["openai"].install
 
 
 def _split(source: str) -> tuple[str, str]:

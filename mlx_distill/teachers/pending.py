@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
 from msgspec import structs
 
-from mlx_distill.records import Answer, Prompt, Request, TeacherRecord
+from mlx_distill.records import Answer, Prompt, Record, Request, TeacherRecord
 from mlx_distill.storage.jsonl import each_jsonl
 
 Retry = Literal["max_tokens", "refusal", "empty"]
@@ -63,8 +64,7 @@ class AnswerSummary:
         return self.status == "complete"
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRequest:
+class PendingRequest(Record, frozen=True):
     """One request to send."""
 
     key: str
@@ -101,7 +101,7 @@ class Plan:
     in_batches: Collection[str]
     """Keys of requests that a pending batch will answer. They are not missing."""
 
-    @property
+    @cached_property
     def unique(self) -> tuple[str, ...]:
         """Each key once, in order."""
         return tuple(dict.fromkeys(self.keys))
@@ -155,8 +155,8 @@ def better_request(
         larger = max(answer.max_tokens, min(2 * answer.max_tokens, max_retry_tokens))
         if answer.max_tokens <= limit < larger or answer.status in retry:
             request = structs.replace(pending.request, max_tokens=larger)
-            return replace(pending, request=request, has_answer=True)
-    return replace(pending, has_answer=True) if answer.status in retry else None
+            return structs.replace(pending, request=request, has_answer=True)
+    return structs.replace(pending, has_answer=True) if answer.status in retry else None
 
 
 def _answers(journal: Path, prompts: dict[str, Prompt]) -> dict[str, AnswerSummary]:

@@ -6,6 +6,7 @@ A project adds and overrides prices under `[prices]` in distill.toml.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -183,7 +184,7 @@ class UsageReport:
     @property
     def total(self) -> ModelUsage:
         """All models together."""
-        return sum_usage(self.models, "all")
+        return functools.reduce(ModelUsage.plus, self.models, ModelUsage("all"))
 
     def plus(self, other: UsageReport) -> UsageReport:
         """Return both together."""
@@ -197,14 +198,6 @@ def usage_report(usages: Iterable[ModelUsage]) -> UsageReport:
         groups[usage.model] = groups[usage.model].plus(usage) if usage.model in groups else usage
     models = tuple(groups[model] for model in sorted(groups))
     return UsageReport(models, sum(model.usd for model in models))
-
-
-def sum_usage(usages: Iterable[ModelUsage], name: str) -> ModelUsage:
-    """Add up usages under a name."""
-    total = ModelUsage(name)
-    for usage in usages:
-        total = total.plus(usage)
-    return total
 
 
 def usage_of(record: TeacherRecord, prices: Prices, *, repeated: bool) -> ModelUsage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.events import Event
+from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers import open_teacher
-from mlx_distill.teachers.openai import is_loopback, without_thinking
+from mlx_distill.teachers.base import RetryableError
+from mlx_distill.teachers.openai import OpenAITeacher, is_loopback, without_thinking
 from tests.support.collecting import KEY, Collect, Records, cautions, scripted
 from tests.support.completions import PATH, completion, failure
 from tests.support.messages_server import DROPPED, MessagesServer, Reply
@@ -305,3 +308,37 @@ def test_an_address_without_http_is_refused() -> None:
     with pytest.raises(InputError, match="does not begin with http://"):
         open_teacher("openai:qwen2.5:7b@127.0.0.1:8080/v1")
     assert open_teacher("openai:model@v2").name == "openai:model@v2"
+
+
+# A broken or hostile server
+
+
+def test_redirect_is_not_followed(server: MessagesServer, collect: Collect) -> None:
+    with MessagesServer(lambda call: completion(), path=PATH).running() as other:
+        server.script = lambda call: Reply(307, {}, {"location": f"{other.url}{PATH}"})
+        with pytest.raises(TeacherError):
+            collect()
+        assert other.calls == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "gzip"}])
+def test_huge_or_compressed_response_is_not_read(
+    server: MessagesServer, collect: Collect, headers: dict[str, str]
+) -> None:
+    body = completion("x" * (1 if headers else 17 * 2**20)).body
+    server.script = lambda call: Reply(body=body, headers=headers)
+    with pytest.raises(TeacherError, match=r"the response (has more than 16 MiB|is compressed)"):
+        collect()
+
+
+def test_endless_answer_is_given_up() -> None:
+    slow = MessagesServer(lambda call: Reply(body=completion().body, drip_seconds=20.0), path=PATH)
+    with slow.running():
+        teacher = OpenAITeacher(f"tiny@{slow.url}/v1", max_seconds=0.2)
+
+        async def complete() -> None:
+            async with teacher:
+                await teacher.complete(Request(teacher.name, build_messages("Why?"), 10))
+
+        with pytest.raises(RetryableError, match=r"no complete answer within 0\.2 s"):
+            asyncio.run(complete())

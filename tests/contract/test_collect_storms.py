@@ -111,7 +111,7 @@ def test_an_answer_that_drips_for_too_long_is_given_up(server: MessagesServer) -
         async with AnthropicTeacher("claude-sonnet-4-6", max_seconds=0.3) as teacher:
             await teacher.complete(Request(teacher.name, build_messages("Why?"), 1))
 
-    with pytest.raises(RetryableError, match=r"no whole answer within 0\.4 s") as raised:
+    with pytest.raises(RetryableError, match=r"no complete answer within 0\.4 s") as raised:
         asyncio.run(ask())
     assert raised.value.may_be_charged
 

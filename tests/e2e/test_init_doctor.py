@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Finished
-from tests.support.local_http import serving
-from tests.unit.run.test_doctor import Refusing
+from tests.support.local_http import Unavailable, serving
 
 Cli = Callable[..., Finished]
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with serving(Refusing) as url:
-        yield url
 
 
 def test_init_says_what_to_type_next(tmp_path: Path, cli: Cli) -> None:
@@ -35,8 +26,10 @@ def test_init_says_what_to_type_next(tmp_path: Path, cli: Cli) -> None:
     assert json.loads(sample.out)["student"] == "sample"
 
 
-def test_doctor_checks_this_machine(cli: Cli, tmp_path: Path, server: str) -> None:
-    finished = cli("doctor", "--json", cwd=tmp_path, env={"ANTHROPIC_API_KEY": "sk-ant-secret", "HF_ENDPOINT": server})
+def test_doctor_checks_this_machine(cli: Cli, tmp_path: Path) -> None:
+    with serving(Unavailable) as hub:
+        environment = {"ANTHROPIC_API_KEY": "sk-ant-secret", "HF_ENDPOINT": hub}
+        finished = cli("doctor", "--json", cwd=tmp_path, env=environment)
 
     assert finished.code == 0, finished.err
     found = json.loads(finished.out)
@@ -44,7 +37,7 @@ def test_doctor_checks_this_machine(cli: Cli, tmp_path: Path, server: str) -> No
     assert found["ok"] is True
     assert {"Python", "System", "MLX", "Memory", "Disk", "Folder", "API key", "Hub", "Sample"} <= set(checks)
     assert "secret" not in finished.out
-    assert checks["Hub"]["found"] == f"{server} answers"
+    assert checks["Hub"]["found"] == f"{hub} answers"
     assert all(check["advice"] for check in found["checks"] if check["status"] != "ok")
 
 

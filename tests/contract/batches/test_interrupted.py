@@ -20,7 +20,7 @@ from mlx_distill.collect.config import CollectConfig
 from mlx_distill.collect.run import run
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Event
-from mlx_distill.teachers.anthropic import AnthropicBatches
+from mlx_distill.teachers.anthropic import AnthropicTeacher
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import EXPIRED, BatchesServer, succeeded
 from tests.support.batching import HALF_USD, answers, interrupted, pending_batches, press_ctrl_c
@@ -220,7 +220,7 @@ def test_results_that_are_nobodys_or_come_twice_change_nothing(
 def batch_in_child(folder: str, url: str, max_cost: float) -> None:
     """What runs in the process that is killed."""
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
-    AnthropicBatches.max_requests = 20
+    AnthropicTeacher.max_requests = 20
     out = Path(folder)
     teacher = "anthropic:claude-sonnet-4-6"
     run(

@@ -11,7 +11,7 @@ import pytest
 from mlx_distill.errors import BudgetError
 from mlx_distill.events import Event
 from mlx_distill.records import Request, build_messages
-from mlx_distill.teachers.anthropic import AnthropicBatches, AnthropicTeacher
+from mlx_distill.teachers.anthropic import AnthropicTeacher
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
 from tests.support.batching import HALF_USD, answers, pending_batches
@@ -98,15 +98,15 @@ def test_truncated_batch_answer_is_retried_once(server: BatchesServer, collect: 
 def test_batches_are_split_by_number_of_requests(
     server: BatchesServer, collect: Collect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AnthropicBatches, "max_requests", 4)
+    monkeypatch.setattr(AnthropicTeacher, "max_requests", 4)
     assert collect(n=10, batch=True).n_answered == 10
     assert [len(batch.requests) for batch in server.batches.values()] == [4, 4, 2]
 
 
 def test_batches_are_split_by_bytes(server: BatchesServer, collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
-    size = teacher.batches.size_bytes(Request(teacher.name, build_messages("x" * 1000), 4096))
-    monkeypatch.setattr(AnthropicBatches, "max_bytes", 2 * size + 500)
+    size = teacher.size_bytes(Request(teacher.name, build_messages("x" * 1000), 4096))
+    monkeypatch.setattr(AnthropicTeacher, "max_bytes", 2 * size + 500)
     result = collect(*(letter * 1000 for letter in "abc"), "d" * 9000, batch=True)
     assert result.n_answered == 3
     assert [len(batch.requests) for batch in server.batches.values()] == [2, 1]
@@ -119,7 +119,7 @@ def test_batch_size_is_bounded_and_ids_are_safe(server: BatchesServer, collect: 
     collect(*texts, batch=True, system='Answer "briefly".\nÜber alles.')
     [batch] = server.batches.values()
     counted = sum(
-        teacher.batches.size_bytes(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
+        teacher.size_bytes(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
         for text in texts
     )
     assert batch.n_bytes <= counted + 100

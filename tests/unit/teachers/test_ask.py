@@ -134,6 +134,13 @@ def test_prompt_that_keeps_failing_is_skipped(tmp_path: Path) -> None:
     assert len(result.known) == 400
 
 
+def test_silence_is_reported_with_what_is_in_flight(tmp_path: Path) -> None:
+    events: list[Event] = []
+    ask_parrot(Parrot(shout, seconds=60.0), tmp_path, "a", "b", report=events.append)
+    notes = [event.note for event in events if isinstance(event, Progress)]
+    assert any("2 in flight, no answer for 25 s" in note for note in notes)
+
+
 # What the journal answers
 
 

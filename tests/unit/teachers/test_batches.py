@@ -16,12 +16,15 @@ from mlx_distill.teachers.base import BatchResult, BatchState, RetryableError, R
 from tests.support.teachers import MODEL, Parrot, VirtualTimeLoop, requests_of, shout
 
 
-class ScriptedBatches:
+class BatchParrot(Parrot):
     """Loses the reply to the first submissions: before the batch exists, or after."""
 
+    name = f"anthropic:{MODEL}"
+    billed_model = MODEL
     max_requests, max_bytes = 100, 10_000
 
     def __init__(self, *, n_never_created: int = 0, n_lost_replies: int = 0, listed: bool = True) -> None:
+        super().__init__(shout)
         self._n_never_created, self._n_lost_replies, self._listed = n_never_created, n_lost_replies, listed
         self.created: list[Mapping[str, Request]] = []
         self.n_lists = 0
@@ -52,19 +55,7 @@ class ScriptedBatches:
             yield BatchResult(custom_id, Answer("So.", "end_turn", MODEL, Usage(100, 50)))
 
 
-class BatchParrot(Parrot):
-    """A paid parrot with batches."""
-
-    name = f"anthropic:{MODEL}"
-    billed_model = MODEL
-
-    def __init__(self, batches: ScriptedBatches) -> None:
-        super().__init__(shout)
-        self.batches = batches
-
-
-def ask_in_batches(batches: ScriptedBatches, folder: Path, events: list[Event]) -> AskResult:
-    parrot = BatchParrot(batches)
+def ask_in_batches(parrot: BatchParrot, folder: Path, events: list[Event]) -> AskResult:
     return ask(
         parrot,
         requests_of(parrot, "a", "b", "c"),
@@ -82,7 +73,7 @@ def test_unconfirmed_batch_is_neither_lost_nor_doubled(
     tmp_path: Path, never_created: int, lost: int, n_batches: int
 ) -> None:
     events: list[Event] = []
-    batches = ScriptedBatches(n_never_created=never_created, n_lost_replies=lost)
+    batches = BatchParrot(n_never_created=never_created, n_lost_replies=lost)
     result = ask_in_batches(batches, tmp_path, events)
     assert (len(result.known), len(batches.created), result.stopped_by) == (3, n_batches, None)
     assert result.total_usage.total_usd == pytest.approx(3 * (100 * 3 + 50 * 15) / 2e6)
@@ -93,6 +84,6 @@ def test_unconfirmed_batch_is_neither_lost_nor_doubled(
 
 
 def test_batches_that_are_never_created_stop_the_run(tmp_path: Path) -> None:
-    result = ask_in_batches(ScriptedBatches(n_never_created=10**6), tmp_path, [])
+    result = ask_in_batches(BatchParrot(n_never_created=10**6), tmp_path, [])
     assert isinstance(result.stopped_by, TeacherError)
     assert result.total_usage.total_usd == 0.0
