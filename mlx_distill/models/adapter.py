@@ -121,7 +121,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         model = str(config.get("model") or "MODEL")
         command = ["python", "-m", "mlx_lm", "fuse", "--model", model, "--adapter-path", str(folder)]
         raise InputError(
-            f"{folder} holds all weights of a model (fine_tune_type {kind!r}), not an update to switch on and off.",
+            f"{folder} holds all weights of a model (fine_tune_type {first_line(repr(kind))}), "
+            "not an update to switch on and off.",
             f"Make a model of it: {shlex.join(command) if model.isprintable() else 'mlx_lm fuse'} --save-path OUT. "
             "Then name OUT as the model.",
         )
@@ -130,9 +131,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)
     rank, scale = parameters["rank"], parameters["scale"]
     if not (isinstance(rank, int) and 1 <= rank <= MAX_RANK):
-        raise InputError(f"{file}: rank is {rank!r}, not a whole number from 1 to {MAX_RANK}.", _TRAIN)
+        raise InputError(f"{file}: rank is {first_line(repr(rank))}, not a whole number from 1 to {MAX_RANK}.", _TRAIN)
     if not (isinstance(scale, (int, float)) and math.isfinite(scale) and abs(scale) < 1e6):
-        raise InputError(f"{file}: scale is {scale!r}, not a finite number.", _TRAIN)
+        raise InputError(f"{file}: scale is {first_line(repr(scale))}, not a finite number.", _TRAIN)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise MissingError(f"{folder}: {ADAPTER_WEIGHTS} is missing.", _TRAIN)
     return config
