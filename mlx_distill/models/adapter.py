@@ -55,7 +55,7 @@ class Adapter:
     @property
     def label(self) -> str:
         """The folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
-        return adapter_label(self.folder, self.checkpoint)
+        return f"{self.folder} ({self.checkpoint})" if self.checkpoint else str(self.folder)
 
     @property
     def rank(self) -> int:
@@ -71,12 +71,7 @@ class Adapter:
         """True if the adapter changes nothing: training never took a step."""
         return not any(bool(mx.any(layer.lora_b != 0)) for layer in self.layers.values())
 
-    moment, origin = property(lambda self: self.checkpoint), label  # old names, until all callers use the new ones
-
-
-def adapter_label(folder: Path, checkpoint: str) -> str:
-    """Return the folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
-    return f"{folder} ({checkpoint})" if checkpoint else str(folder)
+    moment = property(lambda self: self.checkpoint)  # old name, until compare uses the new one
 
 
 def load_adapter(student: Student, folder: Path) -> Adapter:
@@ -156,6 +151,4 @@ def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> 
     return student, loaded
 
 
-# Old names, until all callers use the new ones and storage.files.
-attach, origin_of, MOMENT = load_adapter, adapter_label, CHECKPOINT_KEY
-ADAPTER_FILE, CONFIG_FILE = ADAPTER_WEIGHTS, ADAPTER_CONFIG
+attach, MOMENT = load_adapter, CHECKPOINT_KEY  # old names, until train and compare use the new ones

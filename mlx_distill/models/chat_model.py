@@ -7,7 +7,7 @@ from collections.abc import Generator
 from mlx_distill.errors import InputError
 from mlx_distill.models.adapter import Adapter
 from mlx_distill.models.config import DEFAULT_CONTEXT_TOKENS
-from mlx_distill.models.generate import Piece
+from mlx_distill.models.generate import TextChunk
 from mlx_distill.models.load import Student
 from mlx_distill.models.prefix_cache import PrefixCache
 from mlx_distill.models.tokenize import control_tokens, render_prompt
@@ -52,20 +52,20 @@ class ChatModel:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Generator[Piece, None, None]:
+    ) -> Generator[TextChunk, None, None]:
         """Stream an answer that fits the context. With `base`, the adapter is off while the generator runs."""
         cache = self._base_cache if base else self._cache
         self.n_reused = 0
         if self.adapter:
             self.adapter.enabled = not base
         max_tokens = min(max_tokens, self.context_tokens - len(prompt))
-        pieces = cache.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        chunks = cache.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         try:
-            for piece in pieces:
+            for chunk in chunks:
                 self.n_reused = cache.n_reused
-                yield piece
+                yield chunk
         finally:
-            pieces.close()
+            chunks.close()
             if self.adapter:
                 self.adapter.enabled = True
 
