@@ -12,6 +12,7 @@ from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
 from mlx_distill.models.load import load_student
 from mlx_distill.storage import files
+from mlx_distill.storage.atomic import only_writer
 from mlx_distill.train.checkpoint import refuse_to_overwrite
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.cpu_kernels import fast_layers
@@ -35,8 +36,16 @@ def run(
     """Train an adapter. Keep the best one by validation loss, and the last one.
 
     Raises InputError for rows or settings that cannot be trained on, before anything is written; MachineError if the
-    memory does not suffice; Interrupted after Ctrl-C or SIGTERM, with a checkpoint to resume from.
+    memory does not suffice; Interrupted after Ctrl-C or SIGTERM, with a checkpoint to resume from. InputError if
+    another process trains in the same folder.
     """
+    with only_writer(config.adapter):
+        return _train(config, report, objectives, now)
+
+
+def _train(
+    config: TrainConfig, report: Report, objectives: Mapping[str, Objective], now: Callable[[], float]
+) -> TrainResult:
     refuse_to_overwrite(config)
     objective = objectives.get(config.objective)
     if not objective:
