@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
+import msgspec
 from mlx.utils import tree_flatten
-from msgspec import to_builtins
 
 from mlx_distill.config import to_plain
 from mlx_distill.errors import Interrupted, MachineError
@@ -70,6 +70,7 @@ class Trainer:
         settings = {name: value for name, value in to_plain(self.config).items() if name not in RESUME_MAY_CHANGE}
         settings |= {"train rows": self.train_rows.digest, "valid rows": self.valid_rows.digest}
         settings |= {"weights of the model": model_digest(self.config.model)}
+        settings = msgspec.json.decode(msgspec.json.encode(settings))  # a checkpoint has lists for tuples
         for leftover in self.config.adapter.glob(".*.safetensors.*"):  # of a write that a kill cut off
             leftover.unlink()
         if self.config.resume:
@@ -200,7 +201,7 @@ class Trainer:
     def _write_metrics(self, step: StepMetrics | None, valid: Evaluation | None) -> None:
         state = self.state
         line = {"step": state.step, "epoch": round(state.epoch + state.position / self.steps_per_epoch, 3)}
-        line |= to_builtins(step) if step else {}
+        line |= msgspec.to_builtins(step) if step else {}
         line |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}
         line |= {"peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)}
         try:

@@ -19,8 +19,8 @@ from mlx_distill.train.cpu_kernels import exp
 def linear_cross_entropy(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
     """Return the sum of -log p(target) and the number of targets that are the most probable token.
 
-    hidden (N, D) of any float type, targets (N,) -> loss () float32, correct () int32. Differentiable in `hidden`
-    only: the head's weights get no gradient.
+    hidden (N, D) of any float type, targets (N,) -> loss () float32, correct () int32. A target below 0 does not
+    count. Differentiable in `hidden` only: the head's weights get no gradient.
     """
     vocabulary = vocabulary_of(head, hidden)
 
@@ -51,16 +51,18 @@ def linear_cross_entropy(head: Head, hidden: mx.array, targets: mx.array) -> tup
 def _chunk(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """Return the summed loss, the number correct, and the gradient of the loss in `hidden`, for one chunk of rows."""
     logits = head(hidden).astype(mx.float32)  # (n, V)
-    column = targets[:, None]
+    counted = (targets >= 0)[:, None]
+    column = mx.maximum(targets, 0)[:, None]
     highest = logits.max(axis=-1, keepdims=True)
     target = mx.take_along_axis(logits, column, axis=-1)
     exponentials = exp(logits - highest)
     normaliser = exponentials.sum(axis=-1, keepdims=True)
-    loss = (mx.log(normaliser) + highest - target).sum()
-    correct = (target >= highest).sum()
-    # d loss / d logits = softmax - one-hot
+    loss = mx.where(counted, mx.log(normaliser) + highest - target, 0.0).sum()
+    correct = ((target >= highest) & counted).sum()
+    # d loss / d logits = softmax - one-hot, and 0 for padding: there the softmax is divided by infinity.
+    normaliser = mx.where(counted, normaliser, mx.inf)
     slope = mx.put_along_axis(
-        exponentials / normaliser, column, mx.exp(target - highest) / normaliser - 1.0, axis=-1
+        exponentials / normaliser, column, mx.exp(target - highest) / normaliser - counted, axis=-1
     ).astype(hidden.dtype)
     _, (gradient,) = mx.vjp(head, [hidden], [slope])
     return loss, correct, gradient

@@ -22,7 +22,7 @@ from mlx_distill.models.score import CHUNK_BYTES
 from mlx_distill.models.tokenize import Rendered
 from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.data import micro_batches
-from mlx_distill.train.objectives import LENGTH_MULTIPLE
+from mlx_distill.train.execution import Execution
 
 MAX_TOKENS, MIN_TOKENS = 4096, 256
 """Bounds of the chosen micro-batch tokens. More than 4096 makes a step no faster."""
@@ -83,7 +83,7 @@ def check_weights_fit(config: TrainConfig, itemsize: int, usable_bytes: int) -> 
 
 
 def make_plan(
-    student: Student, config: TrainConfig, rows: Sequence[Rendered], n_streams: int, usable_bytes: int
+    student: Student, config: TrainConfig, rows: Sequence[Rendered], execution: Execution, usable_bytes: int
 ) -> MemoryPlan:
     """Choose the largest micro-batches whose estimate fits, after `make_trainable`. The user's own are always kept.
 
@@ -93,7 +93,7 @@ def make_plan(
     if not {"hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"} <= set(student.config):
         return MemoryPlan(tokens, None)
     while True:
-        needed = estimate_memory(student, config, rows, tokens, n_streams)
+        needed = estimate_memory(student, config, rows, tokens, execution)
         fits = needed.total <= USABLE_FRACTION * usable_bytes
         if fits or config.micro_batch_tokens:
             return MemoryPlan(tokens, needed, fits)
@@ -103,10 +103,11 @@ def make_plan(
 
 
 def estimate_memory(
-    student: Student, config: TrainConfig, rows: Sequence[Rendered], max_tokens: int, n_streams: int
+    student: Student, config: TrainConfig, rows: Sequence[Rendered], max_tokens: int, execution: Execution
 ) -> MemoryEstimate:
-    """Estimate the peak if `n_streams` micro-batches of at most `max_tokens` tokens run at the same time."""
-    lengths = [-(-len(row.tokens) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for row in rows]
+    """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
+    multiple, n_streams = execution.length_multiple, len(execution.streams)
+    lengths = [-(-len(row.tokens) // multiple) * multiple for row in rows]
     longest = sorted(range(len(rows)), key=lambda row: lengths[row])[-config.batch_size :]
     parts = micro_batches(lengths, longest, max_tokens, n_streams)
     n_layers, itemsize = len(student.model.layers), student.dtype.size

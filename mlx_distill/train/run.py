@@ -17,6 +17,7 @@ from mlx_distill.train.checkpoint import refuse_to_overwrite
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.cpu_kernels import fast_layers
 from mlx_distill.train.data import read_rows
+from mlx_distill.train.execution import Execution
 from mlx_distill.train.loop import Trainer
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import check_weights_fit, make_plan
@@ -32,19 +33,24 @@ def run(
     *,
     objectives: Mapping[str, Objective] = OBJECTIVES,
     now: Callable[[], float] = time.perf_counter,
+    execution: Execution | None = None,
 ) -> TrainResult:
     """Train an adapter. Keep the best one by validation loss, and the last one.
 
-    Raises InputError for rows or settings that cannot be trained on, before anything is written; MachineError if the
-    memory does not suffice; Interrupted after Ctrl-C or SIGTERM, with a checkpoint to resume from. InputError if
-    another process trains in the same folder.
+    `execution` defaults to what suits the device. Raises InputError for rows or settings that cannot be trained on,
+    before anything is written, and if another process trains in the same folder; MachineError if the memory does not
+    suffice; Interrupted after a signal, with a checkpoint to resume from.
     """
     with only_writer(config.adapter):
-        return _train(config, report, objectives, now)
+        return _train(config, report, objectives, now, execution)
 
 
 def _train(
-    config: TrainConfig, report: Report, objectives: Mapping[str, Objective], now: Callable[[], float]
+    config: TrainConfig,
+    report: Report,
+    objectives: Mapping[str, Objective],
+    now: Callable[[], float],
+    execution: Execution | None,
 ) -> TrainResult:
     refuse_to_overwrite(config)
     objective = objectives.get(config.objective)
@@ -60,10 +66,10 @@ def _train(
     train_rows, valid_rows = (
         read_rows(config.data / name, student, objective, config.max_length) for name in (files.TRAIN, files.VALID)
     )
-    streams = device.streams()
+    execution = execution or Execution.on(hardware)
     adapter_config = make_trainable(student, config)
-    plan = make_plan(student, config, train_rows.rows, len(streams), hardware.usable_bytes)
-    train_step = TrainStep(config, student, objective, train_rows, plan.micro_batch_tokens, streams)
+    plan = make_plan(student, config, train_rows.rows, execution, hardware.usable_bytes)
+    train_step = TrainStep(config, student, objective, train_rows, plan.micro_batch_tokens, execution)
     budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
-    with handle_signals(stop.set), cpu.shared_cores(len(streams)), fast_layers(student):
+    with handle_signals(stop.set), cpu.shared_cores(len(execution.streams)), fast_layers(student):
         return Trainer(config, train_step, valid_rows, plan, adapter_config, budget, stop, report).train()

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import msgspec
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_distill.models.load import Student
+from mlx_distill.models.score import Batch
 from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.data import Rows, micro_batches
-from mlx_distill.train.objectives import Objective
+from mlx_distill.train.execution import Execution
+from mlx_distill.train.objectives import Objective, pad_targets
+
+Gradient = Callable[[Batch, Any, mx.Stream], tuple[mx.array, mx.array, Any]]
+"""Micro-batch, gradients so far or None, stream -> summed loss (), number correct (), gradients so far."""
+Update = Callable[[Any, mx.array], mx.array]
+"""Summed gradients, number of supervised tokens () -> gradient norm () before clipping. Changes the weights."""
 
 SEED_STRIDE = 1_000_003
 """Dropout is seeded by run and step, so a resumed run draws what an uninterrupted one draws."""
@@ -43,7 +51,7 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class TrainStep:
-    """Takes training steps over some rows. Micro-batches go to the streams in turn, which run in parallel."""
+    """Takes training steps over some rows, after `optimizer.init` or `load_checkpoint`."""
 
     config: TrainConfig
     student: Student
@@ -51,35 +59,36 @@ class TrainStep:
     rows: Rows
     micro_batch_tokens: int
     """The most tokens in a forward pass."""
-    streams: Sequence[mx.Stream]
+    execution: Execution
 
     def __post_init__(self) -> None:
-        config, student, loss = self.config, self.student, self.objective.loss
-        self.lengths = self.rows.lengths
+        config, self.lengths = self.config, self.rows.lengths
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
-        # No reference to `self`: a cycle would keep the model in memory after the run.
-        self._value_and_grad = nn.value_and_grad(student.model, lambda batch: loss(student, batch))
+        self._functions: tuple[Gradient, Update] | None = None
 
     def step(self, batch: Sequence[int], learning_rate: float, number: int) -> StepMetrics:
         """Take step `number` over the rows of `batch`, with the gradient of the mean loss of a supervised token."""
         started = time.perf_counter()
+        gradient_of, update = self._functions = self._functions or self._make_functions()
+        streams, compiled = self.execution.streams, self.execution.compiled
         loss_sum, n_correct, n_supervised, n_tokens = mx.array(0.0), mx.array(0), 0, 0
         gradients: Any = None
         mx.random.seed(self.config.seed * SEED_STRIDE + number)
         self.student.model.train()
-        for index, rows in enumerate(micro_batches(self.lengths, batch, self.micro_batch_tokens, len(self.streams))):
-            micro_batch = self.objective.make_batch(self.student, [self.rows.rows[row] for row in rows])
-            with mx.stream(self.streams[index % len(self.streams)]):
-                (loss, correct), gradient = self._value_and_grad(micro_batch)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
+        parts = micro_batches(self.lengths, batch, self.micro_batch_tokens, len(streams))
+        for index, rows in enumerate(parts, 1):
+            chosen = [self.rows.rows[row] for row in rows]
+            micro_batch = self.objective.make_batch(self.student, chosen, self.execution.length_multiple)
+            loss, correct, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
             loss_sum, n_correct = loss_sum + loss, n_correct + correct
-            if (index + 1) % len(self.streams) == 0:  # or the activations of all micro-batches exist together
-                mx.eval(loss_sum, n_correct, gradients)
+            if index % len(streams) == 0 and not (compiled and index == len(parts)):
+                mx.eval(loss_sum, n_correct, gradients)  # or the activations of all micro-batches exist together
             n_supervised += micro_batch.n_supervised
             n_tokens += micro_batch.inputs.size
-        norm = self._update(tree_map(lambda value: value / n_supervised, gradients), learning_rate)
+        self.optimizer.learning_rate = learning_rate
+        norm = update(gradients, mx.array(float(n_supervised)))
         mx.eval(loss_sum, n_correct, norm, self.student.model.trainable_parameters(), self.optimizer.state)
         self.student.model.eval()
         seconds = time.perf_counter() - started
@@ -96,13 +105,92 @@ class TrainStep:
             step_seconds=seconds,
         )
 
-    def _update(self, gradients: Any, learning_rate: float) -> mx.array:
-        """Clip the gradients and update the weights. Return the norm before clipping."""
+    def _make_functions(self) -> tuple[Gradient, Update]:
+        """Make the functions at the first step: compiled ones keep the optimizer's state, which resuming replaces.
+
+        They do not refer to `self`: a cycle would keep the model in memory after the run.
+        """
+        student, max_norm = self.student, self.config.max_grad_norm or math.inf
+        if self.execution.compiled:
+            sum_at_once = self.config.method != "full"
+            return (
+                compiled_gradient(student, self.objective),
+                compiled_update(student.model, self.optimizer, max_norm, sum_at_once=sum_at_once),
+            )
+        return eager_gradient(student, self.objective), eager_update(student.model, self.optimizer, max_norm)
+
+
+def eager_gradient(student: Student, objective: Objective) -> Gradient:
+    """Make the gradient function that computes operation by operation."""
+    value_and_grad = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
+
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+        with mx.stream(stream):
+            (loss, correct), gradients = value_and_grad(batch)
+        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+
+    return gradient_of
+
+
+def compiled_gradient(student: Student, objective: Objective) -> Gradient:
+    """Make the gradient function that MLX compiles once for each padded shape."""
+    value_and_grad = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
+    first: list[Batch] = []
+    # Dropout draws from the random state. The model is an output too, because the trace puts its placeholders there.
+    state = [student.model.state, mx.random.state]
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[mx.array, mx.array, Any]:
+        # A compiled function sees Python values of the first call only. Counts of another batch would be wrong.
+        batch = replace(first[0], **arrays, tokens_of_row=())
+        (loss, correct), gradients = value_and_grad(batch)
+        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+        first[:] = first or [batch]
+        padded = pad_targets(batch)
+        values = {field.name: getattr(padded, field.name) for field in fields(padded)}
+        with mx.stream(stream):
+            arrays = {name: value for name, value in values.items() if isinstance(value, mx.array)}
+            loss, correct, gradients = compiled(arrays, previous)
+        return loss, correct, gradients
+
+    return gradient_of
+
+
+def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float) -> Update:
+    """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer."""
+
+    def update(gradients: Any, n_supervised: mx.array) -> mx.array:
         norm: mx.array
-        gradients, norm = optim.clip_grad_norm(gradients, self.config.max_grad_norm or math.inf)
-        self.optimizer.learning_rate = learning_rate
-        self.optimizer.update(self.student.model, gradients)
+        gradients = tree_map(lambda value: value / n_supervised, gradients)
+        gradients, norm = optim.clip_grad_norm(gradients, max_norm)
+        optimizer.update(model, gradients)
         return norm
+
+    return update
+
+
+def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+    """Make the update that MLX compiles: about two kernels for each tensor (`scripts/bench/kernels.py`).
+
+    `sum_at_once` computes the norm from one copy of all gradients: fewer kernels, more memory.
+    """
+    state = [model.state, optimizer.state]
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def update(gradients: Any, n_supervised: mx.array) -> mx.array:
+        values = [value for _, value in tree_flatten(gradients)]
+        if sum_at_once:
+            square = mx.concatenate([value.flatten() for value in values]).square().sum()
+        else:
+            square = sum((value.square().sum() for value in values), mx.array(0.0))
+        norm = mx.sqrt(square) / n_supervised
+        factor = mx.minimum(max_norm / (norm + 1e-6), 1.0) / n_supervised  # as mlx.optimizers.clip_grad_norm
+        optimizer.update(model, tree_map(lambda value: value * factor, gradients))
+        return norm
+
+    return update
 
 
 def scalar(value: mx.array) -> float:

@@ -7,9 +7,10 @@ import random
 from mlx_distill.config import default_of
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.data import epoch_batches, micro_batches
+from mlx_distill.train.execution import Execution
 from mlx_distill.train.memory_plan import MAX_TOKENS
-from mlx_distill.train.objectives import LENGTH_MULTIPLE
 
+MULTIPLE = Execution(()).length_multiple
 SAMPLE_LENGTHS = [
     *(280, 260, 250, 238, 216, 237, 254, 216, 255, 198, 247, 214, 242, 238, 277, 246, 241, 252, 280, 220, 251, 256),
     *(244, 211, 222, 212, 178, 270, 224, 223, 230, 253, 241, 237, 185, 219, 233, 206, 215, 218, 220, 257, 267, 247),
@@ -19,7 +20,7 @@ SAMPLE_LENGTHS = [
 
 
 def padded(length: int) -> int:
-    return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    return -(-length // MULTIPLE) * MULTIPLE
 
 
 def test_an_epoch_has_every_row_once_and_repeats_by_its_seed() -> None:
@@ -60,4 +61,4 @@ def test_batches_have_few_shapes() -> None:
         for batch in epoch_batches(lengths, 4, 0, epoch)
         for rows in micro_batches(lengths, batch, MAX_TOKENS, 2)
     }
-    assert len(shapes) <= 2 * (300 // LENGTH_MULTIPLE + 1)
+    assert len(shapes) <= 2 * (300 // MULTIPLE + 1)

@@ -16,6 +16,7 @@ from mlx_distill.models.score import Batch, pad
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.cpu_kernels import fast_layers
 from mlx_distill.train.data import read_rows
+from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.objectives import OBJECTIVES, Objective, make_batch, sft_loss, tokenize
 from mlx_distill.train.run import run
@@ -92,7 +93,7 @@ def test_accumulated_micro_batches_equal_one_batch(
         student = load_student(config.model, dtype=mx.float32)
         rows = read_rows(config.data / "train.jsonl", student, OBJECTIVES["sft"], 1024)
         make_trainable(student, config)
-        step = TrainStep(config, student, OBJECTIVES["sft"], rows, micro_batch_tokens, streams)
+        step = TrainStep(config, student, OBJECTIVES["sft"], rows, micro_batch_tokens, Execution(streams))
         step.optimizer.init(student.model.trainable_parameters())
         metrics = step.step(range(len(rows)), 1e-3, 1)
         assert metrics.supervised_tokens == sum(row.n_supervised for row in rows.rows)
