@@ -65,6 +65,7 @@ def measure(case: Case) -> tuple[int, int]:
     from mlx_distill.models.tokenize import Rendered
     from mlx_distill.train.cpu_kernels import fast_layers
     from mlx_distill.train.data import Rows
+    from mlx_distill.train.execution import Execution
     from mlx_distill.train.loop import Trainer
     from mlx_distill.train.lora import make_trainable
     from mlx_distill.train.memory_plan import make_plan
@@ -100,10 +101,11 @@ def measure(case: Case) -> tuple[int, int]:
             return Rows(tuple(map(str, range(count))), tuple(Rendered(row, mask) for row in tokens))
 
         train, valid = rows(2 * case.batch_size), rows(2)
-        adapter_config, streams = make_trainable(student, settings), device.streams()
-        plan = make_plan(student, settings, train.rows, len(streams), device.prepare().usable_bytes)
-        step = TrainStep(settings, student, OBJECTIVES["sft"], train, plan.micro_batch_tokens, streams)
-        with cpu.shared_cores(len(streams)), fast_layers(student):
+        execution = Execution.on(device.prepare())
+        adapter_config = make_trainable(student, settings)
+        plan = make_plan(student, settings, train.rows, execution, device.prepare().usable_bytes)
+        step = TrainStep(settings, student, OBJECTIVES["sft"], train, plan.micro_batch_tokens, execution)
+        with cpu.shared_cores(len(execution.streams)), fast_layers(student):
             result = Trainer(settings, step, valid, plan, adapter_config, TimeBudget(0), StopRequest(), ignore).train()
     del step, student, model
     mx.clear_cache()

@@ -202,8 +202,7 @@ def test_run_asks_once_on_a_terminal_before_anything_is_sent(server: MessagesSer
     terminal = Terminal(["run"], project)
     terminal.wait_for(r"worst case: 1\.86 USD")  # ten prompts, 4,096 tokens and once more 8,192
     terminal.wait_for(r"Go on\?")
-    terminal.type("n\r")
-    assert terminal.ends_with() == 130
+    terminal.leave("n\r", code=130)
     terminal.close()
     assert server.calls == []
 

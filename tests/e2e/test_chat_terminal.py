@@ -67,12 +67,12 @@ class Terminal:
             if left < 0 or not self._read(left):
                 raise AssertionError(f"{pattern!r} did not appear in:\n{text!r}")
 
-    def leave(self, keys: str, seconds: float = 20) -> None:
-        """Type the keys that end the chat, and check the exit code."""
+    def leave(self, keys: str, seconds: float = 60, code: int = 0) -> None:
+        """Type the keys that end the command, and check the exit code."""
         self.type(keys)
         while self._read(seconds):
             pass
-        assert self.process.wait(seconds) == 0
+        assert self.process.wait(seconds) == code
 
     def close(self) -> None:
         self.process.kill()
