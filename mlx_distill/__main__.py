@@ -1,4 +1,4 @@
-"""`python -m mlx_distill` is `mlx-distill`."""
+"""Run the command line with `python -m mlx_distill`."""
 
 from mlx_distill.cli import main
 

@@ -3,7 +3,7 @@
     class TrainConfig(Config, frozen=True):
         epochs: Annotated[int, doc("passes over the training rows", ge=1)] = 3
         method: Annotated[Literal["lora", "full"], doc("...")] = "lora"
-        filter: FilterConfig = FilterConfig()  # a group: a table of its own
+        filter: FilterConfig = FilterConfig()  # a group: its own table in the file
 
 `parse` builds a config from plain values and reports all problems together. Constructing a config directly makes the
 same checks.
@@ -12,6 +12,7 @@ same checks.
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -87,9 +88,8 @@ class Field(msgspec.Struct, frozen=True):
     def convert(self, value: Any) -> tuple[Any, list[str]]:
         """Check one value; return it with its problems."""
         if self.choices and value is not None:
-            bad = [
-                v for v in (value if self.is_list and not isinstance(value, str) else [value]) if v not in self.choices
-            ]
+            items = value if self.is_list and isinstance(value, (list, tuple)) else [value]
+            bad = [item for item in items if item not in self.choices]
             if bad:
                 return None, [f"{self.name}: {bad[0]!r} is not one of {', '.join(self.choices)}"]
         if self.is_table and isinstance(value, Mapping):
@@ -97,10 +97,12 @@ class Field(msgspec.Struct, frozen=True):
         try:
             return msgspec.convert(value, self.type, dec_hook=_to_path), []
         except msgspec.ValidationError as error:
-            return None, [f"{self.name} = {_shown(value)}: {_lower(str(error).replace('`', ''))}"]
+            return None, [f"{self.name} = {_short_repr(value)}: {_problem(error)}"]
 
     def _convert_table(self, value: Mapping[str, Any]) -> tuple[Any, list[str]]:
-        (_, item_type), items, problems = get_args(_unannotated(self.type)), {}, []
+        _, item_type = get_args(_unannotated(self.type))
+        items: dict[str, Any] = {}
+        problems: list[str] = []
         for name, item in value.items():
             try:
                 if isinstance(item, Mapping) and issubclass(item_type, Config):
@@ -110,22 +112,15 @@ class Field(msgspec.Struct, frozen=True):
             except InputError as error:
                 problems.append(f"{self.name}.{name}: {', '.join(error.problems)}")
             except (msgspec.ValidationError, ValueError) as error:
-                problems.append(f"{self.name}.{name}: {_lower(str(error).replace('`', ''))}")
+                problems.append(f"{self.name}.{name}: {_problem(error)}")
         return items, problems
 
 
+@functools.cache
 def fields_of(config: type[Config]) -> tuple[Field, ...]:
     """Return the settings of a config in their order."""
-    found = _FIELDS.get(config)
-    if found is None:
-        hints = get_type_hints(config, include_extras=True)
-        found = _FIELDS[config] = tuple(
-            _field(field.name, hints[field.name], _default(field)) for field in msgspec.structs.fields(config)
-        )
-    return found
-
-
-_FIELDS: dict[type[Config], tuple[Field, ...]] = {}
+    hints = get_type_hints(config, include_extras=True)
+    return tuple(_field(info, hints[info.name]) for info in msgspec.structs.fields(config))
 
 
 def default_of(config: type[Config], name: str) -> Any:
@@ -134,14 +129,14 @@ def default_of(config: type[Config], name: str) -> Any:
 
 
 def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Build a config from plain values (TOML, JSON, options). InputError lists all problems; `where` opens it."""
+    """Build a config from plain values (TOML, JSON, options). InputError starts with `where` and lists all problems."""
     fields = {field.name: field for field in fields_of(config)}
     parsed: dict[str, Any] = {}
     problems: list[str] = []
     for name, value in values.items():
         field = fields.get(name)
         if field is None:
-            problems.append(_unknown(name, config))
+            problems.append(_unknown_setting(name, config))
         elif field.group and isinstance(value, Mapping):
             try:
                 parsed[name] = parse(field.group, value, name)
@@ -160,11 +155,17 @@ def parse(config: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a config, record or result as JSON data: paths become text, structs and dataclasses become objects."""
-    return msgspec.to_builtins(value, enc_hook=_from_path, str_keys=True)
+    """Return a config, record or result as JSON data: paths become text, structs objects, and tuples lists."""
+    return _lists(msgspec.to_builtins(value, enc_hook=path_to_text, str_keys=True))
 
 
-def _unknown(name: str, config: type[Config]) -> str:
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists(item) for name, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _unknown_setting(name: str, config: type[Config]) -> str:
     if name in config.renamed:
         return f"{name} is called {config.renamed[name]} now"
     if name in config.removed:
@@ -173,11 +174,8 @@ def _unknown(name: str, config: type[Config]) -> str:
     return f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-
-
-def _field(name: str, annotated: Any, default: Any) -> Field:
+def _field(info: msgspec.structs.FieldInfo, annotated: Any) -> Field:
+    default = info.default if info.default_factory is msgspec.NODEFAULT else info.default_factory()
     options = [option for option in get_args(annotated) if option is not type(None)]
     is_union = get_origin(annotated) in (typing.Union, types.UnionType)
     inner = options[0] if is_union else annotated
@@ -190,7 +188,7 @@ def _field(name: str, annotated: Any, default: Any) -> Field:
     choices = tuple(get_args(plain)) if get_origin(plain) is Literal else ()
     group = plain if isinstance(plain, type) and issubclass(plain, Config) else None
     is_table = get_origin(plain) is not None and not choices
-    return Field(name, annotated, str if choices else plain, default, text, choices, is_list, is_table, group)
+    return Field(info.name, annotated, str if choices else plain, default, text, choices, is_list, is_table, group)
 
 
 def _unannotated(annotated: Any) -> Any:
@@ -203,16 +201,19 @@ def _to_path(wanted: type, value: Any) -> Any:
     raise ValueError(f"expected {'a path' if wanted is Path else wanted.__name__}")
 
 
-def _from_path(value: Any) -> Any:
+def path_to_text(value: Any) -> Any:
+    """Encode a path for msgspec."""
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _shown(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     text = repr(str(value) if isinstance(value, Path) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _lower(text: str) -> str:
+def _problem(error: Exception) -> str:
+    """Return the message of msgspec or of a check, without backticks, to stand after a colon."""
+    text = str(error).replace("`", "")
     return text[:1].lower() + text[1:]

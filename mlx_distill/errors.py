@@ -6,7 +6,7 @@ DistillError                 exit 1
 ├── InputError               a file, record or setting is wrong
 ├── MissingError             something is missing that an earlier step makes or that must be installed
 ├── TeacherError             the teacher cannot answer (key, model, balance, permission)
-├── BudgetError              the remaining requests could exceed --max-cost
+├── BudgetError              the next request could exceed --max-cost
 ├── MachineError             this machine cannot do it (memory, disk, platform, no network)
 ├── VerificationError        a result failed its check
 └── Interrupted              Ctrl-C or SIGTERM, after everything was saved: exit 130 or 143
@@ -56,7 +56,7 @@ class TeacherError(DistillError):
 
 
 class BudgetError(DistillError):
-    """More requests could exceed the project's budget."""
+    """The next request could exceed the budget of the project (`--max-cost`)."""
 
 
 class MachineError(DistillError):
@@ -64,7 +64,7 @@ class MachineError(DistillError):
 
 
 class VerificationError(DistillError):
-    """A result failed its check. It is not left in the place of a good one."""
+    """A result failed its check. The command does not keep it as a good one."""
 
 
 class Interrupted(DistillError):  # noqa: N818 - not an error for the user

@@ -8,13 +8,13 @@ import msgspec
 
 
 class Note(msgspec.Struct, frozen=True, tag=True):
-    """A decision, something dropped, or a file written: one line."""
+    """One line about a decision, a dropped item or a written file."""
 
     text: str
 
 
 class Warning(msgspec.Struct, frozen=True, tag=True):
-    """Something that works, but may surprise: one line."""
+    """One line about something that works, but that the user may not expect."""
 
     text: str
 
@@ -25,10 +25,10 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     job: str
     done: float
     total: float | None
-    """None if the end is not known."""
+    """None if unknown."""
     unit: str = ""
     note: str = ""
-    """Figures of the moment."""
+    """Current figures, such as the loss."""
 
 
 Event = Note | Warning | Progress
@@ -36,4 +36,4 @@ Report = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """Ignore an event: the report of a caller who does not need it."""
+    """Ignore an event. The default `report` of every stage."""

@@ -1,4 +1,4 @@
-"""Numbers as people read them: durations, times, sizes, money and counts."""
+"""Format durations, times, sizes, money and counts for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_time_of_day(seconds_from_now: float) -> str:
-    """Return the local time, as `14:05:09`."""
+    """Return the local time that many seconds from now: `14:05:09`."""
     return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds_from_now))
 
 

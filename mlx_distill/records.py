@@ -20,7 +20,7 @@ Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-MAX_ID_WORDS = 40
+MAX_ID_CHARACTERS = 40
 """Maximum number of characters that a generated prompt id takes from the prompt's first words."""
 COMPLETE_STOP_REASONS = frozenset({"end_turn", "stop_sequence"})
 """Stop reasons of complete answers. Answers with other stop reasons are kept, but the student never learns them."""
@@ -121,7 +121,7 @@ def default_prompt_id(prompt: str) -> str:
     """Return an id for a prompt without one: its first words, then 12 hex digits of its content hash."""
     words: list[str] = []
     for word in re.finditer(r"\w+", prompt.casefold()):
-        if len("-".join([*words, word.group()])) > MAX_ID_WORDS:
+        if len("-".join([*words, word.group()])) > MAX_ID_CHARACTERS:
             break
         words.append(word.group())
     return "-".join([*words, content_hash(prompt)[:12]])
@@ -158,7 +158,7 @@ class Usage(Record, frozen=True):
     """The part of `output_tokens` that was thinking, if the provider reports it."""
 
     def plus(self, other: Usage) -> Usage:
-        """Return the sum of both."""
+        """Return the sum of both, token kind by token kind."""
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
 
@@ -193,7 +193,7 @@ class Answer(msgspec.Struct, frozen=True):
     """The model that answered, as the provider names it."""
     usage: Usage = Usage()
     cost_usd: float | None = None
-    """None if the cost is unknown or not tracked, or if the answer is a replay."""
+    """None if the cost is unknown or not tracked, or if the answer comes from a recording."""
     seconds: float = 0.0
     detail: str = ""
     """More about the stop reason, if the provider gives it (for example the category of a refusal)."""
@@ -300,7 +300,7 @@ class Example(Record, frozen=True):
     """One row of `train.jsonl`, `valid.jsonl` or `test.jsonl`, in mlx-lm's chat format."""
 
     messages: Annotated[Messages, msgspec.Meta(min_length=1)]
-    """System message (explicit), user turns, assistant turns."""
+    """System message (always written out), user turns, assistant turns."""
     id: str = ""
     """Default: 12 hex digits of the content hash of the messages."""
     family: str = ""

@@ -1,14 +1,11 @@
-"""Text from models, files and servers, made safe to show on a terminal or in Markdown.
+"""Make text from models, files and servers safe to show on a terminal or in Markdown.
 
-Such text can hold anything, also commands to the terminal: colours, cursor moves, window titles, hidden text.
+Such text can contain commands to the terminal: colours, cursor moves, window titles, hidden text.
 """
 
 from __future__ import annotations
 
 import re
-
-MAX_FIELD_CHARACTERS = 300
-"""Default length for one field from outside (an id, a name, an error text) in a message to the user."""
 
 _ESCAPE_SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
@@ -18,7 +15,7 @@ _ESCAPE_SEQUENCES = re.compile(
 """Complete ECMA-48 control sequences, in their 7-bit and 8-bit forms."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters except tab and newline, and the marks that reorder or break the text around them."""
+"""Control characters except tab and newline, and marks that reorder or break the text around them."""
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
@@ -26,8 +23,8 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 def printable(text: str, limit: int | None = None) -> str:
     """Return `text` without control sequences and reordering marks; line ends become `\\n`.
 
-    With `limit`, text beyond that many characters is replaced by `...`. Also safe for text that arrives in pieces:
-    an escape sequence that is cut in two loses its escape character, and the rest is plain text.
+    With `limit`, `...` replaces the text after that many characters. Text may arrive in pieces: if an escape sequence
+    is cut in two, its escape character is removed, and the rest is harmless text.
     """
     text = _ESCAPE_SEQUENCES.sub("", text.replace("\r\n", "\n"))
     text = encodable(_CONTROLS.sub("", text))

@@ -1,7 +1,6 @@
-"""Similarity of texts in word trigrams: near-duplicates (MinHash), and overlap with protected texts (contamination).
+"""Compare texts by word trigrams: near-duplicates (MinHash), and overlap with protected texts (contamination).
 
-Different texts on one subject share words and word pairs, but few runs of three words. Case and punctuation do not
-count.
+Different texts about one subject share words and word pairs, but few trigrams. Case and punctuation do not count.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,9 +17,9 @@ from rensa import RMinHash, RMinHashLSH
 
 NGRAM_WORDS = 3
 MAX_CANDIDATES = 100
-"""Verify at most the newest 100 candidates of a text, so that rows made from one template stay cheap."""
+"""Only the newest 100 candidates are compared exactly. This bounds the time for rows made from one template."""
 BAND_MATCH, MAX_MISSED = 0.3, 0.01
-"""Probabilities for a pair exactly at the threshold: that it agrees in one band, and that it is missed."""
+"""Probabilities that one band agrees, and that the pair is missed, for a pair exactly at the threshold."""
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
@@ -42,7 +41,7 @@ def ngrams(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Match:
-    """A stored text that is similar to the text that was looked up."""
+    """A stored text that is similar to the given text."""
 
     key: str
     similarity: float
@@ -57,11 +56,9 @@ class NearDuplicateIndex:
     decides: each match is correct, and about MAX_MISSED of the pairs at the threshold are missed, far fewer above it.
     """
 
-    def __init__(self, threshold: float, seed: int = 0) -> None:
-        if not 0 < threshold <= 1:
-            raise ValueError("threshold must be above 0 and at most 1")
+    def __init__(self, threshold: float) -> None:
+        """Build an empty index. `threshold` is above 0 and at most 1."""
         self.threshold = threshold
-        self._seed = seed
         similarity = min(threshold, 0.99)  # the logarithms have no value for 1
         n_rows = min(max(round(math.log(BAND_MATCH) / math.log(similarity)), 1), 16)
         n_bands = math.ceil(math.log(MAX_MISSED) / math.log(1 - similarity**n_rows))
@@ -74,7 +71,7 @@ class NearDuplicateIndex:
         own = ngrams(text)
         candidates = sorted(self._bands.query(self._signature(own)))[-MAX_CANDIDATES:] if own else []
         best = None
-        for key, other in (self._stored[place] for place in candidates):
+        for key, other in (self._stored[position] for position in candidates):
             n_shared = len(own & ngrams(other))
             similarity = n_shared / (len(own) + len(ngrams(other)) - n_shared)
             if similarity >= self.threshold and (best is None or similarity > best.similarity):
@@ -88,7 +85,7 @@ class NearDuplicateIndex:
             self._stored.append((key, text))
 
     def _signature(self, own: frozenset[str]) -> RMinHash:
-        return RMinHash.from_token_sets([own], self._n_hashes, self._seed)[0]
+        return RMinHash.from_token_sets([own], self._n_hashes, seed=0)[0]
 
 
 class OverlapIndex:
@@ -104,29 +101,23 @@ class OverlapIndex:
         self.min_overlap = min_overlap
         self._stored = [(key, ngrams(text)) for key, text in texts]
         counts = Counter(ngram for _, own in self._stored for ngram in own)
-        self._holders: dict[str, set[int]] = defaultdict(set)
-        for place, (_, own) in enumerate(self._stored):
+        self._positions: dict[str, set[int]] = defaultdict(set)
+        """The stored texts that each indexed trigram finds."""
+        for position, (_, own) in enumerate(self._stored):
             # An overlap of m of n trigrams includes one of any n - m + 1, so the rarest ones suffice to find it.
             n_needed = max(math.ceil(min_overlap * len(own) - 1e-9), 1)
             for ngram in sorted(own, key=lambda ngram: (counts[ngram], ngram))[: len(own) - n_needed + 1]:
-                self._holders[ngram].add(place)
+                self._positions[ngram].add(position)
 
-    def find(self, text: str) -> list[Match]:
-        """Return each protected text whose overlap is above 0 and at least `min_overlap`."""
-        return [Match(self._stored[place][0], overlap) for place, overlap in self._overlaps(text)]
-
-    def pop(self, text: str) -> list[Match]:
-        """Return what `find` returns, and remove these protected texts."""
-        found = list(self._overlaps(text))
-        for place, _ in found:
-            for ngram in self._stored[place][1] & self._holders.keys():
-                self._holders[ngram].discard(place)
-        return [Match(self._stored[place][0], overlap) for place, overlap in found]
-
-    def _overlaps(self, text: str) -> Iterator[tuple[int, float]]:
+    def find(self, text: str, *, remove: bool = False) -> list[Match]:
+        """Return the protected texts whose overlap is above 0 and at least `min_overlap`. `remove` forgets them."""
         found = ngrams(text)
-        for place in sorted({place for ngram in found & self._holders.keys() for place in self._holders[ngram]}):
-            own = self._stored[place][1]
+        matches = []
+        for position in sorted(set().union(*(self._positions[ngram] for ngram in found & self._positions.keys()))):
+            key, own = self._stored[position]
             overlap = len(own & found) / len(own)
             if overlap >= self.min_overlap:
-                yield place, overlap
+                matches.append(Match(key, overlap))
+                for ngram in own & self._positions.keys() if remove else ():
+                    self._positions[ngram].discard(position)
+        return matches

@@ -1,4 +1,4 @@
-"""The record of a training run in its adapter folder: `run.json` and `metrics.jsonl`, for all stages."""
+"""Read and write the record of a training run in its adapter folder: `run.json` and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ class TrainingRun(msgspec.Struct, frozen=True):
 
 
 def read_metrics(adapter: Path) -> tuple[MetricPoint, ...]:
-    """Return the points of `metrics.jsonl` in the order of their steps; the last line of a step counts."""
+    """Return the points of `metrics.jsonl`, ordered by step. If a step has several lines, the last one counts."""
     points = {point.step: point for point, _ in _metric_lines(adapter)}
     return tuple(points[step] for step in sorted(points))
 
 
 def drop_metrics_after(step: int, adapter: Path) -> None:
-    """Remove the lines after `step`, and what a kill cut off: a resumed run writes them again."""
+    """Remove the lines after `step` and an incomplete last line. A resumed run writes them again."""
     kept = [line.decode() + "\n" for point, line in _metric_lines(adapter) if point.step <= step]
     write_text(adapter / files.METRICS, "".join(kept))
 
 
 def _metric_lines(adapter: Path) -> Iterator[tuple[MetricPoint, bytes]]:
-    """Yield the lines that are complete; others are from a kill or from another program."""
+    """Yield each point and its line. Skip lines that a kill cut off or another program wrote."""
     with suppress(OSError):
         for line in (adapter / files.METRICS).read_bytes().splitlines():
             with suppress(msgspec.DecodeError):

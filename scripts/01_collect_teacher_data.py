@@ -7,13 +7,12 @@ import argparse
 from mlx_distill.cli import main
 from mlx_distill.config import default_of
 from mlx_distill.run.project import ProjectConfig
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
+from mlx_distill.teachers.registry import teacher_usage
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--teacher", default=default_of(ProjectConfig, "teacher"), help="anthropic:MODEL or recorded:FILE"
-    )
-    parser.add_argument("--prompts", default=str(shipped("prompts.jsonl")), help="JSON lines, or plain text")
+    parser.add_argument("--teacher", default=default_of(ProjectConfig, "teacher"), help=teacher_usage())
+    parser.add_argument("--prompts", default=str(package_data_path("prompts.jsonl")), help="JSON lines, or plain text")
     given = parser.parse_args()
     main(["collect", "--teacher", given.teacher, "--prompts", given.prompts, "--out", "."])

@@ -14,9 +14,11 @@ from mlx_distill.config import default_of
 from mlx_distill.errors import DistillError, MissingError
 from mlx_distill.run import pipeline
 from mlx_distill.run.project import Project, ProjectConfig
+from mlx_distill.run.stages import CONVERT, FUSE, PREPARE, TRAIN
 
 OUT = Path("distilled-student")
 BASE, DATA, ADAPTER, MODEL = (OUT / part for part in ("base", "data", "adapter", "model"))
+STAGES = (CONVERT, PREPARE, TRAIN, FUSE)
 SECTIONS = {
     "convert": {"out": BASE},
     "prepare": {"data": DATA, "model": BASE},
@@ -35,7 +37,7 @@ def finetune(student: str) -> None:
     project = Project.from_values(Path("options"), {"name": OUT.name, "student": student, **SECTIONS})
     configs = pipeline.stage_configs(project)
     with pipeline.keep_awake(), reporting() as report:
-        outcomes = [pipeline.perform(stage, configs[stage], OUT / "manifests", report) for stage in SECTIONS]
+        outcomes = [pipeline.run_stage(stage, configs[stage.name], OUT / "manifests", report) for stage in STAGES]
     print_stages(outcomes)
     print(f"Adapter: {ADAPTER}\nModel:   {MODEL}\nNext:    python scripts/03_compare_models.py --no-teacher")
 

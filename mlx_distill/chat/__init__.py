@@ -1,5 +1,5 @@
 """The chat with a student on the terminal."""
 
-from mlx_distill.chat.config import ChatConfig, ChatResult
+from mlx_distill.models.config import ChatConfig
 
-__all__ = ["ChatConfig", "ChatResult"]
+__all__ = ["ChatConfig"]

@@ -1,4 +1,4 @@
-"""A conversation with a student: its history, its token budget, and the next answer."""
+"""A conversation with a student: its history, and the next answer that fits the context."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 
 from mlx_distill.errors import InputError
 from mlx_distill.models.chat_model import ChatModel
+from mlx_distill.models.config import ChatConfig
 from mlx_distill.records import Message, Messages
 from mlx_distill.sanitize import printable
 from mlx_distill.storage.atomic import new_file
@@ -25,11 +26,7 @@ class Turn(msgspec.Struct, frozen=True):
     """`stop`: the model ended its turn. `length`: the limit cut the answer. `stopped`: the user stopped it."""
     n_tokens: int
     seconds: float
-    """Time from the first token to the last, without the prompt's time."""
-    n_prompt: int
-    """Tokens of the whole prompt."""
-    n_reused: int
-    """Tokens of the prompt that came from the cache."""
+    """Time from the first token to the last."""
     n_dropped: int
     """Old turns that were dropped from the history because the context was full."""
 
@@ -39,23 +36,21 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Conversation:
-    """Asks a student turn by turn, and the base in the same place if the student has an adapter."""
+    """Asks a student turn by turn. If the student has an adapter, the base can answer the same question too."""
 
-    def __init__(
-        self, model: ChatModel, *, system: str = "", max_tokens: int = 1024, temperature: float = 0.0, seed: int = 0
-    ) -> None:
+    def __init__(self, model: ChatModel, config: ChatConfig) -> None:
         self.model = model
-        self.system = system
-        self.max_tokens = max_tokens
-        self.temperature = temperature
+        self.system = config.system
+        self.max_tokens = config.max_tokens
+        self.temperature = config.temperature
         self.turn: Turn | None = None
-        """Figures of the last answer. None before the first answer, and after a message that was refused."""
-        self._seed = seed
+        """Figures of the last answer. None before the first answer and after a refused message."""
+        self._seed = config.seed
         self._history: list[Message] = []
 
     @property
     def messages(self) -> Messages:
-        """System message and history."""
+        """The system message and the history."""
         head = [Message("system", self.system)] if self.system else []
         return (*head, *self._history)
 
@@ -64,7 +59,7 @@ class Conversation:
         self._history.clear()
         self.system = self.system if system is None else system
 
-    def take_back(self) -> str | None:
+    def remove_last_turn(self) -> str | None:
         """Remove the last turn and return its question, or None if there is no turn."""
         if not self._history:
             return None
@@ -76,8 +71,8 @@ class Conversation:
         """Stream the answer to `text`, in whole characters. Afterwards `turn` holds its figures.
 
         Closing the generator stops the answer; the text so far stays in the history. With `base`, the base answers
-        with the same seed, and the history does not change. Raises InputError, and changes nothing, if `text` alone
-        does not fit the context or holds control tokens.
+        with the same seed, and the history does not change. Raises InputError, and changes nothing, if `text` does not
+        fit the context or contains a control token.
         """
         self.turn = None
         self.model.check_text(text)
@@ -87,16 +82,16 @@ class Conversation:
     def save(self, file: Path) -> Path:
         """Write the conversation to a new file, as JSON (`.json`) or Markdown. Returns its path, with `~` expanded.
 
-        Raises InputError if there is nothing to save or the file exists, MachineError if it cannot be written.
+        Raises InputError if there is no answer or the file exists, MachineError if it cannot be written.
         """
         if not self._history:
             raise InputError("There is no answer to save yet.")
         try:
             file = file.expanduser()
         except RuntimeError as error:
-            raise InputError(f"{file}: there is no such home folder.") from error
+            raise InputError(f"{file}: this user has no home folder.") from error
         if file.exists():
-            raise InputError(f"{file} exists already; choose another name.")
+            raise InputError(f"{file} already exists; choose another name.")
         if file.suffix == ".json":
             data = {"messages": [message.to_json() for message in self.messages]}
             text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
@@ -122,9 +117,9 @@ class Conversation:
                 yield piece.text
         finally:
             pieces.close()
-            self.turn = Turn(reason, n_tokens, seconds, len(prompt), self.model.n_reused, n_dropped)
+            self.turn = Turn(reason, n_tokens, seconds, n_dropped)
             if not base:
-                self._seed += 1  # so that /retry at a temperature gives another answer
+                self._seed += 1  # /retry at a temperature must give another answer
                 del self._history[: 2 * n_dropped]
                 if answer or reason != "stopped":
                     self._history += [Message("user", text), Message("assistant", answer)]
@@ -132,7 +127,7 @@ class Conversation:
     def _fit(self, text: str) -> tuple[int, list[int]]:
         """Return how many of the oldest turns to drop, and the prompt without them.
 
-        The prompt leaves room for a whole answer. If even a prompt without history does not, the answer gets shorter.
+        The prompt leaves room for `max_tokens`. If even a prompt without history does not, the answer is shorter.
         """
         messages = (*self.messages, Message("user", text))
         head, turns = (messages[:1], messages[1:]) if self.system else ((), messages)

@@ -1,4 +1,4 @@
-"""The loop of a chat: reads lines, streams answers, and runs the commands that start with a slash."""
+"""The loop of a chat: read a line, then stream the answer or run the command that starts with a slash."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
-from mlx_distill.chat.config import ChatResult
 from mlx_distill.chat.conversation import Conversation, Turn
 from mlx_distill.errors import DistillError
 from mlx_distill.models.config import MAX_TEMPERATURE
@@ -23,7 +22,7 @@ HELP = """\
 /retry         remove the last answer and ask again
 /undo          remove the last question and its answer
 /temp NUMBER   set the temperature, 0 to 10; without NUMBER, show it
-/ab            base and distilled both answer each turn; again to switch it off
+/ab            let base and distilled both answer each turn; again: only distilled
 /save FILE     write the conversation as Markdown, or as JSON (FILE.json)
 /exit          leave (or Ctrl-D)
 Ctrl-C stops an answer. Alt-Enter, or Esc and then Enter, starts a new line.
@@ -35,9 +34,9 @@ _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 class Repl:
     """One chat session.
 
-    `read` returns a line, and raises EOFError for Ctrl-D and KeyboardInterrupt for Ctrl-C. `write` takes pieces of
-    answers, `say` whole lines of everything else. `hold_keys` hides what the user types while an answer streams.
-    With `ab`, base and distilled answer each turn, and the conversation goes on with the distilled answer.
+    `read` returns a line; it raises EOFError for Ctrl-D and KeyboardInterrupt for Ctrl-C. `write` shows pieces of
+    answers, `say` shows other lines. `hide_typing` hides typed text while an answer streams. With `ab`, base and
+    distilled answer each turn, and the history contains only the distilled answers.
     """
 
     def __init__(
@@ -48,14 +47,13 @@ class Repl:
         say: Callable[[str], None],
         *,
         ab: bool = False,
-        hold_keys: Callable[[], AbstractContextManager[None]] = nullcontext,
+        hide_typing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._conversation = conversation
         self._read, self._write, self._say = read, write, say
         self._ab = ab
-        self._hold_keys = hold_keys
-        self._n_answers = self._n_tokens = 0
-        self._commands: dict[str, Callable[[str], str]] = {  # each takes the text after its name, returns what to say
+        self._hide_typing = hide_typing
+        self._commands: dict[str, Callable[[str], str]] = {  # each takes the text after its name and returns the reply
             "help": lambda _: HELP,
             "reset": self._reset,
             "system": self._system,
@@ -66,13 +64,13 @@ class Repl:
             "save": self._save,
         }
 
-    def run(self) -> ChatResult:
+    def run(self) -> None:
         """Chat until the user leaves."""
         while True:
             try:
                 line = self._read()
             except EOFError:
-                break
+                return
             except KeyboardInterrupt:
                 self._say("(Ctrl-D or /exit leaves)")
                 continue
@@ -81,13 +79,12 @@ class Repl:
                 if line.strip():
                     self.answer(line)
             elif command[1] in ("exit", "quit"):
-                break
+                return
             else:
                 self._run_command(command[1], (command[2] or "").strip())
-        return ChatResult(self._n_answers, self._n_tokens)
 
     def answer(self, text: str) -> None:
-        """Stream the answer or both answers, or say why there is none. Ctrl-C ends the turn."""
+        """Stream the answer, or say why there is none. Ctrl-C ends the turn, also before the second answer of `ab`."""
         text = encodable(text)
         if self._ab:
             self._say("base:")
@@ -100,23 +97,15 @@ class Repl:
         """Stream one answer. Returns False if the user stopped it or the text was refused."""
         conversation = self._conversation
         try:
-            with self._hold_keys(), _ctrl_c() as stop:
-                line_ended = write_answer(conversation.ask(text, base=base), self._write, stop)
+            # The second Ctrl-C interrupts a model that still reads a long prompt.
+            with suppress(KeyboardInterrupt), self._hide_typing(), _ctrl_c() as stop:
+                write_answer(conversation.ask(text, base=base), self._write, stop)
         except DistillError as error:
             self._say(printable(str(error)))
-            return False
-        except KeyboardInterrupt:  # the second Ctrl-C, while the model reads a long prompt
-            line_ended = False
-        if not line_ended:
-            self._write("\n")
         turn = conversation.turn
-        if turn is None:
-            return False
-        self._n_answers += 1
-        self._n_tokens += turn.n_tokens
-        for line in turn_notes(turn, conversation.max_tokens):
+        for line in turn_notes(turn, conversation.max_tokens) if turn else ():
             self._say(line)
-        return turn.finish_reason != "stopped"
+        return turn is not None and turn.finish_reason != "stopped"
 
     def _run_command(self, name: str, text: str) -> None:
         if name not in self._commands:
@@ -140,14 +129,14 @@ class Repl:
         return "(new system message; the conversation starts over)"
 
     def _retry(self, _text: str) -> str:
-        question = self._conversation.take_back()
+        question = self._conversation.remove_last_turn()
         if question is None:
             return "There is no answer to replace."
         self.answer(question)
         return ""
 
     def _undo(self, _text: str) -> str:
-        return "There is no turn to remove." if self._conversation.take_back() is None else "(last turn removed)"
+        return "There is no turn to remove." if self._conversation.remove_last_turn() is None else "(last turn removed)"
 
     def _temperature(self, text: str) -> str:
         try:
@@ -165,27 +154,30 @@ class Repl:
         self._ab = not self._ab
         if not self._ab:
             return "(only the distilled student answers)"
-        return "(base and distilled answer each turn; the conversation goes on with the distilled answer)"
+        return "(base and distilled answer each turn; the history contains only the distilled answers)"
 
     def _save(self, text: str) -> str:
         if not text:
-            return "/save needs a file name, for example: /save chat.md"
+            return "/save needs a file name. For example: /save chat.md"
         return f"(saved in {self._conversation.save(Path(text))})"
 
 
-def write_answer(pieces: Generator[str, None, None], write: Callable[[str], None], stop: threading.Event) -> bool:
-    """Write printable text until `pieces` ends or `stop` is set. Returns True if the text ends with a line end."""
+def write_answer(
+    pieces: Generator[str, None, None], write: Callable[[str], None], stop: threading.Event | None = None
+) -> None:
+    """Write printable text until `pieces` ends or `stop` is set, and end the last line."""
     last = ""
     try:
         for piece in pieces:
             text = printable(piece)
             write(text)
             last = text or last
-            if stop.is_set():
+            if stop and stop.is_set():
                 break
     finally:
         pieces.close()
-    return last.endswith("\n")
+        if not last.endswith("\n"):
+            write("\n")
 
 
 def turn_notes(turn: Turn, max_tokens: int) -> list[str]:
@@ -202,7 +194,7 @@ def turn_notes(turn: Turn, max_tokens: int) -> list[str]:
 
 
 def cut_off_note(turn: Turn, max_tokens: int) -> str:
-    """Return the line that says which limit cut an answer."""
+    """Return the line that names the limit that cut an answer."""
     advice = "; --max-tokens raises the limit" if turn.n_tokens >= max_tokens else ": the context is full"
     return f"(cut off after {turn.n_tokens} tokens{advice})"
 
@@ -211,7 +203,7 @@ def cut_off_note(turn: Turn, max_tokens: int) -> str:
 def _ctrl_c() -> Iterator[threading.Event]:
     """Set the event on the first Ctrl-C in the block; raise KeyboardInterrupt on the second.
 
-    An answer stops between two tokens: an interrupt inside a model step would break the cache.
+    The event stops an answer between two tokens. An interrupt inside a model step would break the cache.
     """
     pressed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Input and output of a chat: a terminal with line editing and history, or a pipe with one prompt."""
+"""The input and output of a chat: a terminal with line editing and history, or a pipe with one prompt."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from mlx_distill.errors import InputError
 
 
-def is_interactive() -> bool:
-    """Return True if standard input and output are a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
 def read_pipe() -> str:
     """Return standard input as one prompt. InputError if it is empty or not UTF-8."""
     try:
@@ -29,12 +24,14 @@ def read_pipe() -> str:
     except UnicodeDecodeError as error:
         raise InputError("Standard input is not UTF-8 text.", "Pipe a text file into the command.") from error
     if not text:
-        raise InputError("Standard input has no prompt.", "For example: echo 'What is a queue?' | mlx-distill chat")
+        raise InputError(
+            "Standard input is empty.", "Give a prompt. For example: echo 'What is a queue?' | mlx-distill chat"
+        )
     return text
 
 
 def line_reader() -> Callable[[], str]:
-    """Return a function that reads one line (Alt-Enter starts a new one), with the history of earlier chats."""
+    """Return a function that reads one message. It knows the messages of earlier chats; Alt-Enter starts a new line."""
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
@@ -50,19 +47,19 @@ def _history() -> History:
     file = Path(state).expanduser() / "mlx-distill" / "chat_history"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # readable by its owner only
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # only the owner may read it
     except OSError as error:
-        say(f"(no history of earlier chats: {file} cannot be opened: {error.strerror})")
+        say(f"(no history of earlier chats: cannot open {file}: {error.strerror})")
         return InMemoryHistory()
     return FileHistory(str(file))
 
 
 @contextmanager
-def hold_keys(descriptor: int = 0) -> Iterator[None]:
-    """Hide what the user types in the block; it appears at the next prompt. Ctrl-C stays a signal."""
+def hide_typing(descriptor: int = 0) -> Iterator[None]:
+    """Hide what the user types in the `with` block; it appears at the next prompt. Ctrl-C stays a signal."""
     before = termios.tcgetattr(descriptor)
     held = termios.tcgetattr(descriptor)
-    held[3] &= ~(termios.ECHO | termios.ICANON)  # without ICANON, the keys reach the prompt's line editor unchanged
+    held[3] &= ~(termios.ECHO | termios.ICANON)  # without ICANON, the keys reach the line editor unchanged
     termios.tcsetattr(descriptor, termios.TCSADRAIN, held)
     try:
         yield

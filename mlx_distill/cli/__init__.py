@@ -1,4 +1,4 @@
-"""The command line: one file a command."""
+"""The command line: one file per command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from mlx_distill import device
+from mlx_distill import __version__, device
 from mlx_distill.errors import DistillError
 
 COMMANDS = {
@@ -49,14 +49,6 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from mlx_distill import __version__
-
-        click.echo(f"mlx-distill {__version__}")
-        ctx.exit()
-
-
 def _change_folder(_ctx: click.Context, _parameter: click.Parameter, folder: Path | None) -> None:
     if folder:
         os.chdir(folder)
@@ -67,7 +59,7 @@ def _change_folder(_ctx: click.Context, _parameter: click.Parameter, folder: Pat
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with `mlx-distill doctor`, then `mlx-distill init demo --sample && mlx-distill -C demo run`.",
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
+@click.version_option(__version__, message="mlx-distill %(version)s", help="Show the version.")
 @click.option(
     "-C",
     "folder",
@@ -108,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except BrokenPipeError:  # the reader of a pipe ended, for example `| head`
+    except BrokenPipeError:  # the program that reads our output ended, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""`mlx-distill chat`: talk to the distilled student, or to its base."""
+"""`mlx-distill chat`: talk to the distilled student or to its base."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import Any, TypeVar
 import click
 
 from mlx_distill import device
-from mlx_distill.chat.config import ChatConfig
+from mlx_distill.chat import ChatConfig
 from mlx_distill.cli.options import config_options, resolve
 from mlx_distill.cli.output import print_notes
-from mlx_distill.models.config import AnswerConfig
 
-Config = TypeVar("Config", bound=AnswerConfig)
+ConfigT = TypeVar("ConfigT", bound=ChatConfig)
 
 
 @click.command("chat")
 @config_options(ChatConfig)
 @click.option("--base", is_flag=True, help="Use the base, without the project's adapter.")
-@click.option("--ab", is_flag=True, help="Base and distilled both answer each turn, over one copy of the weights.")
+@click.option("--ab", is_flag=True, help="Base and distilled both answer each turn; they share the weights.")
 def command(base: bool, ab: bool, **flags: Any) -> None:
-    """Talk to the distilled student. In a project this is the base with the project's adapter.
+    """Talk to the distilled student: in a project, the base model with the project's adapter.
 
-    With a piped prompt, standard output holds only the answer.
+    With a piped prompt, standard output contains only the answer.
 
     \b
     Examples:
@@ -39,11 +38,11 @@ def command(base: bool, ab: bool, **flags: Any) -> None:
     run(config, print_notes, ab=ab)
 
 
-def chat_config(kind: type[Config], flags: Mapping[str, Any], *, base: bool) -> Config:
-    """Build a config from [chat] and the options. `--model` without `--adapter` omits the project's adapter."""
+def chat_config(config_class: type[ConfigT], flags: Mapping[str, Any], *, base: bool) -> ConfigT:
+    """Build a config from [chat] and the options. `--model` without `--adapter` ignores the project's adapter."""
     if base and flags["adapter"]:
         raise click.UsageError("--base and --adapter cannot be used together.")
-    config = resolve(kind, "chat", flags)
+    config = resolve(config_class, "chat", flags)
     if base or (flags["model"] and not flags["adapter"]):
         config = config.replace(adapter=None)
     return config

@@ -13,7 +13,8 @@ from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.compare.config import CompareConfig, CompareResult, PairConfig
 from mlx_distill.config import to_plain
 from mlx_distill.formatting import format_duration
-from mlx_distill.run.pipeline import alone
+from mlx_distill.run.pipeline import run_standalone
+from mlx_distill.run.stages import COMPARE
 
 
 @click.command("compare")
@@ -54,7 +55,7 @@ def command(pair: tuple[Path, ...], no_teacher: bool, as_json: bool, **flags: An
 
             result = run(config, report)
         else:
-            result = alone("compare", resolve(CompareConfig, "compare", flags), report)
+            result = run_standalone(COMPARE, resolve(CompareConfig, "compare", flags), report)
     if as_json:
         print_json(to_plain(result))
     else:

@@ -1,4 +1,4 @@
-"""`mlx-distill completion`: the script that lets a shell complete commands and options."""
+"""`mlx-distill completion`: print the script that lets a shell complete commands and options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INSTALL = {
     "fish": "mkdir -p ~/.config/fish/completions"
     " && mlx-distill completion fish > ~/.config/fish/completions/mlx-distill.fish",
 }
-"""The script goes to a file: running this command at every start of a shell would slow the shell down."""
+"""Install commands. The script is saved in a file, because this command would slow down each start of the shell."""
 
 
 @click.command("completion")

@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from mlx_distill.cli.options import config_options, json_option, resolve
-from mlx_distill.cli.output import duration, print_facts, print_json, reporting
-from mlx_distill.convert.run import ConvertConfig, ConvertResult
-from mlx_distill.run.pipeline import alone
+from mlx_distill.cli.output import print_facts, print_json, reporting
+from mlx_distill.convert.config import ConvertConfig
+from mlx_distill.formatting import format_duration
+from mlx_distill.run.pipeline import run_standalone
 from mlx_distill.run.project import student_name
+from mlx_distill.run.stages import CONVERT
 from mlx_distill.sanitize import printable
 
 
@@ -22,7 +24,7 @@ from mlx_distill.sanitize import printable
 def command(source: str | None, as_json: bool, **flags: Any) -> None:
     """Make an MLX model of a student from the Hub, a folder, a GGUF file or the packaged sample.
 
-    SOURCE is a Hub id (owner/name), a model folder, a GGUF file, or `sample`; in a project, its student unless given.
+    SOURCE is a Hub id (owner/name), a model folder, a GGUF file, or `sample`. Default: the project's student.
 
     \b
     Examples:
@@ -34,24 +36,18 @@ def command(source: str | None, as_json: bool, **flags: Any) -> None:
         flags["out"] = Path("models") / student_name(source)
     config = resolve(ConvertConfig, "convert", {"source": source, **flags})
     with reporting() as report:
-        result = alone("convert", config, report)
+        result = run_standalone(CONVERT, config, report)
     if as_json:
         print_json(result)
-    else:
-        _print(result)
-
-
-def _print(result: ConvertResult) -> None:
-    source = f"{result.source} @ {result.revision}" if result.revision else result.source
-    weights = "links to the source, which is MLX already" if result.linked else result.dtype
+        return
     print_facts(
         "Already there" if result.already_there else "Converted",
         [
-            ("Source", source),
-            ("Parameters", f"{result.n_parameters / 1e6:.1f}M"),
-            ("Weights", weights),
-            ("It says", " ".join(printable(result.sample_text).split())),
-            ("Time", duration(result.seconds)),
-            ("Model", str(result.path)),
+            ("source", f"{result.source} @ {result.revision}" if result.revision else result.source),
+            ("parameters", f"{result.n_parameters / 1e6:.1f}M"),
+            ("weights", "links to the source, which is MLX already" if result.linked else result.dtype),
+            ("answers", " ".join(printable(result.sample_text).split())),
+            ("time", format_duration(result.seconds)),
+            ("model", str(result.path)),
         ],
     )

@@ -17,7 +17,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 @json_option
 @click.pass_context
 def command(context: click.Context, brief: bool, as_json: bool) -> None:
-    """Check what works on this machine, and say what to do about what does not.
+    """Check what works on this machine, and give advice for the rest.
 
     Exit code 1 means that mlx-distill cannot work here. With warnings only, the exit code is 0.
 
@@ -35,7 +35,7 @@ def command(context: click.Context, brief: bool, as_json: bool) -> None:
 
 
 def print_checks(checks: tuple[DiagnosticCheck, ...], brief: bool) -> None:
-    """Print one line a check with the advice below it, then the counts."""
+    """Print one line per check with its advice below, then the counts."""
     width = max(len(check.name) for check in checks)
     for check in checks:
         if brief and check.status == "ok":

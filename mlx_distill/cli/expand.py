@@ -6,17 +6,18 @@ from typing import Any
 
 import click
 
-from mlx_distill.cli.money import bill_lines, cost_line, print_estimate, show_estimate
+from mlx_distill.cli.money import print_estimate, show_estimate, usage_facts
 from mlx_distill.cli.options import config_options, given, json_option, resolve
-from mlx_distill.cli.output import duration, print_facts, print_json, reporting
+from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.collect.expand import ExpandConfig, estimate, is_paid, run
-from mlx_distill.collect.run import unanswered_lines
+from mlx_distill.collect.run import failed_lines
 from mlx_distill.errors import TeacherError
+from mlx_distill.formatting import format_duration
 
 
 @click.command("expand")
 @config_options(ExpandConfig, leave_out=("first_wait_seconds",))
-@click.option("--dry-run", is_flag=True, help="Say what is missing and what it would cost; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what is missing and its cost; send nothing.")
 @json_option
 def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Ask the teacher for variations of the base prompts, and write a larger prompt file.
@@ -32,31 +33,28 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
         expected = estimate(config)
         print_json(expected) if as_json else print_estimate(expected)
         return
-    if is_paid(config):  # or there is nothing to show, and the files are read once
+    if is_paid(config):
         show_estimate(estimate(config))
     with reporting() as report:
         result = run(config, report)
     if as_json:
         print_json(result)
     else:
+        next_options = given(prompts=result.path, teacher=flags["teacher"], out=flags["data"])
         print_facts(
             f"{result.n_variations} variations of {result.n_bases} base prompts",
             [
                 ("left out", f"{result.n_near_copies} near copies"),
-                ("prompts", f"{result.n_prompts} in all"),
-                ("time", duration(result.seconds)),
-                ("cost", cost_line(result.bill, result.total_bill)),
-                *bill_lines(result.bill),
+                ("prompts", f"{result.n_prompts} in total"),
+                ("time", format_duration(result.seconds)),
+                *usage_facts(result.usage, result.total_usage),
                 ("output", str(result.path)),
-                (
-                    "next",
-                    f"mlx-distill collect{given(prompts=result.path, teacher=flags['teacher'], out=flags['data'])}",
-                ),
+                ("next", f"mlx-distill collect{next_options}"),
             ],
         )
-    if result.unanswered:
+    if result.failed:
         raise TeacherError(
-            f"{len(result.unanswered)} of {result.n_bases} base prompts got no variations.",
-            "The file holds the others; change these prompts or the teacher and run it again.",
-            unanswered_lines(result.unanswered),
+            f"{len(result.failed)} of {result.n_bases} base prompts have no variations.",
+            "The file has the others. Change these prompts or the teacher and run the command again.",
+            failed_lines(result.failed),
         )

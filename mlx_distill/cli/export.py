@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
+from mlx_distill import device
 from mlx_distill.cli.options import config_options, json_option
-from mlx_distill.cli.output import duration, print_facts, print_json, reporting, size
+from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.config import parse
-from mlx_distill.export.ollama import OllamaConfig, OllamaResult
+from mlx_distill.export.config import GgufConfig, OllamaConfig
+from mlx_distill.formatting import format_bytes, format_duration
 from mlx_distill.run.project import Project
-
-GGUF_KINDS = ("F16", "BF16", "F32", "Q8_0")
 
 
 @click.group("export")
@@ -30,12 +30,9 @@ def command() -> None:
 
 
 @command.command("gguf")
-@click.option("--model", type=click.Path(path_type=Path), help="the fused model folder")
-@click.option("--out", type=click.Path(path_type=Path), help="the file to write  [default: MODEL-KIND.gguf]")
-@click.option("--kind", type=click.Choice(GGUF_KINDS), default="F16", help="type of the weights  [default: F16]")
-@click.option("--force", is_flag=True, help="replace the file where it exists")
+@config_options(GgufConfig)
 @json_option
-def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: bool) -> None:
+def gguf(as_json: bool, **flags: Any) -> None:
     """Write the fused model as one GGUF file, for llama.cpp and LM Studio.
 
     \b
@@ -43,26 +40,26 @@ def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: 
       mlx-distill export gguf
       mlx-distill export gguf --model models/mine --kind Q8_0 --out mine.gguf
     """
-    from mlx_distill import device
-
-    folder = fused_model(model)
-    device.prepare()
-    from mlx_distill.export.gguf import KINDS, write_gguf
-
+    folder = fused_model(flags["model"])
     name = folder.resolve().name
-    target = out or folder.parent / f"{name}-{kind}.gguf"
+    defaults = {"model": folder, "out": folder.parent / f"{name}-{flags['kind'] or 'F16'}.gguf"}
+    config = parse(GgufConfig, defaults | _given(flags), "options")
+    device.prepare()
+    from mlx_distill.export.gguf import run
+
     with reporting() as report:
-        result = write_gguf(folder, target, next(known for known in KINDS if known == kind), report, replace=force)
+        result = run(config, report)
     if as_json:
         print_json(result)
         return
+    file, target = shlex.quote(str(result.path)), f"~/.lmstudio/models/mlx-distill/{shlex.quote(name)}"
     print_facts(
         f"Wrote {result.path}",
         [
-            ("weights", f"{result.kind}, {result.n_tensors} tensors, {size(result.size_bytes)}"),
-            ("time", duration(result.seconds)),
-            ("LM Studio", lm_studio(result.path, name)),
-            ("next", f"llama-cli -m {shlex.quote(str(result.path))}"),
+            ("weights", f"{result.kind}, {result.n_tensors} tensors, {format_bytes(result.size_bytes)}"),
+            ("time", format_duration(result.seconds)),
+            ("LM Studio", f"mkdir -p {target} && cp {file} {target}/"),
+            ("next", f"llama-cli -m {file}"),
         ],
     )
 
@@ -71,59 +68,47 @@ def gguf(model: Path | None, out: Path | None, kind: str, force: bool, as_json: 
 @config_options(OllamaConfig)
 @json_option
 def ollama(as_json: bool, **flags: Any) -> None:
-    """Write a GGUF file with its Modelfile, and create the model where Ollama is installed.
+    """Write a GGUF file with its Modelfile, and create the model if Ollama is installed.
 
     \b
     Examples:
       mlx-distill export ollama
       mlx-distill export ollama --model models/mine --name mine --kind Q8_0
     """
-    from mlx_distill.export.ollama import run
-
-    given = {name: value for name, value in flags.items() if value is not None}
-    folder = fused_model(given.get("model"))
-    project = Project.find(Path())
-    name = re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower()).strip("-._")
+    folder, project = fused_model(flags["model"]), Project.find(Path())
+    name = folder.resolve().name
     defaults = {
         "model": folder,
-        "out": folder.parent / f"{folder.resolve().name}-ollama",
-        "name": name,
+        "out": folder.parent / f"{name}-ollama",
+        "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._"),
         "system": project.config.system if project else "",
     }
+    config = parse(OllamaConfig, defaults | _given(flags), "options")
+    device.prepare()
+    from mlx_distill.export.ollama import run
+
     with reporting() as report:
-        result = run(parse(OllamaConfig, {**defaults, **given}, "options"), report)
+        result = run(config, report)
     if as_json:
         print_json(result)
-    else:
-        print_ollama(result)
-
-
-def print_ollama(result: OllamaResult) -> None:
-    """What was written, and what to type to use it."""
-    run = f"ollama run {result.name}"
+        return
+    start = f"ollama run {result.name}"
     print_facts(
-        f"Created {result.name} in Ollama"
-        if result.created
-        else f"Wrote {result.modelfile}; Ollama is not installed here",
+        f"Created {result.name} in Ollama" if result.created else f"Wrote {result.modelfile}. Ollama is not installed.",
         [
-            ("weights", f"{result.gguf}, {size(result.size_bytes)}"),
-            ("LM Studio", lm_studio(result.gguf, result.name.replace(":", "-"))),
-            ("next", run if result.created else f"{result.command} && {run}"),
+            ("weights", f"{result.gguf}, {format_bytes(result.size_bytes)}"),
+            ("next", start if result.created else f"{result.command} && {start}"),
         ],
     )
 
 
-def lm_studio(gguf: Path, name: str) -> str:
-    """What to type for LM Studio, which looks two folders below its own: publisher and model."""
-    folder = f"~/.lmstudio/models/mlx-distill/{shlex.quote(name.rpartition('/')[2])}"
-    return f"looks in ~/.lmstudio/models: mkdir -p {folder} && cp {shlex.quote(str(gguf))} {folder}/"
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def fused_model(given: Path | None) -> Path:
-    """The model that was named, or the project's fused one; a usage error where there is neither."""
-    if given:
-        return given
+    """Return the named model, or the project's fused one. Raises a usage error if there is neither."""
     project = Project.find(Path())
-    if project is None:
+    if given is None and project is None:
         raise click.UsageError("This folder has no distill.toml, so --model must be given.")
-    return project.fused
+    return given or project.fused  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Command-line options from a stage's config, and the config from `distill.toml` and the given options."""
+"""Make command-line options from a config, and the config from `distill.toml` and the options of a call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config_options(config: type[Config], *, leave_out: tuple[str, ...] = ()) -> 
 
 
 def field_help(config: type[Config], name: str) -> str:
-    """Return the help of a setting, for an option that is declared by hand."""
+    """Return the help of a setting, for an option that `config_options` does not add."""
     return next(field.help for field in fields_of(config) if field.name == name)
 
 
@@ -64,12 +64,12 @@ def resolve(config: type[C], section: str, flags: Mapping[str, Any], *, leave_ou
 
 
 def given(**flags: object) -> str:
-    """Return the given flags for a command that we advise: ` --data 'my data'`."""
+    """Return the options of this call that the advised next command needs too: ` --data 'my data'`."""
     return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
 
 
 def _grouped(config: type[Config], values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the options into the values. Options of a group go into its table."""
+    """Merge the options into the values. The options of a group go into the table of the group."""
     merged = {**values, **options}
     for field in fields_of(config):
         if field.group:

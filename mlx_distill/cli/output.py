@@ -17,9 +17,9 @@ from mlx_distill.events import Event, Note, Progress, Report, Warning
 from mlx_distill.sanitize import printable
 
 PLAIN_EVERY_SECONDS = 10.0
-"""Interval of progress lines if there is no terminal."""
+"""Interval of progress lines if the output is not a terminal."""
 MAX_CHARACTERS = 2000
-"""Maximum length of one message: names and texts of files and servers can have any length."""
+"""Maximum length of one message. Text from files and servers can have any length."""
 
 
 def print_error(error: DistillError) -> None:
@@ -38,7 +38,7 @@ def print_json(result: Any) -> None:
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """Print the closing lines of a command: a title, then aligned `name  value` lines."""
+    """Print the result of a command: a title, then aligned `name  value` lines."""
     click.echo(click.style(_safe(title), bold=True))
     width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
@@ -112,10 +112,10 @@ def _bars() -> Iterator[Report]:
             elif isinstance(event, Warning):
                 console.print(f"Warning: {_safe(event.text)}", markup=False, style="yellow")
             else:
-                fields = {"total": event.total, "count": _count(event), "note": _safe(event.note)}
+                count, note = _count(event), _safe(event.note)
                 if event.job not in tasks:
-                    tasks[event.job] = bars.add_task(event.job, **fields)
-                bars.update(tasks[event.job], completed=event.done, **fields)
+                    tasks[event.job] = bars.add_task(event.job, total=event.total, count=count, note=note)
+                bars.update(tasks[event.job], completed=event.done, total=event.total, count=count, note=note)
 
         yield report
 
@@ -126,5 +126,5 @@ def _count(event: Progress) -> str:
 
 
 def _safe(text: str) -> str:
-    """Remove what a terminal would obey, and cut overlong text."""
+    """Remove control sequences and cut long text."""
     return printable(text, limit=MAX_CHARACTERS)

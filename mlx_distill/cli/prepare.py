@@ -11,13 +11,17 @@ import click
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.prepare import PrepareConfig, PrepareResult
-from mlx_distill.run.pipeline import alone
+from mlx_distill.run.pipeline import run_standalone
+from mlx_distill.run.stages import PREPARE
 from mlx_distill.sanitize import printable
+from mlx_distill.storage import files
 
 
 @click.command("prepare")
 @config_options(PrepareConfig)
-@click.option("--show", type=click.IntRange(min=1), metavar="N", help="Print the first N train rows with their mask.")
+@click.option(
+    "--show", type=click.IntRange(min=1), metavar="N", help="Print N train rows and mark the supervised text."
+)
 @json_option
 def command(show: int | None, as_json: bool, **flags: Any) -> None:
     """Make train, valid and test rows from the teacher's answers, split by family.
@@ -31,7 +35,7 @@ def command(show: int | None, as_json: bool, **flags: Any) -> None:
         raise click.UsageError("--show prints text and --json an object: choose one.")
     config = resolve(PrepareConfig, "prepare", flags)
     with reporting() as report:
-        result = alone("prepare", config, report)
+        result = run_standalone(PREPARE, config, report)
     if as_json:
         print_json(result)
         return
@@ -58,7 +62,7 @@ def _print_rows(config: PrepareConfig, n_rows: int) -> None:
     from mlx_distill.prepare.rows import preview_rows  # imports mlx
 
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for row, segments in preview_rows(config.data / "train.jsonl", config.model, n_rows):
+    for row, segments in preview_rows(config.data / files.TRAIN, config.model, n_rows):
         click.echo(f"\n--- {printable(row.example.id)}: {row.n_tokens} tokens, {row.n_supervised} supervised")
         for text, supervised in segments:
             shown = printable(text)

@@ -1,4 +1,4 @@
-"""`mlx-distill push`: the fused model to the Hugging Face Hub."""
+"""`mlx-distill push`: upload the fused model to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import click
 
 from mlx_distill.cli.export import fused_model
 from mlx_distill.cli.options import json_option
-from mlx_distill.cli.output import print_facts, print_json, print_notes, size
-from mlx_distill.errors import InputError
-from mlx_distill.export.hub import Listing, PushConfig, run
+from mlx_distill.cli.output import print_facts, print_json, reporting
+from mlx_distill.errors import InputError, Interrupted
+from mlx_distill.export.config import PushConfig
+from mlx_distill.formatting import format_bytes
 
 
 @click.command("push")
@@ -22,39 +23,30 @@ from mlx_distill.export.hub import Listing, PushConfig, run
 @click.option("--force", is_flag=True, help="replace files that the repository holds already")
 @json_option
 def command(repo: str, model: Path | None, private: bool, yes: bool, force: bool, as_json: bool) -> None:
-    """Upload the fused model to the Hugging Face Hub as REPO, after showing what would go there.
+    """Upload the fused model to the Hugging Face Hub as REPO, after showing the files.
 
     \b
     Examples:
       mlx-distill push my-student
       mlx-distill push me/my-student --model models/mine --no-private --yes
     """
-
-    def confirm(listing: Listing) -> bool:
-        show(listing)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise InputError("Nobody is here to say yes.", "In scripts, pass --yes.")
-        return click.confirm("Upload?", err=True)
+    from mlx_distill.export import hub
 
     config = PushConfig(fused_model(model), repo, private, force)
-    result = run(config, print_notes, confirm=confirm)
+    files = hub.files_to_upload(config)
+    visible = "private" if private else "PUBLIC: everybody can see it"
+    lines = [f"{name}  {format_bytes(size_bytes)}" for name, size_bytes in files.items()]
+    click.echo("\n  ".join([f"{repo} ({visible})", *lines, f"total  {format_bytes(sum(files.values()))}"]), err=True)
+    if not yes and not sys.stdin.isatty():
+        raise InputError("There is no terminal to ask for a confirmation.", "In scripts, pass --yes.")
+    if not yes and not click.confirm("Upload?", err=True):
+        raise Interrupted("Nothing was uploaded.")
+    with reporting() as report:
+        result = hub.run(config, report)
     if as_json:
         print_json(result)
-    else:
-        visible = "private" if result.private else "public"
-        print_facts(
-            f"Uploaded {result.n_files} files, {size(result.size_bytes)}",
-            [("repository", f"{result.url} ({visible})"), ("next", f"mlx_lm.chat --model {result.repo}")],
-        )
-
-
-def show(listing: Listing) -> None:
-    """The files that would be uploaded, on standard error."""
-    visible = "private: only you can see it" if listing.private else "PUBLIC: everybody can see it"
-    click.echo(f"{listing.repo} ({visible})", err=True)
-    width = max(len(name) for name, _ in listing.files)
-    for name, size_bytes in listing.files:
-        click.echo(f"  {name.ljust(width)}  {size(size_bytes):>9}", err=True)
-    click.echo(f"  {len(listing.files)} files, {size(listing.size_bytes)}", err=True)
+        return
+    print_facts(
+        f"Uploaded {result.n_files} files, {format_bytes(result.size_bytes)}",
+        [("repository", f"{result.url} ({visible})"), ("next", f"mlx_lm.chat --model {result.repo}")],
+    )

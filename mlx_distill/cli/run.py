@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from mlx_distill.cli.money import confirm_cost, print_estimate, show_estimate
+from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
 from mlx_distill.cli.output import print_json, reporting
 from mlx_distill.collect.run import estimate, is_paid
@@ -54,12 +54,15 @@ def command(
     collect = pipeline.collect_config(config)
     if dry_run:
         expected = estimate(collect)
-        print_json(expected) if as_json else print_estimate(expected)
+        if as_json:
+            print_json(expected)
+        else:
+            print_estimate(expected)
         return
-    if is_paid(collect):  # otherwise there is nothing to show
+    if is_paid(collect):
         expected = estimate(collect)
         show_estimate(expected)
-        confirm_cost(expected, yes=yes)
+        ask_once(expected, yes=yes)
     with reporting() as report:
         result = pipeline.run(config, report)
     if as_json:
@@ -69,7 +72,7 @@ def command(
 
 
 def print_result(result: RunResult) -> None:
-    """Print one line a stage, the path of the report, and the next command."""
+    """Print one line per stage, the path of the report, and the next command."""
     click.echo(click.style(f"{result.name}: done in {format_duration(result.seconds)}", bold=True))
     print_stages(result.stages)
     click.echo(f"Report: {result.report / 'report.html'}")
@@ -80,12 +83,12 @@ def print_stages(outcomes: Sequence[StageOutcome]) -> None:
     """Print a table of the stages: time, figures, and the file or folder of the results."""
     rows = [
         (
-            each.stage,
-            "up to date" if each.skipped else format_duration(each.seconds),
-            each.summary,
-            os.path.commonpath(each.outputs) if each.outputs else "",
+            outcome.stage,
+            "up to date" if outcome.skipped else format_duration(outcome.seconds),
+            outcome.summary,
+            os.path.commonpath(outcome.outputs) if outcome.outputs else "",
         )
-        for each in outcomes
+        for outcome in outcomes
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:

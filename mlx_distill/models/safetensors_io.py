@@ -1,6 +1,7 @@
-"""Safetensors files at the level of bytes: what a header says, and writing one tensor after another.
+"""Safetensors files as bytes: reading headers, and writing one tensor after another.
 
-mlx and safetensors write a file from tensors that are all in memory at once; a dequantised student need not be.
+mlx and safetensors write tensors that are all in memory at once. A dequantised student may not fit.
+Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy.typing as npt
 
 from mlx_distill.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from mlx_distill.formatting import first_line
 
 FloatName = Literal["float32", "float16", "bfloat16"]
 
@@ -24,22 +25,23 @@ WEIGHTS = "model*.safetensors"
 """The weight files that mlx-lm reads."""
 
 _CODES: Mapping[FloatName, tuple[str, int]] = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
-"""Safetensors' name and bytes per value."""
+"""The name in safetensors and the bytes per value."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the headers of a folder's weight files say."""
+    """The content of a folder's weight files, from their headers."""
 
     files: tuple[Path, ...]
     is_mlx: bool
-    """Written by mlx: names and shapes are as its model classes have them."""
+    """Written by mlx: names and shapes fit its model classes."""
     dtype: str
     """The floating type of most values: float32, float16 or bfloat16."""
+    n_tensors: int
 
 
 def read_headers(folder: Path) -> Weights:
-    """The headers of all weight files of a folder; InputError where there is none or one is broken."""
+    """Read the headers of all weight files of a folder. InputError if there is none or one is broken."""
     files = sorted(folder.glob(WEIGHTS))
     if not files:
         found = sorted(file.name for file in folder.glob("*.gguf"))
@@ -47,40 +49,45 @@ def read_headers(folder: Path) -> Weights:
             f"{folder}: no {WEIGHTS} in it. Weights in other formats, such as pickles (.bin, .pt), are never loaded.",
             f"Name the GGUF file itself: {folder / found[0]}" if found else "Choose a model with safetensors weights.",
         )
-    formats = set()
-    counts: Counter[str] = Counter()
+    formats, counts, n_tensors = set(), Counter[str](), 0
     for file in files:
         header = _header(file)
-        formats.add((header.pop("__metadata__", None) or {}).get("format"))  # mlx writes null for none
+        formats.add((header.pop("__metadata__", None) or {}).get("format"))  # mlx writes null without metadata
+        n_tensors += len(header)
         for tensor in header.values():
             counts[tensor["dtype"]] += prod(tensor["shape"])
     names = {code: name for name, (code, _) in _CODES.items()}
-    floats = [names[code] for code, _ in counts.most_common() if code in names]
-    return Weights(tuple(files), formats == {"mlx"}, floats[0] if floats else counts.most_common(1)[0][0])
+    dtypes = [names[code] for code, _ in counts.most_common() if code in names]
+    dtype = dtypes[0] if dtypes else counts.most_common(1)[0][0]
+    return Weights(tuple(files), formats == {"mlx"}, dtype, n_tensors)
 
 
 def _header(file: Path) -> dict[str, Any]:
+    """Read a header and check it against the file's size before it can take memory."""
     try:
+        size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if length > file.stat().st_size:
+            if length > size:
                 raise ValueError("the header is longer than the file")
             header: dict[str, Any] = json.loads(stream.read(length))
-        end = max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
-        if 8 + length + end != file.stat().st_size:
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        if 8 + length + max(tensor["data_offsets"][1] for tensor in tensors) != size:
             raise ValueError("the file is cut off, or longer than its header says")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise InputError(f"{file}: not a whole safetensors file ({error}).", "Download or copy it again.") from error
+        if not all(isinstance(tensor["dtype"], str) and 0 <= prod(tensor["shape"]) <= 8 * size for tensor in tensors):
+            raise ValueError("a tensor's type or shape cannot be right")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = first_line(error)
+        raise InputError(f"{file}: not a whole safetensors file ({reason}).", "Download or copy it again.") from error
     return header
 
 
 def write_tensors(
     path: Path, dtype: FloatName, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[npt.NDArray[Any]]
 ) -> None:
-    """Write a safetensors file in MLX format. `tensors` come one at a time, in the order of `shapes`.
+    """Write a safetensors file in MLX format from tensors that come one at a time, in the order of `shapes`.
 
-    Each is an array of `dtype` (bfloat16 as its bits in uint16). Layout: 8 bytes with the header's length, the header
-    in JSON, then the values, little-endian (https://github.com/huggingface/safetensors#format).
+    Each tensor is an array of `dtype`, or the bits of bfloat16 values in uint16.
     """
     code, width = _CODES[dtype]
     header: dict[str, object] = {"__metadata__": {"format": "mlx"}}

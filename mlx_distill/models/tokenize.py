@@ -1,38 +1,53 @@
-"""The one way messages become tokens: for training, scoring, comparing and chatting alike.
+"""The one function that turns messages into tokens: for training, scoring, comparing and chatting.
 
-A conversation is tokenised turn by turn, so that the tokens before an answer are exactly those the model is given
-when it is asked to write that answer.
+It tokenizes a conversation turn by turn. So the tokens before an answer are exactly the prompt for that answer.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from functools import cache
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import InputError
-from mlx_distill.records import Messages
+from mlx_distill.formatting import first_line
+from mlx_distill.records import Messages, build_messages
 
+MAX_TEMPLATE_CHARACTERS = 100_000
+"""Maximum number of characters that a chat template may add to a conversation, besides four times its own text."""
+TRIAL_BYTES = 4 << 30
+"""Memory limit for the trial of a chat template (Linux only)."""
+_TRIAL = f"""
+import json, resource, sys
+if sys.platform == "linux":
+    resource.setrlimit(resource.RLIMIT_AS, ({TRIAL_BYTES}, {TRIAL_BYTES}))
+from transformers.utils.chat_template_utils import render_jinja_template
+render_jinja_template(**json.load(sys.stdin), add_generation_prompt=True)
+"""
 _OTHER_MODEL = "Use an instruct model whose chat template writes turns one after another (Qwen2.5, SmolLM2, Llama)."
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """A conversation as the model reads it."""
+class TokenizedChat:
+    """The tokens of a conversation, and which of them are supervised."""
 
     tokens: tuple[int, ...]
     mask: tuple[bool, ...]
-    """True where a token is supervised: every assistant turn's answer and its end token, and nothing else."""
+    """True for supervised tokens: each answer and its end token, and nothing else."""
 
     @property
     def n_supervised(self) -> int:
         return sum(self.mask)
 
 
-def render(tokenizer: TokenizerWrapper, messages: Messages) -> Rendered:
-    """Tokens and answer mask of a conversation; the template's text after the last end token is left out.
+def render(tokenizer: TokenizerWrapper, messages: Messages) -> TokenizedChat:
+    """Return the tokens and the answer mask of a conversation, without the template's text after the last end token.
 
-    Raises InputError where the template fails, rewrites earlier turns, or writes no end token.
+    Raises InputError if the template fails, rewrites earlier turns, or writes no end token.
     """
     tokens: list[int] = []
     mask: list[bool] = []
@@ -40,11 +55,11 @@ def render(tokenizer: TokenizerWrapper, messages: Messages) -> Rendered:
         ids = tokenizer.encode(text, add_special_tokens=False)
         tokens.extend(ids)
         mask.extend([supervised] * len(ids))
-    return Rendered(tuple(tokens), tuple(mask))
+    return TokenizedChat(tuple(tokens), tuple(mask))
 
 
 def render_prompt(tokenizer: TokenizerWrapper, messages: Messages) -> list[int]:
-    """The tokens after which the model writes the next assistant turn."""
+    """Return the tokens after which the model writes the next answer."""
     whole = _text(tokenizer, messages, ask=True)
     texts = _find_answers(tokenizer, messages, whole)
     if texts is None:
@@ -54,19 +69,45 @@ def render_prompt(tokenizer: TokenizerWrapper, messages: Messages) -> list[int]:
 
 
 def end_tokens(tokenizer: TokenizerWrapper) -> list[str]:
-    """The texts of the tokens that end a turn, such as `<|im_end|>`."""
+    """Return the texts of the tokens that end a turn, such as `<|im_end|>`."""
     texts = tokenizer.convert_ids_to_tokens(sorted(tokenizer.eos_token_ids))
     return [text for text in texts if text]
 
 
 def control_tokens(tokenizer: TokenizerWrapper) -> list[str]:
-    """The texts that the tokenizer reads as control tokens wherever they stand; they cannot be part of an answer."""
+    """Return the texts that the tokenizer always reads as control tokens. They cannot be part of an answer."""
     added = tokenizer.added_tokens_decoder.values()
     return sorted({str(token) for token in added if token.special})
 
 
+def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) -> None:
+    """Render one message in a child process. InputError if the template fails, or exceeds the time or memory limit.
+
+    A template is a program from the model's author: it can loop or fill the memory even when it is only compiled.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if isinstance(template, str):
+        _check_template(template, max_seconds)
+
+
+@cache
+def _check_template(template: str, max_seconds: float) -> None:
+    conversations = [[message.to_json() for message in build_messages("Hello")]]
+    trial = json.dumps({"conversations": conversations, "chat_template": template})
+    command = [sys.executable, "-P", "-c", _TRIAL]  # -P: do not import modules from the working folder
+    try:
+        done = subprocess.run(command, input=trial, capture_output=True, text=True, timeout=max_seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"The chat template does not finish within {max_seconds:g} s.", _OTHER_MODEL) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["the process ended without a message"]
+        raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
+
+
 def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
-    """The text up to the last answer's end token, cut into (what is given, False) and (what is answered, True)."""
+    """Split the text up to the last answer's end token into (given text, False) and (answer, True)."""
     pieces: list[tuple[str, bool]] = []
     done = ""
     for index, message in enumerate(messages):
@@ -77,7 +118,10 @@ def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, 
         if not before.startswith(done) or not after.startswith(before):
             raise InputError("The chat template writes earlier turns differently once an answer follows.", _OTHER_MODEL)
         turn = after[len(before) :]
-        answer = turn[: _end_of_answer(tokenizer, turn)]
+        ends = [turn.rfind(text) + len(text) for text in end_tokens(tokenizer) if text in turn]
+        if not ends:
+            raise InputError("The chat template writes no end token after an answer.", _OTHER_MODEL)
+        answer = turn[: max(ends)]
         pieces += [(before[len(done) :], False), (answer, True)]
         done = before + answer
     return pieces
@@ -113,13 +157,12 @@ def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
     except Exception as error:  # a template is a program of the model's author and may raise anything
-        raise InputError(f"The chat template cannot write this conversation: {error}", _OTHER_MODEL) from error
+        raise InputError(
+            f"The chat template cannot write this conversation: {first_line(error)}", _OTHER_MODEL
+        ) from error
+    if len(text) > MAX_TEMPLATE_CHARACTERS + 4 * sum(len(message.content) for message in messages):
+        raise InputError(f"The chat template makes {len(text)} characters of a short conversation.", _OTHER_MODEL)
     return text
 
 
-def _end_of_answer(tokenizer: TokenizerWrapper, turn: str) -> int:
-    """Where the answer ends within an assistant turn, its end token included."""
-    ends = [turn.rfind(text) + len(text) for text in end_tokens(tokenizer) if text in turn]
-    if not ends:
-        raise InputError("The chat template writes no end token after an answer.", _OTHER_MODEL)
-    return max(ends)
+Rendered = TokenizedChat  # old name, until all callers use the new one

@@ -1,4 +1,4 @@
-"""Settings and result of `prepare`."""
+"""The settings and the result of `prepare`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Annotated
 from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM, Split
 from mlx_distill.storage import files
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 
 class FilterConfig(Config, frozen=True):
-    """Requirements that an answer must meet to become a row."""
+    """The requirements for an answer to become a row."""
 
     renamed = {  # noqa: RUF012
         "near_duplicate": "dedup_threshold",
@@ -23,8 +23,8 @@ class FilterConfig(Config, frozen=True):
     }
     removed = {"stop_reasons": "only complete answers are learned (end_turn, stop_sequence)"}  # noqa: RUF012
 
-    min_answer_tokens: Annotated[int, doc("minimum answer tokens, the end token included", ge=1)] = 1
-    max_answer_tokens: Annotated[int, doc("maximum answer tokens, the end token included", ge=1)] | None = None
+    min_answer_tokens: Annotated[int, doc("minimum tokens of an answer, with its end token", ge=1)] = 1
+    max_answer_tokens: Annotated[int, doc("maximum tokens of an answer, with its end token", ge=1)] | None = None
     require_parsing_code: Annotated[bool, doc("reject answers with Python code that does not parse")] = True
     dedup_threshold: Annotated[
         float, doc("reject rows this similar to an earlier row (Jaccard of word trigrams); 0 keeps all", ge=0, le=1)
@@ -37,7 +37,7 @@ class FilterConfig(Config, frozen=True):
 
 
 class PrepareConfig(Config, frozen=True):
-    """Which rows to make, and how to split them."""
+    """The settings of the rows and of their splits."""
 
     renamed = {  # noqa: RUF012
         "near_copy": "contamination_threshold",
@@ -56,7 +56,7 @@ class PrepareConfig(Config, frozen=True):
         float, doc("reject answers that contain this share of a test prompt's word trigrams", gt=0, le=1)
     ] = 0.7
     valid_fraction: Annotated[float, doc("fraction of families for choosing the checkpoint", ge=0, lt=1)] = 0.1
-    test_fraction: Annotated[float, doc("fraction of families for the claimed figures", ge=0, lt=1)] = 0.1
+    test_fraction: Annotated[float, doc("fraction of families for the final measurement", ge=0, lt=1)] = 0.1
     seed: Annotated[int, doc("random seed for splitting families without an explicit split")] = 0
     filter: FilterConfig = FilterConfig()
 
@@ -66,7 +66,7 @@ class PrepareConfig(Config, frozen=True):
 
     @property
     def test_prompts_file(self) -> Path:
-        return self.test_prompts or shipped("test_prompts.jsonl")
+        return self.test_prompts or package_data_path("test_prompts.jsonl")
 
     def inputs(self) -> list[Path]:
         """Return the files that decide the result."""
@@ -98,7 +98,7 @@ class TokenStats:
 
 @dataclass(frozen=True)
 class Leak:
-    """A held-out prompt that a train prompt nearly repeats. In one family they would share a split."""
+    """A held-out prompt that a train prompt nearly repeats. In the same family they would share a split."""
 
     held_out: str
     train: str
@@ -108,7 +108,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The kept row that contains most of a test prompt, so that a user can judge the threshold."""
+    """The row that contains most of a test prompt: it shows how far the rows are from the contamination threshold."""
 
     id: str
     test_prompt: str
@@ -131,9 +131,9 @@ class PrepareResult:
     n_families: Mapping[str, int]
     """Families with rows, by split."""
     families_moved_to: Mapping[str, Split]
-    """Families that the hash put into train, and that moved because a held-out split was empty."""
+    """Families that moved out of train because a held-out split was empty."""
     identity_phrases: tuple[str, ...]
-    """Ids of kept answers in which the teacher calls itself a model."""
+    """Ids of the rows in which the teacher calls itself a model."""
     nearest_to_a_test_prompt: Nearest | None
     look_alikes: tuple[Leak, ...]
     total: TokenStats

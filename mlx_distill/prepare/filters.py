@@ -1,4 +1,4 @@
-"""Filters: the requirements that turn a teacher's answer into a row, with one reason for each failure."""
+"""Check a teacher's answer: it becomes a row, or it is rejected with one reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_distill.code_blocks import code_blocks, parse_fault
+from mlx_distill.code_blocks.blocks import code_blocks
+from mlx_distill.code_blocks.syntax import python_problem
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
 from mlx_distill.models.tokenize import control_tokens, render
@@ -16,7 +17,7 @@ from mlx_distill.prepare.select import Reason, Rejection
 from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
 from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 MIN_ANSWER_NGRAMS = 20
 """A known answer with fewer trigrams is too short to show that another answer copies it."""
@@ -27,11 +28,11 @@ class _TestPrompt(Prompt, frozen=True):
 
 
 def protected_texts(path: Path) -> list[tuple[str, str]]:
-    """Return (id, text) of each test prompt of a JSONL file, and of its answer if that is known.
+    """Return (id, text) of each test prompt of a JSONL file, then (id, text) of the known answers.
 
-    A line may contain its "answer"; the answers to the shipped test prompts are known.
+    A line may contain its "answer". The package contains the answers to the shipped test prompts.
     """
-    known = read_jsonl(shipped("sample") / "test_answers.jsonl", TeacherRecord.from_json)
+    known = read_jsonl(package_data_path("sample") / "test_answers.jsonl", TeacherRecord.from_json)
     answers = {record.prompt_id: record.answer for record in known}
     next_step = "Give the file of your test prompts, or remove the setting to use the shipped ones."
     prompts = read_jsonl(path, _TestPrompt.from_json, next_step)
@@ -41,7 +42,7 @@ def protected_texts(path: Path) -> list[tuple[str, str]]:
 
 
 class RowFilter:
-    """Turns answers into rows, one after another. Each answer is compared with the rows before it."""
+    """Collects the rows and the rejected answers. Each answer is also compared with the rows before it."""
 
     def __init__(self, config: PrepareConfig) -> None:
         self.rows: list[Row] = []
@@ -61,9 +62,9 @@ class RowFilter:
         self._kept = NearDuplicateIndex(threshold) if threshold else None
 
     def add(self, record: TeacherRecord) -> None:
-        """Add the row of an answer, or the reason against it.
+        """Add the answer to `rows` or to `rejected`.
 
-        The student's system message replaces the teacher's, and the answer loses white space at its ends.
+        The student's system message replaces the teacher's. White space at the ends of the answer is removed.
         """
         turns = tuple(message for message in record.messages if message.role != "system")
         messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
@@ -75,12 +76,12 @@ class RowFilter:
             self.rejected.append(Rejection(record.prompt_id, record.key, *outcome))
 
     def _check(self, example: Example, prompt: str) -> Row | tuple[Reason, str]:
-        """Return the row, or the first reason against it with its detail."""
+        """Return the row, or the reason of the first failed check with its detail."""
         config, limits, answer = self._config, self._config.filter, example.messages[-1].content
-        text, exact = f"{prompt}\n{answer}", normalize(prompt)
-        if half := re.search(r"[\ud800-\udfff]", text):
-            return Reason.INVALID_TEXT, f"contains \\u{ord(half.group()):04x}, which is half of a character"
-        # The prompt alone matches a test prompt of one or two words, which is a single n-gram.
+        text, normalized_prompt = f"{prompt}\n{answer}", normalize(prompt)
+        if surrogate := re.search(r"[\ud800-\udfff]", text):
+            return Reason.INVALID_TEXT, f"contains \\u{ord(surrogate.group()):04x}, which is half of a character"
+        # A test prompt of one or two words is a single n-gram: only the prompt alone can match it.
         overlaps = (*self._protected.find(prompt), *self._protected.find(text))
         overlap = max(overlaps, key=lambda match: match.similarity, default=None)
         if overlap and overlap.similarity >= config.contamination_threshold:
@@ -88,9 +89,9 @@ class RowFilter:
             return Reason.CONTAMINATION, f"contains {overlap.similarity:.2f} of {overlap.key}, {threshold}"
         if limits.require_parsing_code and (broken := find_broken_code(answer)):
             return Reason.BROKEN_CODE, broken
-        identity = find_identity_phrase(answer)
+        identity = IDENTITY_PHRASE.search(answer)
         if identity and limits.reject_identity:
-            return Reason.IDENTITY, f'the answer says "{identity}"'
+            return Reason.IDENTITY, f'the answer says "{identity.group()}"'
         if found := find_control_token(example.messages, self._control_tokens):
             return Reason.CONTROL_TOKEN, found
         rendered = render(self._tokenizer, example.messages)
@@ -102,13 +103,13 @@ class RowFilter:
             return Reason.ANSWER_TOO_SHORT, f"{n} tokens, min_answer_tokens is {limits.min_answer_tokens}"
         if limits.max_answer_tokens is not None and n > limits.max_answer_tokens:
             return Reason.ANSWER_TOO_LONG, f"{n} tokens, max_answer_tokens is {limits.max_answer_tokens}"
-        if exact in self._first_ids:
-            return Reason.DUPLICATE, f"same prompt as {self._first_ids[exact]}"
+        if normalized_prompt in self._first_ids:
+            return Reason.DUPLICATE, f"same prompt as {self._first_ids[normalized_prompt]}"
         if self._kept and (match := self._kept.find(text)):
             threshold = f"dedup_threshold is {limits.dedup_threshold:g}"
             return Reason.NEAR_DUPLICATE, f"{match.similarity:.2f} like {match.key}, {threshold}"
 
-        self._first_ids[exact] = example.id
+        self._first_ids[normalized_prompt] = example.id
         if self._kept:
             self._kept.add(example.id, text)
         if identity:
@@ -119,22 +120,16 @@ class RowFilter:
 
 
 def find_broken_code(answer: str) -> str:
-    """Return which code block does not parse, and where; "" if all blocks of a known language (Python) parse."""
+    """Return the number of the first Python block that does not parse, and why; "" if all parse."""
     for number, block in enumerate(code_blocks(answer), start=1):
-        fault = parse_fault(block)
-        if fault:
-            return f"code block {number} ({block.language}), {fault}"
+        problem = python_problem(block.code) if block.language == "python" else ""
+        if problem:
+            return f"code block {number} (python), {problem}"
     return ""
 
 
-def find_identity_phrase(answer: str) -> str:
-    """Return a phrase in which the teacher calls itself a model ("as an AI", "I am Claude"), or ""."""
-    found = _IDENTITY.search(answer)
-    return found.group() if found else ""
-
-
 def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
-    """Return which message contains a control token, where it would end or open a turn, or ""."""
+    """Return which message contains a control token, which would end or open a turn; "" if none does."""
     for message in messages:
         for token in control_tokens:
             if token in message.content:
@@ -142,7 +137,7 @@ def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str
     return ""
 
 
-_IDENTITY = re.compile(
+IDENTITY_PHRASE = re.compile(
     r"\bas an? (?:large |small )?(?:AI|artificial intelligence|language model)\b(?!-)"
     r"|\bI(?:['’]m| am) (?:an? (?:AI|artificial intelligence|(?:large )?language model)\b(?!-)"
     r"|(?:Claude|ChatGPT|GPT|Gemini|Llama|Qwen|Mistral|DeepSeek)\b)"
@@ -150,3 +145,4 @@ _IDENTITY = re.compile(
     r"|\b(?:created|developed|made|trained) by (?:Anthropic|OpenAI|Google DeepMind|Alibaba Cloud|Meta AI)\b",
     re.IGNORECASE,
 )
+"""The teacher calls itself a model: "as an AI", "I am Claude"."""

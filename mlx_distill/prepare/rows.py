@@ -1,4 +1,4 @@
-"""Rows in the student's tokens: counts of a group, and a preview of what is supervised."""
+"""A row, token counts of a group of rows, and a preview that marks the supervised text."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ MAX_NAMED = 5
 def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
     """Write train.jsonl, valid.jsonl, test.jsonl, rejected.jsonl and stats.json into `config.data`, all or none.
 
-    Equal inputs give equal bytes. Raises MissingError or InputError for a file that is missing or wrong, for a family
-    that names two splits, and for a split without rows. Then nothing is written.
+    Equal inputs give equal bytes. Raises MissingError or InputError for a file that is missing or invalid, for a family
+    whose prompts name two splits, and for a split without rows. In these cases nothing is written.
     """
     selection = select(config.data)
     named = named_splits(selection.prompts)
@@ -43,8 +43,7 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
             "Collect complete answers with `mlx-distill collect`, or change the settings that reject them.",
             [f"{reason}: {count}" for reason, count in counts.items()],
         )
-    fractions = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
-    splits, moved = assign_splits((row.example.family for row in rows), named, **fractions, seed=config.seed)
+    splits, moved = assign_splits((row.example.family for row in rows), named, config)
     by_split = {split: [row for row in rows if splits[row.example.family] == split] for split in SPLITS}
     held_out = [*by_split["valid"], *by_split["test"]]
     by_category: dict[str, list[Row]] = {}
@@ -75,7 +74,7 @@ def _write(
     config: PrepareConfig, result: PrepareResult, by_split: Mapping[Split, Sequence[Row]], rejected: Sequence[Rejection]
 ) -> None:
     settings, stats = to_plain(config), to_plain(result)
-    for path in ("data", "model", "test_prompts"):  # so that equal data gives equal bytes in every folder
+    for path in ("data", "model", "test_prompts"):  # paths differ between folders; the bytes must not
         del settings[path]
     del stats["data"]
     stats["lengths"] = {name: stats.pop(name) for name in ("total", "splits", "categories")}
@@ -91,20 +90,20 @@ def _write(
 
 def _warnings(result: PrepareResult) -> Iterator[str]:
     if result.n_unanswered:
-        yield f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks for them."
+        yield f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks the teacher."
     if ids := result.identity_phrases:
         yield f"Answers in which the teacher calls itself a model: {_list(ids)}. --reject-identity rejects them."
     for family, split in result.families_moved_to.items():
-        yield f"The hash put no family into {split}, so {family} moved there. The prompts file can name the splits."
+        yield f"The hash put no family into {split}, so {family} moved there. The prompts can name their split."
     if leaks := result.look_alikes:
         pairs = _list([f"{leak.held_out} ~ {leak.train}" for leak in leaks])
         yield (
-            f"Held-out prompts that a train prompt nearly repeats: {pairs}. The figures will look too good. Give these "
-            "prompts one family."
+            f"Held-out prompts that a train prompt nearly repeats: {pairs}. The measured figures will be too good. "
+            "Give both prompts the same family."
         )
     for stats in result.splits:
         if not stats.n_rows:
-            yield f"{stats.name} has no rows: its fraction is 0 and no prompt names it."
+            yield f"{stats.name} has no rows: its fraction is 0, and no prompt names this split."
 
 
 def _list(names: Sequence[str]) -> str:

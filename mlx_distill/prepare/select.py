@@ -1,4 +1,4 @@
-"""Selection of answers: one for each current prompt, the newest that is complete."""
+"""Select one answer for each current prompt: the newest complete one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _PromptIndex(Record, frozen=True):
 
 @dataclass(frozen=True)
 class Selection:
-    """The answers to use, before any check of their text."""
+    """The selected answers, before any check of their text."""
 
     records: list[TeacherRecord]
     """One for each answered prompt, in the order of the prompts."""
@@ -74,9 +74,9 @@ class Selection:
 def select(data: Path) -> Selection:
     """Select from `data`/teacher_data.jsonl the newest complete answer to each current prompt.
 
-    `data`/collect.json lists the current prompts; id, family, category and split come from there, because they may have
-    changed after the answer arrived. Without the file, every prompt of the records is current, and its newest record
-    decides. Raises MissingError or InputError for files that cannot be read.
+    `data`/collect.json lists the current prompts. Id, family, category and split come from there, because they may have
+    changed after the answer arrived. Without that file, every prompt of the records is current, and its newest record
+    gives family, category and split. Raises MissingError or InputError for files that cannot be read.
     """
     records = read_jsonl(data / files.TEACHER_DATA, TeacherRecord.from_json, "Create it with `mlx-distill collect`.")
     index = _read_index(data / files.PROMPT_INDEX)
@@ -89,13 +89,13 @@ def select(data: Path) -> Selection:
     if index is None:
         current = {r.prompt_id: CurrentPrompt(r.key, r.prompt_id, r.family, r.category, r.split) for r in records}
 
-    answers: dict[str, list[TeacherRecord]] = {key: [] for key in current}
+    answers: dict[str, list[TeacherRecord]] = {key: [] for key in current}  # the oldest first
     for record in records:
         key = record.prompt_id if index is None else record.key
         if key in answers:
             answers[key].append(record)
         else:
-            detail = "collect.json lists no such prompt with these settings"
+            detail = "collect.json does not list this prompt with these settings"
             rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_CURRENT, detail))
 
     selected: list[TeacherRecord] = []
@@ -115,7 +115,7 @@ def select(data: Path) -> Selection:
 
 
 def _read_index(path: Path) -> list[CurrentPrompt] | None:
-    """Return the current prompts in their order, or None if there is no collect.json."""
+    """Return the current prompts in their order; None if there is no collect.json."""
     if not path.exists():
         return None
     try:

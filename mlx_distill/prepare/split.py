@@ -1,4 +1,4 @@
-"""Splits by family: a family is held out as a whole, by the split that its prompts name or by a hash of its name."""
+"""Assign whole families to splits: by the split that their prompts name, or by a hash of the family's name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_distill.errors import InputError
-from mlx_distill.prepare.config import Leak
+from mlx_distill.prepare.config import Leak, PrepareConfig
 from mlx_distill.prepare.rows import Row
 from mlx_distill.prepare.select import CurrentPrompt
 from mlx_distill.records import SPLITS, Split
@@ -14,7 +14,7 @@ from mlx_distill.similarity import OverlapIndex
 
 _NEXT_STEP = (
     'Give the prompts of a few families "split": "valid" and "split": "test" in the prompts file and run '
-    "`mlx-distill collect` (it buys no answer again), or add prompts. A fraction of 0 leaves a split empty."
+    "`mlx-distill collect` (it buys no answer twice), or add prompts. A fraction of 0 leaves a split empty."
 )
 
 
@@ -39,24 +39,24 @@ def named_splits(prompts: Iterable[CurrentPrompt]) -> dict[str, Split]:
 
 
 def assign_splits(
-    families: Iterable[str], named: Mapping[str, Split], *, valid_fraction: float, test_fraction: float, seed: int
+    families: Iterable[str], named: Mapping[str, Split], config: PrepareConfig
 ) -> tuple[dict[str, Split], dict[str, Split]]:
     """Return the split of each family that has rows, and the families that moved out of train.
 
-    The split that a family names wins. Otherwise its position decides: below `test_fraction` it is test, below
-    `test_fraction + valid_fraction` valid, else train. So no family moves when others are added. If that leaves test or
-    valid empty, the train family with the lowest position moves there. InputError if a split is still empty.
+    A named split wins. Otherwise the family's hash position decides: below `test_fraction` it goes to test, below
+    `test_fraction + valid_fraction` to valid, else to train. Therefore new families never move old ones. If test or
+    valid stays empty, the train family with the lowest position moves there. InputError if a split is still empty.
     """
-    fractions: dict[Split, float] = {"test": test_fraction, "valid": valid_fraction}
+    fractions: dict[Split, float] = {"test": config.test_fraction, "valid": config.valid_fraction}
     positions: dict[str, float] = {}
     splits: dict[str, Split] = {}
     for family in dict.fromkeys(families):
         if family in named:
             splits[family] = named[family]
             continue
-        position = positions[family] = hash_position(family, seed)
-        held_out: Split = "test" if position < test_fraction else "valid"
-        splits[family] = held_out if position < test_fraction + valid_fraction else "train"
+        position = positions[family] = hash_position(family, config.seed)
+        held_out: Split = "test" if position < config.test_fraction else "valid"
+        splits[family] = held_out if position < config.test_fraction + config.valid_fraction else "train"
 
     moved: dict[str, Split] = {}
     for split, fraction in fractions.items():
@@ -83,11 +83,11 @@ def hash_position(family: str, seed: int) -> float:
 def find_leaks(train: Sequence[Row], held_out: Sequence[Row], threshold: float) -> list[Leak]:
     """Return the held-out prompts that a train prompt nearly repeats, each with the first such train prompt.
 
-    A prompt that was found leaves the index: otherwise prompts made from one template would take quadratic time.
+    The index forgets a prompt once it is found: otherwise prompts made from one template would take quadratic time.
     """
     index = OverlapIndex(((row.example.id, row.prompt_text) for row in held_out), threshold)
     return [
         Leak(match.key, row.example.id, round(match.similarity, 4))
         for row in train
-        for match in index.pop(row.prompt_text)
+        for match in index.find(row.prompt_text, remove=True)
     ]

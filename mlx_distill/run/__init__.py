@@ -1,1 +1,1 @@
-"""The whole job of a project: stage after stage, with manifests that say what is up to date."""
+"""`run`, `init` and `doctor`: create a project, check the machine, and run the stages that are not up to date."""

@@ -17,7 +17,7 @@ RUN_ORDER: tuple[StageName, ...] = get_args(StageName)
 class RunConfig(Config, frozen=True):
     """Which stages `run` repeats, and with which overrides."""
 
-    file: Annotated[Path, doc("the project's settings")] = Path(PROJECT_FILE)
+    file: Annotated[Path, doc("the project file")] = Path(PROJECT_FILE)
     first: Annotated[Literal["", StageName], doc("repeat this stage and all stages after it")] = ""
     force: Annotated[bool, doc("repeat every stage; existing answers are not requested again")] = False
     overrides: Annotated[tuple[str, ...], doc("SECTION.KEY=VALUE: replaces a setting of the file")] = ()
@@ -32,7 +32,7 @@ class StageOutcome:
     reason: str
     """Why the stage ran; empty if it was up to date."""
     seconds: float
-    """Duration, of this run or of the run that made the results."""
+    """Duration of the stage, in this run or in the earlier run that made the results."""
     summary: str
     """Main figures, in one line."""
     outputs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Check what works on this machine, and say what to do about what does not."""
+"""Check what works on this machine, and give advice for the rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mlx_distill.events import Report, ignore
 from mlx_distill.formatting import format_bytes
 from mlx_distill.run.project import Project, ProjectConfig
 from mlx_distill.storage.files import PROJECT_FILE
-from mlx_distill.teachers import check_access
+from mlx_distill.teachers.registry import check_key
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -55,19 +55,19 @@ class DiagnosticCheck:
     status: Status
     found: str
     advice: str = ""
-    """What to do; empty if there is nothing to do."""
+    """The next step; empty if nothing is wrong."""
 
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """All checks. `ok` is false only if mlx-distill cannot work here at all."""
+    """The results of all checks. `ok` is False only if mlx-distill cannot work here at all."""
 
     ok: bool
     checks: tuple[DiagnosticCheck, ...]
 
 
 def run(config: DoctorConfig | None = None, _report: Report = ignore) -> DoctorResult:
-    """Run all checks; takes a few seconds if the Hub does not answer. Raises only for a broken `distill.toml`."""
+    """Run all checks: a few seconds if the Hub does not answer. Raises InputError only for a broken `distill.toml`."""
     config = config or DoctorConfig()
     project = Project.load(config.file).config if config.file.exists() else None
     translated = sys.platform == "darwin" and _sysctl("sysctl.proc_translated") == "1"
@@ -152,7 +152,7 @@ def check_disk(free_bytes: int) -> DiagnosticCheck:
 
 
 def check_folder(folder: Path) -> DiagnosticCheck:
-    """Check that the working folder is writable, by writing: permissions alone do not tell."""
+    """Check that the working folder is writable by writing to it. Permissions alone do not show it."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -164,8 +164,8 @@ def check_folder(folder: Path) -> DiagnosticCheck:
 
 def check_teacher(environment: Mapping[str, str], teacher: str) -> DiagnosticCheck:
     """Check that the teacher's SDK and API key are there. The key's value is never shown."""
-    access = check_access(teacher, environment)
-    return DiagnosticCheck("Teacher", access.status, access.found, access.advice)
+    key = check_key(teacher, environment)
+    return DiagnosticCheck("API key", key.status, key.text, key.advice)
 
 
 def check_hub(endpoint: str, student: str, *, offline: bool, reached: bool, cached: bool) -> DiagnosticCheck:
@@ -201,14 +201,14 @@ def check_sample(installed: bool, project: ProjectConfig | None) -> DiagnosticCh
 
 
 def is_reachable(endpoint: str, timeout_seconds: float = HUB_TIMEOUT_SECONDS) -> bool:
-    """Return whether a server answers, with any status. Proxies of the environment are used."""
+    """Return whether a server answers, with any status. Uses the proxies of the environment."""
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout_seconds):
             return True
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:
-        # Some Pythons have no certificates; the Hub's client brings its own.
+        # The server answered, but this Python has no certificates. The Hub's client has its own.
         return isinstance(error.reason, ssl.SSLCertVerificationError)
     except (OSError, ValueError, http.client.HTTPException):
         return False

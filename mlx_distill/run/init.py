@@ -29,12 +29,12 @@ SAMPLE = {"teacher": "recorded:sample", "student": "sample"}
 LINE_WIDTH = 100
 
 OWN_FILES = {"prompts": "data/prompts.jsonl", "test_prompts": "data/test_prompts.jsonl"}
-"""Settings that name packaged files by default, and a project's own copies in a project."""
+"""Settings whose default is a packaged file, with the project's own copy of it."""
 
-PRICES_TITLE = (
+PRICES_COMMENT = (
     "US dollars per million tokens. A line here replaces the built-in price of a model, or adds a model. Also: "
     "max_input_tokens (longer prompts have another price), cache_write and cache_read (times input_usd), batch (times "
-    "all). The built-in prices are of"
+    f"all). The built-in prices are of {PRICES_AS_OF}."
 )
 
 
@@ -59,7 +59,7 @@ class InitResult:
 
 
 def run(config: InitConfig, _report: Report = ignore) -> InitResult:
-    """Create the folder. InputError if it exists and is not empty, or if its name cannot be a project's name."""
+    """Create the folder. Raises InputError if it is not empty, or if its name cannot be the name of a project."""
     folder = config.folder
     name = folder.resolve().name
     project = parse(ProjectConfig, {"name": name, **(SAMPLE if config.sample else {})}, f"init {folder}")
@@ -91,7 +91,7 @@ def project_file(config: ProjectConfig) -> str:
         for field in fields_of(section):
             if field.group:
                 lines += ["", f"[{name}.{field.name}]", *_settings(field.group, {}, leave_out=())]
-    lines += ["", *_wrap(f"{PRICES_TITLE} {PRICES_AS_OF}."), f"[{PRICES_SECTION}]"]
+    lines += ["", *_wrap(PRICES_COMMENT), f"[{PRICES_SECTION}]"]
     lines += [f"# {_toml_key(name)} = {_toml_price(price)}" for name, price in PRICES.items()]
     return "\n".join(lines) + "\n"
 

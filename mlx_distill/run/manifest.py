@@ -1,4 +1,4 @@
-"""Manifests: what a finished stage was made from. They tell in milliseconds whether a stage must run again."""
+"""Manifests: settings, inputs and outputs of a finished stage, to decide quickly whether it must run again."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ class Manifest(msgspec.Struct, frozen=True):
     summary: str
     """The main figures, for a run that skips the stage."""
     incomplete: str = ""
-    """What is still missing, for example answers of the teacher. Empty if nothing is."""
+    """The missing part, for example `2 answers missing`. Empty if the result is complete."""
 
     @classmethod
     def begin(
         cls, stage: str, settings: dict[str, Any], inputs: Iterable[Path], known: Mapping[str, FileState]
     ) -> Self:
-        """Record settings and inputs of a stage that is about to run. `known` file states save hashing weights."""
+        """Record the settings and inputs of a stage before it runs.
+
+        `known` holds earlier file states, so that large files are not hashed again.
+        """
         return cls(stage, settings, states_of(inputs, known), {}, device.versions(), 0.0, "", "")
 
     def finish(self, outputs: Iterable[Path], seconds: float, summary: str, incomplete: str = "") -> Self:
         """Return the manifest of the stage after it ran."""
         return msgspec.structs.replace(
             self,
-            outputs=states_of(outputs, self.outputs),
+            outputs=states_of(outputs),
             seconds=round(seconds, 2),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             summary=summary,
@@ -66,9 +69,9 @@ class Manifest(msgspec.Struct, frozen=True):
         return self.incomplete
 
     def outputs_unchanged(self) -> bool:
-        """Return whether all outputs that exist are as the stage made them, so that it may replace them."""
-        now = states_of(map(Path, self.outputs), self.outputs)
-        return all(state.sha256 == self.outputs[path].sha256 for path, state in now.items())
+        """Return whether no output was edited, so that the stage may replace them. A missing output is not an edit."""
+        current = states_of(map(Path, self.outputs), self.outputs)
+        return all(state.sha256 == self.outputs[path].sha256 for path, state in current.items())
 
     def save(self, path: Path) -> None:
         write_json(path, self)
@@ -83,7 +86,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def known_states(folder: Path) -> dict[str, FileState]:
-    """Return the file states of all manifests in a folder, so that weights that several stages read are hashed once."""
+    """Return the file states in all manifests of a folder. They avoid hashing the same weights for several stages."""
     known: dict[str, FileState] = {}
     for file in sorted(folder.glob("*.json")):
         manifest = Manifest.load(file)

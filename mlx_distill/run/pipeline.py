@@ -1,11 +1,11 @@
-"""Run the stages of a project in order. A stage is skipped if nothing that it was made from has changed.
+"""Run the stages of a project in order. A stage is skipped if its settings, inputs and outputs have not changed.
 
-A finished stage leaves a manifest in reports/NAME/manifests: settings, hashes of inputs and outputs, versions, time
-and its main figures.
+A finished stage writes a manifest in reports/NAME/manifests, which `run` compares with the current settings and files.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import subprocess
 import sys
@@ -39,8 +39,8 @@ from mlx_distill.train.config import TrainConfig, TrainResult
 def run(config: RunConfig, report: Report = ignore) -> RunResult:
     """Run the stages of the project in the working folder. All settings are checked before the first stage starts.
 
-    Raises InputError for wrong settings, or if another run of the project is in progress, and the errors of the
-    stages. Results of earlier stages are kept and are not made again.
+    Raises InputError for wrong settings or if another run of the project is in progress, and the errors of the stages.
+    After an error, the results of the earlier stages stay up to date.
     """
     started = time.monotonic()
     project = load_project(config)
@@ -60,26 +60,26 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
 
 
 def collect_config(config: RunConfig) -> CollectConfig:
-    """Return the settings with which `run` would collect, for its cost estimate. All settings are checked."""
+    """Return the settings of `collect` in this run, for the cost estimate. All settings of the project are checked."""
     collect: CollectConfig = stage_configs(load_project(config))["collect"]
     return collect
 
 
 def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
-    """Run one stage as its own command does.
+    """Run one stage for its own command.
 
-    If `config` equals the settings of the project in the working folder, the manifest is written, so that `run` skips
-    the stage.
+    If `config` has the settings of the project in the working folder, the manifest is written, so that `run` skips the
+    stage.
     """
     project = Project.find(Path())
-    begun = None
-    if project and _is_of_project(stage, config, project):
-        begun = _begin(stage, config, project.manifests)
+    manifest = None
+    if project and _matches_project(stage, config, project):
+        manifest = _begin(stage, config, project.manifests)
     started = time.monotonic()
     with keep_awake():
         result = execute(stage, config, report)
-    if project and begun:
-        _finish(begun, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
+    if project and manifest:
+        _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
     return result
 
 
@@ -100,10 +100,11 @@ def run_stage(
         return StageOutcome(stage.name, "", before.seconds, before.summary, tuple(before.outputs))
     report(Note(f"{stage.name}: {reason}"))
     started = time.monotonic()
-    begun = _begin(stage, config, manifests)
+    manifest = _begin(stage, config, manifests)
     may_replace = force or (before is not None and before.outputs_unchanged())
     if isinstance(config, TrainConfig):
-        result: Any = _train(config, begun, manifests / "train.started.json", report, force=force, replace=may_replace)
+        started_file = manifests / "train.started.json"
+        result: Any = _train(config, manifest, started_file, report, force=force, may_replace=may_replace)
     elif isinstance(config, CollectConfig):
         result = _collect(config, report)
     elif isinstance(config, FuseConfig):
@@ -111,7 +112,7 @@ def run_stage(
     else:
         result = execute(stage, config.replace(force=True) if force and hasattr(config, "force") else config, report)
     device.release_memory()
-    finished = _finish(begun, config, result, time.monotonic() - started)
+    finished = _finish(manifest, config, result, time.monotonic() - started)
     finished.save(file)
     return StageOutcome(stage.name, reason, finished.seconds, finished.summary, tuple(finished.outputs))
 
@@ -125,18 +126,18 @@ def execute(stage: Stage[C, R], config: C, report: Report) -> R:
 
 
 def load_project(config: RunConfig) -> Project:
-    """Return the project with the overrides of a run applied."""
+    """Return the project after the overrides of a run."""
     project = Project.load(config.file)
-    data: dict[str, Any] = {**to_plain(project.config), **{name: {**s} for name, s in project.sections.items()}}
+    data: dict[str, Any] = {**to_plain(project.config), **copy.deepcopy(dict(project.sections))}
     overrides = (*config.overrides, *(["train.time_budget_minutes=0"] if config.full else []))
     for override in overrides:
         *sections, name, value = _parse_override(override)
-        place = data
+        table = data
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
                 raise InputError(f"--set {override!r}: {section} is not a section.", "Example: --set train.epochs=2")
-        place[name] = value
+        table[name] = value
     return Project.from_values(project.file, data)
 
 
@@ -154,7 +155,7 @@ def _parse_override(override: str) -> list[Any]:
 
 
 def stage_configs(project: Project) -> dict[str, Any]:
-    """Return the config of every section, so that a wrong setting is found before hours of work."""
+    """Return the config of every section. Raises InputError with the wrong settings of all sections."""
     configs: dict[str, Any] = {}
     problems: list[str] = []
     for name, (kind, _) in SECTIONS.items():
@@ -170,14 +171,16 @@ def stage_configs(project: Project) -> dict[str, Any]:
 
 @contextmanager
 def keep_awake(system: str = sys.platform) -> Iterator[None]:
-    """Prevent idle sleep on a Mac. `-w` ends caffeinate when this process ends, in every case."""
+    """Prevent idle sleep on a Mac. With `-w`, caffeinate ends when this process ends, even by a kill."""
     if system != "darwin":
         yield
         return
     try:
         caffeinate = subprocess.Popen(["caffeinate", "-i", "-w", str(getpid())], stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
-        raise MissingError("caffeinate is not on the PATH; macOS has it in /usr/bin.", "Correct the PATH.") from error
+        raise MissingError(
+            "caffeinate is not on the PATH; macOS has it in /usr/bin.", "Add /usr/bin to the PATH."
+        ) from error
     try:
         yield
     finally:
@@ -186,7 +189,7 @@ def keep_awake(system: str = sys.platform) -> Iterator[None]:
 
 
 def _refuse_full_training(config: TrainConfig, file: Path) -> None:
-    """Refuse before any work: `compare` and `fuse` need a low-rank adapter."""
+    """Raise InputError before any work, because `compare` and `fuse` need a low-rank adapter."""
     if config.method == "full":
         raise InputError(
             f'{file}: [train] method = "full" makes a model, not an adapter that compare and fuse can use.',
@@ -200,28 +203,28 @@ def _collect(config: CollectConfig, report: Report) -> CollectResult:
     from mlx_distill.collect.run import run as collect
 
     result = collect(config, report)
-    if result.n_pending:
+    if result.n_in_batches:
         result = collect(config.replace(wait=True), report).after(result)
     return result
 
 
 def _train(
-    config: TrainConfig, begun: Manifest, started_file: Path, report: Report, *, force: bool, replace: bool
+    config: TrainConfig, manifest: Manifest, started_file: Path, report: Report, *, force: bool, may_replace: bool
 ) -> TrainResult:
-    """Train in a child process; resume an interrupted training with the same settings and rows.
+    """Train in a child process. Resume a training that was interrupted and had the same settings and rows.
 
     `started_file` holds the manifest of a training that started and did not finish.
     """
     unfinished = Manifest.load(started_file)
-    same = unfinished is not None and not unfinished.reason_to_run(begun.settings, map(Path, begun.inputs))
+    same = unfinished is not None and not unfinished.reason_to_run(manifest.settings, map(Path, manifest.inputs))
     resume = same and not force and (config.adapter / CHECKPOINT).exists()
-    may_replace = not resume and (replace or unfinished is not None)
+    may_replace = not resume and (may_replace or unfinished is not None)
     if is_occupied(config.adapter) and not resume and not may_replace:
         raise InputError(
-            f"train: {config.adapter} holds files that `run` did not make, or that changed since.",
+            f"train: {config.adapter} holds files that `run` did not make, or that changed later.",
             "To replace them: mlx-distill run --from train. To keep them, move them or rename the project.",
         )
-    begun.save(started_file)
+    manifest.save(started_file)
     result = train_in_child(config.replace(resume=resume, force=may_replace), report)
     started_file.unlink(missing_ok=True)
     return result
@@ -235,14 +238,14 @@ def _begin(stage: Stage[Any, Any], config: Any, manifests: Path) -> Manifest:
     return Manifest.begin(stage.name, decisive_settings(config), config.inputs(), known_states(manifests))
 
 
-def _finish(begun: Manifest, config: Any, result: Any, seconds: float) -> Manifest:
+def _finish(manifest: Manifest, config: Any, result: Any, seconds: float) -> Manifest:
     incomplete = ""
     if isinstance(result, CollectResult) and result.n_answered < result.n_prompts:
         incomplete = f"{plural(result.n_prompts - result.n_answered, 'answer')} missing"
-    return begun.finish(config.outputs(), seconds, result.summary(), incomplete)
+    return manifest.finish(config.outputs(), seconds, result.summary(), incomplete)
 
 
-def _is_of_project(stage: Stage[Any, Any], config: Config, project: Project) -> bool:
+def _matches_project(stage: Stage[Any, Any], config: Config, project: Project) -> bool:
     try:
         own = parse(stage.config, project.values(stage.name), str(project.file))
     except DistillError:

@@ -1,4 +1,4 @@
-"""A project folder: the settings in `distill.toml`, and where each stage reads and writes."""
+"""A project: the settings in `distill.toml`, and the folders that its stages read and write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mlx_distill.formatting import plural
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.files import MANIFESTS, PROJECT_FILE, RUN_LOG
 from mlx_distill.storage.jsonl import read_text
-from mlx_distill.teachers.pricing import MAX_COST, PRICES_TABLE, TRACK_COSTS, Budget, Price
+from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
+from mlx_distill.teachers.registry import teacher_usage
 
 SECTION_NAMES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
 PRICES_SECTION = "prices"
@@ -28,17 +29,15 @@ class ProjectConfig(Config, frozen=True):
 
     renamed: ClassVar[Mapping[str, str]] = {"cost": "track_costs"}
 
-    name: Annotated[str, doc("name of the results: data/NAME, adapters/NAME, models/NAME, reports/NAME")]
-    teacher: Annotated[str, doc("who answers: anthropic:MODEL, openai:MODEL[@URL], or recorded:FILE")] = (
-        "anthropic:claude-sonnet-4-6"
-    )
+    name: Annotated[str, doc("name of the project, in data/NAME, adapters/NAME, models/NAME and reports/NAME")]
+    teacher: Annotated[str, doc(f"who answers: {teacher_usage()}")] = "anthropic:claude-sonnet-4-6"
     student: Annotated[str, doc("who learns: a Hub id, a folder, a GGUF file, or `sample`")] = (
         "Qwen/Qwen2.5-0.5B-Instruct"
     )
     system: Annotated[str, doc("system message of the student, in training and in use")] = STUDENT_SYSTEM
     seed: Annotated[int, doc("random seed of all stages", ge=0)] = 0
-    max_cost: Annotated[float, doc(MAX_COST, ge=0)] | None = None
-    track_costs: Annotated[bool, doc(TRACK_COSTS)] = True
+    max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None
+    track_costs: Annotated[bool, doc(TRACK_COSTS_HELP)] = True
 
     def check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
@@ -50,7 +49,9 @@ class ProjectConfig(Config, frozen=True):
 
 
 class _Prices(Config, frozen=True):
-    prices: Annotated[Mapping[str, Price], doc(PRICES_TABLE)] = msgspec.field(default_factory=dict)
+    """The section [prices], as a config so that it is checked like the others."""
+
+    prices: Annotated[Mapping[str, Price], doc(PRICES_HELP)] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Project:
 
     @classmethod
     def load(cls, file: Path) -> Project:
-        """Read `distill.toml`. InputError gives the line of a syntax error, or all unknown or wrong settings."""
+        """Read `distill.toml`. Raises InputError with the line of a syntax error, or with all wrong settings."""
         try:
             data = tomllib.loads(read_text(file, "Create one with `mlx-distill init NAME`, or change to its folder."))
         except tomllib.TOMLDecodeError as error:
@@ -80,7 +81,7 @@ class Project:
 
     @classmethod
     def from_values(cls, file: Path, data: Mapping[str, Any]) -> Project:
-        """Build the project of parsed TOML data."""
+        """Build a project from parsed TOML data. Raises InputError for unknown sections and wrong shared settings."""
         sections = {name: value for name, value in data.items() if isinstance(value, Mapping)}
         known = (*SECTION_NAMES, PRICES_SECTION)
         unknown = [f"unknown section [{name}]; known are {', '.join(known)}" for name in sections if name not in known]
@@ -122,7 +123,7 @@ class Project:
         return self.report / RUN_LOG
 
     def values(self, section: str) -> dict[str, Any]:
-        """Return the values of a section: paths and shared settings of the project, then the section's own."""
+        """Return the values of a section: paths and shared settings of the project, and the section's own settings."""
         config = self.config
         budget = {"max_cost": config.max_cost, "track_costs": config.track_costs, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {

@@ -1,12 +1,11 @@
-"""The stages of the flow, in order: config and result types, and titles. `pipeline` runs them."""
+"""The table of stages, in order: their config and result types, and their titles. `pipeline` runs them."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from mlx_distill.chat.config import ChatConfig
+from mlx_distill.chat import ChatConfig
 from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.compare.config import CompareConfig, CompareResult
 from mlx_distill.config import Config, to_plain
@@ -17,13 +16,13 @@ from mlx_distill.run.config import RUN_ORDER
 from mlx_distill.train.config import TrainConfig, TrainResult
 
 RUN_FLAGS = frozenset({"force", "resume", "retry", "wait"})
-"""Fields that control one call. They are no settings of a project and no part of a manifest."""
+"""Fields that control one call. They are left out of `distill.toml` and of manifests."""
 COST_SETTINGS = frozenset({"batch", "max_cost", "track_costs", "prices"})
-"""Settings that change what is spent, but not what a stage makes. They are no part of a manifest."""
+"""Settings that change the cost of a stage, but not its outputs. They are left out of manifests."""
 
 
 class StageResult(Protocol):
-    """What every stage returns: a frozen record of its figures."""
+    """The result of a stage: a frozen record of its figures."""
 
     def summary(self) -> str:
         """Return the main figures in one line."""
@@ -45,6 +44,7 @@ class Stage(Generic[C, R]):
 
     @property
     def name(self) -> str:
+        """The name of the stage's package: `train` for mlx_distill.train."""
         return self.config.__module__.split(".")[1]
 
 
@@ -57,20 +57,17 @@ TRAIN = Stage(TrainConfig, TrainResult, "Rows to a LoRA adapter, in adapters/NAM
 COMPARE = Stage(CompareConfig, CompareResult, "Base and distilled side by side, in reports/NAME.")
 FUSE = Stage(FuseConfig, FuseResult, "The adapter fused into a standalone model, in models/NAME.")
 
-_BY_NAME: dict[str, Stage[Any, Any]] = {
-    stage.name: stage for stage in (COLLECT, CONVERT, PREPARE, TRAIN, COMPARE, FUSE)
-}
-STAGES: tuple[Stage[Any, Any], ...] = tuple(_BY_NAME[name] for name in RUN_ORDER)
+STAGES: tuple[Stage[Any, Any], ...] = tuple(
+    sorted((COLLECT, CONVERT, PREPARE, TRAIN, COMPARE, FUSE), key=lambda stage: RUN_ORDER.index(stage.name))
+)
 
 SECTIONS: dict[str, tuple[type[Config], str]] = {
     **{stage.name: (stage.config, stage.title) for stage in STAGES},
     "chat": (ChatConfig, "Chat with the result: mlx-distill chat."),
 }
-"""Sections of `distill.toml`: config and title."""
+"""Sections of `distill.toml`, each with its config and its title."""
 
 
 def decisive_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that decide what a stage makes, as JSON data."""
-    settings = {name: value for name, value in to_plain(config).items() if name not in RUN_FLAGS | COST_SETTINGS}
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+    """Return the settings that change the outputs of a stage, as JSON data."""
+    return {name: value for name, value in to_plain(config).items() if name not in RUN_FLAGS | COST_SETTINGS}

@@ -1,5 +1,5 @@
 """The OpenAI-compatible server."""
 
-from mlx_distill.serve.config import ServeConfig, ServeResult
+from mlx_distill.serve.config import ServeConfig
 
-__all__ = ["ServeConfig", "ServeResult"]
+__all__ = ["ServeConfig"]

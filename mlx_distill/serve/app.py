@@ -1,4 +1,4 @@
-"""The HTTP side of the server: routes, JSON and server-sent events on Starlette. It does not know the model."""
+"""The HTTP part of the server: routes, JSON and server-sent events on Starlette, without the model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, ResponseBuilder
+from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, ResponseBuilder, check_model
 
 MAX_CONNECTIONS = 200
-"""More get 503. macOS lets a process open 256 files by default."""
+"""More connections get 503. macOS lets a process open 256 files by default."""
 _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
 
 class Job:
-    """A request for the model, and its answer: texts, then Finish or RequestError. Create it in the event loop."""
+    """A request and its answer: texts, then Finish or RequestError. Create it inside the event loop."""
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
@@ -56,7 +56,7 @@ Jobs = queue.Queue[Job | None]
 
 
 class _LocalOnly:
-    """Middleware that refuses web pages of other hosts, also under a name that points to this one (DNS rebinding)."""
+    """Refuses web pages of other hosts, also if they use a name that points to this machine (DNS rebinding)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -67,7 +67,7 @@ class _LocalOnly:
             headers = Request(scope).headers
             origin = headers.get("origin")
             if not _HOST.fullmatch(headers.get("host", "")):
-                app = _error_response(RequestError("This server answers to 127.0.0.1 and localhost only.", status=403))
+                app = _error_response(RequestError("This server answers only to 127.0.0.1 and localhost.", status=403))
             elif origin is not None and not _ORIGIN.fullmatch(origin):
                 app = _error_response(RequestError("This server refuses web pages of other hosts.", status=403))
         await app(scope, receive, send)
@@ -118,19 +118,18 @@ class _Routes:
         return JSONResponse(self._describe(request.path_params["name"]))
 
     def _describe(self, name: str) -> dict[str, Any]:
-        if name not in self._models:
-            raise RequestError(f"There is no model {name!r}.", "model", 404, "model_not_found")
+        check_model(name, self._models)
         return {"id": name, "object": "model", "created": self._started, "owned_by": "mlx-distill"}
 
     async def _complete(self, request: Request) -> Response:
-        """Answer a chat. An error before the first text still gets its own HTTP status."""
+        """Answer a chat. The response starts with the first text, so an error before it still sets the HTTP status."""
         job = Job(ChatRequest.parse(await self._read(request), self._models))
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            raise RequestError("Too many requests are waiting; try again later.", status=503) from None
+            raise RequestError("Too many requests are waiting. Try again later.", status=503) from None
         watch = asyncio.create_task(_cancel_on_disconnect(job, request))
-        self._watches.add(watch)  # a reference: the event loop keeps none
+        self._watches.add(watch)  # the event loop keeps no reference to a task
         watch.add_done_callback(self._watches.discard)
         item = await job.next()
         builder = ResponseBuilder(job.request.model)
@@ -156,7 +155,7 @@ class _Routes:
 
 
 async def _cancel_on_disconnect(job: Job, request: Request) -> None:
-    """Stop the answer if the client goes away, streaming or not."""
+    """Cancel the job if the client disconnects, with or without streaming."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     job.cancelled.set()

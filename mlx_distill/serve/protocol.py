@@ -1,11 +1,11 @@
-"""OpenAI's chat completions: the requests that this server accepts, and its responses.
+"""OpenAI's chat completions (https://platform.openai.com/docs/api-reference/chat): requests and responses.
 
-https://platform.openai.com/docs/api-reference/chat. A parameter that would change the answer and is not supported is
-refused. Ignoring it would answer a different question.
+An unsupported parameter that would change the answer is refused, because an answer without it would be wrong.
 """
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
 
 class RequestError(Exception):
-    """A request that gets no answer: one sentence, the parameter, the HTTP status, and OpenAI's error code."""
+    """The reason why a request gets no answer, with the parameter, the HTTP status and OpenAI's error code."""
 
     def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class TextPart(Strict, frozen=True):
 
 
 class RequestMessage(Strict, frozen=True):
-    """One turn. The last fields are those that a client copies from our answers; they must be empty."""
+    """One turn. Clients copy the last fields from answers of this server; they must be empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | tuple[TextPart, ...]
@@ -71,7 +71,7 @@ class StreamOptions(Strict, frozen=True):
 
 
 class ChatRequest(Strict, frozen=True):
-    """A request, checked. None means the default of the server."""
+    """A checked request. None means the server's default."""
 
     model: str
     messages: Annotated[tuple[RequestMessage, ...], Meta(min_length=1)]
@@ -87,7 +87,7 @@ class ChatRequest(Strict, frozen=True):
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
-    # Parameters that are supported only with the value that does not change the answer.
+    # Parameters whose only supported value does not change the answer.
     n: Annotated[int, Meta(ge=1, le=1)] | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
@@ -111,16 +111,15 @@ class ChatRequest(Strict, frozen=True):
         try:
             request = msgspec.json.decode(body, type=cls)
         except msgspec.ValidationError as error:
-            raise RequestError(f"{explain(error)}.", param=_parameter(error)) from error
+            param = re.search(r" - at `\$\.(\w+)", str(error))
+            raise RequestError(f"{explain(error)}.", param[1] if param else None) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(f"The body is not valid JSON: {error}.") from error
-        if request.model not in models:
-            message = f"There is no model {request.model!r}; this server has {', '.join(models)}."
-            raise RequestError(message, "model", 404, "model_not_found")
+        check_model(request.model, models)
         return request
 
     def to_messages(self, system: str) -> Messages:
-        """Return the messages, after the message `system` if the request has no system message."""
+        """Return the messages. `system` comes first if the request has no system message."""
         messages = tuple(message.to_message() for message in self.messages)
         if system and all(message.role != "system" for message in messages):
             return (Message("system", system), *messages)
@@ -135,9 +134,11 @@ class ChatRequest(Strict, frozen=True):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def _parameter(error: msgspec.ValidationError) -> str | None:
-    path = str(error).partition(" - at `$.")[2]
-    return path.rstrip("`").split(".")[0].split("[")[0] or None
+def check_model(name: str, models: Sequence[str]) -> None:
+    """Raise RequestError if the server has no model of this name."""
+    if name not in models:
+        message = f"There is no model {name!r}; this server has {', '.join(models)}."
+        raise RequestError(message, "model", 404, "model_not_found")
 
 
 class Finish(msgspec.Struct, frozen=True):
@@ -150,7 +151,7 @@ class Finish(msgspec.Struct, frozen=True):
     n_completion: int
 
     def usage(self) -> dict[str, Any]:
-        """Return the token counts as OpenAI's API names them."""
+        """Return the token counts under OpenAI's names."""
         return {
             "prompt_tokens": self.n_prompt,
             "completion_tokens": self.n_completion,
@@ -160,7 +161,7 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 class ResponseBuilder:
-    """Builds the responses to one request: a whole answer, or chunks with one id."""
+    """Builds the responses to one request: a whole answer, or chunks with the same id."""
 
     def __init__(self, model: str) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
@@ -179,9 +180,9 @@ class ResponseBuilder:
 
 
 def cut_at_stop(stop_texts: Sequence[str], pieces: Iterable[str]) -> Iterator[str]:
-    """Yield the text before the first stop text, also if it is split over several pieces.
+    """Yield the text before the first stop text. Several pieces together may contain it.
 
-    Text that may be the start of a stop text is held back until the next pieces decide.
+    An end that may be the start of a stop text is held until the next pieces decide.
     """
     held = ""
     longest = max(map(len, stop_texts), default=0)

@@ -1,6 +1,6 @@
 """The stage `serve`: HTTP in a background thread; the calling thread owns the model and answers one request at a time.
 
-Both names share the weights: the adapter is switched between requests, never loaded again.
+Base and distilled share the weights. The server switches the adapter on or off for each request.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from mlx_distill.events import Note, Report, ignore
 from mlx_distill.models.adapter import open_student
 from mlx_distill.models.chat_model import ChatModel
 from mlx_distill.serve.app import MAX_CONNECTIONS, Job, Jobs, http_server
-from mlx_distill.serve.config import ServeConfig, ServeResult
+from mlx_distill.serve.config import ServeConfig
 from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, cut_at_stop
 
 MAX_WAITING = 64
 """Requests that wait for the model. More are refused with 503."""
 MAX_BYTES_PER_TOKEN = 64
-"""A request that fits the context is shorter than this, even if JSON escapes every character."""
+"""A request that fits the context has fewer bytes per token, even if JSON escapes every character."""
 
 
-def run(config: ServeConfig, report: Report = ignore) -> ServeResult:
-    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError, before loading, if the port is not free."""
+def run(config: ServeConfig, report: Report = ignore) -> None:
+    """Answer requests on 127.0.0.1 until Ctrl-C. Raises MachineError before loading if the port is not free."""
     with listen(config.port) as listener:
         student, adapter = open_student(config.model, config.adapter, report)
-        with wired_limit(student.model):  # Metal: the model stays in memory between answers, not only during each
-            return Server(ChatModel(student, adapter, config.context_tokens), config, listener, report).serve()
+        with wired_limit(student.model):  # Metal: the model stays in memory between answers
+            Server(ChatModel(student, adapter, config.context_tokens), config, listener, report).serve()
 
 
 def listen(port: int) -> socket.socket:
-    """Take a port on 127.0.0.1 at once; connections wait there until the server starts."""
+    """Take a port on 127.0.0.1. Connections wait until the server starts."""
     try:
         return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
     except OSError as error:
@@ -54,9 +54,8 @@ class Server:
         self._model, self._config, self._listener, self._report = model, config, listener, report
         self.models = ("distilled", "base") if model.adapter else (config.model.resolve().name,)
         self._jobs: Jobs = Jobs(MAX_WAITING)
-        self._n_answers = 0
 
-    def serve(self) -> ServeResult:
+    def serve(self) -> None:
         """Answer requests until Ctrl-C or `stop`."""
         http = http_server(self.models, self._jobs, 65_536 + MAX_BYTES_PER_TOKEN * self._model.context_tokens)
         thread = threading.Thread(target=http.run, args=([self._listener],), daemon=True)
@@ -76,10 +75,9 @@ class Server:
                     job.put(RequestError("The server is stopping.", status=503))
                 with suppress(queue.Empty):
                     job = self._jobs.get(timeout=0.05)
-        return ServeResult(self._n_answers)
 
     def stop(self) -> None:
-        """End `serve` after the current answer, from any thread."""
+        """End `serve` after the waiting requests. Any thread may call this."""
         self._jobs.put(None)
 
     def _answer(self, job: Job) -> None:
@@ -90,7 +88,7 @@ class Server:
             job.put(error)
         except DistillError as error:
             job.put(RequestError(str(error), "messages"))
-        except Exception:  # one failed request must not end the server; the terminal shows the fault
+        except Exception:  # one failed request must not end the server
             traceback.print_exc()
             job.put(RequestError("The model failed; the server's terminal shows why.", status=500))
 
@@ -119,14 +117,13 @@ class Server:
             job.put(text)
         pieces.close()
         job.put(Finish(reason, len(prompt), model.n_reused, n_tokens))
-        self._n_answers += 1
         ending = ", the client went away" if job.cancelled.is_set() else ""
         self._report(Note(f"{request.model}: {n_tokens} tokens in {time.monotonic() - started:.1f} s{ending}"))
 
     def _render(self, request: ChatRequest) -> list[int]:
-        """Return the prompt's tokens. Raises RequestError if they do not fit, InputError for control tokens."""
+        """Return the prompt's tokens. Raises RequestError if they do not fit, InputError for a control token."""
         limit = self._model.context_tokens
-        if len(request.messages) > limit:  # before any work: each message takes at least one token
+        if len(request.messages) > limit:  # checked before any work: each message is at least one token
             raise RequestError(f"The context holds {limit} tokens, fewer than the messages.", "messages")
         messages = request.to_messages(self._config.system)
         for message in messages:

@@ -1,1 +1,1 @@
-"""Journals, atomic writes, file names and file states, and the data that is installed with the package."""
+"""Journals, atomic writes, locks, file names, file states, and the data that is installed with the package."""

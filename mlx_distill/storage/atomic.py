@@ -14,9 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.config import to_plain
+import msgspec
+
+from mlx_distill.config import path_to_text, to_plain
 from mlx_distill.errors import InputError, MachineError
 from mlx_distill.storage.lock import exclusive
+
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # the mask can only be read by setting it: once, before there are threads
 
 IGNORED = frozenset({".DS_Store"})
 """Files that the Finder leaves in a folder. A folder with nothing else is empty."""
@@ -64,6 +69,16 @@ def is_occupied(path: Path) -> bool:
     return path.exists()
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether `path` is `folder` or inside it. Compares the folders on the disk, which may ignore case."""
+    path, folder = path.resolve(), folder.resolve()
+    for parent in (path, *path.parents):
+        with suppress(OSError):  # one of them does not exist
+            if parent.samefile(folder):
+                return True
+    return folder in (path, *path.parents)
+
+
 def missing_parents(path: Path) -> list[Path]:
     """Return the parents of `path` that do not exist, innermost first."""
     return [parent for parent in path.parents if not parent.exists()]
@@ -88,7 +103,7 @@ def jsonl_text(rows: Iterable[Any]) -> str:
 
 def jsonl_lines(rows: Iterable[Any]) -> Iterator[str]:
     """Yield the lines of `jsonl_text`, with one row in memory at a time."""
-    return (json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    return (json.dumps(msgspec.to_builtins(row, enc_hook=path_to_text), ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,13 +122,13 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_json_lists(path: Path, lists: Mapping[str, Iterable[Any]]) -> None:
-    """Replace a JSON file, an object of long lists, with one item a line and one item in memory at a time."""
+    """Replace a JSON file that holds an object of long lists: one item a line, and one item in memory at a time."""
 
     def pieces() -> Iterator[str]:
         for number, (name, items) in enumerate(lists.items()):
             yield f"{',' if number else '{'}\n  {json.dumps(name)}: ["
             for position, item in enumerate(items):
-                yield f"{',' if position else ''}\n    {json.dumps(to_plain(item), ensure_ascii=False)}"
+                yield f"{',' if position else ''}\n    {json.dumps(msgspec.to_builtins(item), ensure_ascii=False)}"
             yield "\n  ]"
         yield "\n}\n"
 
@@ -125,25 +140,25 @@ def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
 
     A text can come in pieces, so that a large file does not have to fit in memory.
     """
-    written: dict[Path, str] = {}
+    temporary: dict[Path, str] = {}
     path = next(iter(texts))
     try:
         for path, text in texts.items():
             make_folder(path.parent)
-            descriptor, written[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            descriptor, temporary[path] = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 sync(file.fileno())
-            os.chmod(written[path], 0o666 & ~_umask())
-        for path, name in written.items():
+            os.chmod(temporary[path], 0o666 & ~_UMASK)
+        for path, name in temporary.items():
             os.replace(name, path)
         for folder in {path.parent for path in texts}:
             sync_folder(folder)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        for name in written.values():
+        for name in temporary.values():
             Path(name).unlink(missing_ok=True)
 
 
@@ -165,7 +180,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield scratch
             _sync_file(scratch)
-            scratch.chmod(0o666 & ~_umask())
+            scratch.chmod(0o666 & ~_UMASK)
             os.replace(scratch, path)
             sync_folder(path.parent)
         except OSError as error:
@@ -193,7 +208,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             for item in sorted(scratch.rglob("*")):
                 if item.is_file():
                     _sync_file(item)
-            scratch.chmod(0o777 & ~_umask())
+            scratch.chmod(0o777 & ~_UMASK)
             _swap(scratch, folder)
         except OSError as error:
             raise _cannot_write(folder, error) from error
@@ -218,7 +233,7 @@ def _swap(scratch: Path, folder: Path) -> None:
     old = None
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old / "was")
+        os.replace(folder, old / folder.name)
     os.replace(scratch, folder)
     sync_folder(folder.parent)
     if old:
@@ -228,12 +243,6 @@ def _swap(scratch: Path, folder: Path) -> None:
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         sync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot_write(path: Path, error: OSError) -> MachineError:

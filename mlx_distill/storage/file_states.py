@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_HASHED_WHOLE = 4 << 20
-"""Smaller files are always hashed; larger ones (weights) only if their size or time changed."""
+_ALWAYS_HASHED_BYTES = 4 << 20
+"""Files up to this size are always hashed; larger ones (weights) only if their size or time changed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def states_of(paths: Iterable[Path], known: Mapping[str, FileState] | None = Non
             info = file.stat()
             before = known.get(str(file))
             same = before and before.size == info.st_size and before.modified_ns == info.st_mtime_ns
-            if before and same and info.st_size > _HASHED_WHOLE:
+            if before and same and info.st_size > _ALWAYS_HASHED_BYTES:
                 digest = before.sha256
             else:
                 digest = file_hash(file)

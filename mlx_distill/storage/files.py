@@ -6,6 +6,13 @@ from __future__ import annotations
 TEACHER_DATA = "teacher_data.jsonl"
 PROMPT_INDEX = "collect.json"
 EXPANSIONS = "expand.jsonl"
+TEST_ANSWERS = "test_answers.jsonl"
+JUDGEMENTS = "judgements.jsonl"
+JOURNALS = (TEACHER_DATA, EXPANSIONS, TEST_ANSWERS, JUDGEMENTS)
+"""Journals of teachers' answers: together they hold what a project's answers cost."""
+SPENDING = "spending.json"
+LEDGER = "ledger.jsonl"
+BATCHES = "batches"
 TRAIN, VALID, TEST = "train.jsonl", "valid.jsonl", "test.jsonl"
 REJECTED = "rejected.jsonl"
 STATS = "stats.json"

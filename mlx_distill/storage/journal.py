@@ -36,7 +36,7 @@ class Journal:
             ) from error
         try:
             take_lock(self._descriptor, self.path)
-            if os.fstat(self._descriptor).st_nlink == 0:  # its last holder has just removed it
+            if os.fstat(self._descriptor).st_nlink == 0:  # the previous holder of the lock removed the file
                 self.close()
                 return self.__enter__()
             if is_new:
@@ -90,6 +90,7 @@ class Journal:
         )
 
     def _repair(self) -> None:
+        """Remove an incomplete last line. Add the newline to a complete one."""
         size = os.fstat(self._descriptor).st_size
         end, tail = size, b""
         while end > 0 and b"\n" not in tail:

@@ -11,17 +11,78 @@ from typing import TypeVar
 
 from mlx_distill.errors import InputError, MissingError, raise_problems
 
-Record = TypeVar("Record")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that is not blank, without the white space around it."""
+
+    number: int
+    """Starts at 1."""
+    offset: int
+    """Byte offset of the line's start."""
+    text: str
 
 
 def read_text(path: Path, missing_step: str = "") -> str:
-    """Return a file's text without its byte order mark. Raises MissingError, or InputError if it is not UTF-8."""
-    with _faults_of(path, missing_step):
-        return _decoded(path, 0, path.read_bytes())
+    """Return a file's text without its byte order mark.
+
+    Raises MissingError with `missing_step` as the next step if there is no file, and InputError if it is not UTF-8.
+    """
+    with _read_errors(path, missing_step):
+        return _decode(path, 0, path.read_bytes())
+
+
+def each_line(path: Path, missing_step: str = "", *, torn_end: bool = False) -> Iterator[Line]:
+    """Yield the lines of a file that are not blank. Only a newline ends a line, as in JSON lines.
+
+    `torn_end` skips a last line without a newline. Raises the same errors as `read_text`.
+    """
+    offset = 0
+    with _read_errors(path, missing_step), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            text = _decode(path, offset, line).strip()
+            if text and not (torn_end and not line.endswith(b"\n")):
+                yield Line(number, offset, text)
+            offset += len(line)
+
+
+def read_jsonl(path: Path, parse: Callable[[object], T], missing_step: str = "") -> list[T]:
+    """Parse every line of a JSON lines file. Blank lines are skipped.
+
+    `parse` turns one decoded value into a record and raises ValueError with one sentence. InputError lists all
+    problems, each as `file:line: problem`.
+    """
+    return [record for _, record in _parse_lines(path, each_line(path, missing_step), parse)]
+
+
+def each_jsonl(path: Path, parse: Callable[[object], T], *, torn_end: bool = False) -> Iterator[tuple[int, T]]:
+    """Yield (byte offset, record) for each line of a long journal. Problems are raised after the last line.
+
+    `read_at` reads a record again by its offset. `torn_end` skips a last line without a newline, which another process
+    may be writing now.
+    """
+    return _parse_lines(path, each_line(path, torn_end=torn_end), parse)
+
+
+def read_at(path: Path, offsets: Iterable[int], parse: Callable[[object], T]) -> Iterator[T]:
+    """Yield the records whose lines start at these byte offsets. Raises InputError if no record starts there."""
+    with _read_errors(path), path.open("rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            try:
+                record = parse(json.loads(_decode(path, offset, file.readline())))
+            except (ValueError, TypeError) as error:
+                raise InputError(
+                    f"{path} changed while it was read: no record starts at byte {offset} ({error}).",
+                    "Run the same command again.",
+                ) from error
+            yield record
 
 
 @contextmanager
-def _faults_of(path: Path, missing_step: str = "") -> Iterator[None]:
+def _read_errors(path: Path, missing_step: str = "") -> Iterator[None]:
     """Turn errors of reading a file into MissingError and InputError."""
     try:
         yield
@@ -35,77 +96,17 @@ def _faults_of(path: Path, missing_step: str = "") -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line that is not blank, without the white space around it."""
-
-    number: int
-    """Starts at 1."""
-    at: int
-    """Byte offset of the line's start."""
-    text: str
-
-
-def each_line(path: Path, missing_step: str = "", *, torn_end: bool = False) -> Iterator[Line]:
-    """Yield the lines of a file that are not blank. Only a newline ends a line, as in JSON lines.
-
-    `torn_end` skips a last line without a newline. Raises the same errors as `read_text`.
-    """
-    at = 0
-    with _faults_of(path, missing_step), path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            text = _decoded(path, at, line).strip()
-            if text and not (torn_end and not line.endswith(b"\n")):
-                yield Line(number, at, text)
-            at += len(line)
-
-
-def _decoded(path: Path, at: int, text: bytes) -> str:
-    """Decode bytes that start at offset `at` of the file, without a byte order mark."""
+def _decode(path: Path, offset: int, text: bytes) -> str:
+    """Decode bytes that start at `offset` of the file, without a byte order mark."""
     try:
-        return text.decode("utf-8-sig" if at == 0 else "utf-8")
+        return text.decode("utf-8-sig" if offset == 0 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: byte {at + error.start} is not UTF-8 text.", "Save the file as UTF-8 and try again."
+            f"{path}: byte {offset + error.start} is not UTF-8 text.", "Save the file as UTF-8 and try again."
         ) from error
 
 
-def read_jsonl(path: Path, parse: Callable[[object], Record], missing_step: str = "") -> list[Record]:
-    """Parse every line of a JSON lines file. Blank lines are skipped.
-
-    `parse` turns one decoded value into a record and raises ValueError with one sentence. InputError lists all
-    problems, each as `file:line: problem`.
-    """
-    return [record for _, record in _parsed(path, each_line(path, missing_step), parse)]
-
-
-def each_jsonl(
-    path: Path, parse: Callable[[object], Record], *, torn_end: bool = False
-) -> Iterator[tuple[int, Record]]:
-    """Yield (byte offset, record) for each line of a long journal; problems are raised after the last line.
-
-    `read_at` finds a record by its offset. `torn_end` skips a last line without a newline, which another process is
-    writing at this moment.
-    """
-    return _parsed(path, each_line(path, torn_end=torn_end), parse)
-
-
-def read_at(path: Path, places: Iterable[int], parse: Callable[[object], Record]) -> Iterator[Record]:
-    """Yield the records whose lines start at these byte offsets. InputError if an offset starts no record."""
-    with _faults_of(path), path.open("rb") as file:
-        for at in places:
-            file.seek(at)
-            try:
-                record = parse(json.loads(_decoded(path, at, file.readline())))
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{path} changed while it was read: no record starts at byte {at} ({error}).",
-                    "Run the same command again.",
-                ) from error
-            yield record
-
-
-def _parsed(path: Path, lines: Iterable[Line], parse: Callable[[object], Record]) -> Iterator[tuple[int, Record]]:
+def _parse_lines(path: Path, lines: Iterable[Line], parse: Callable[[object], T]) -> Iterator[tuple[int, T]]:
     problems: list[str] = []
     for line in lines:
         try:
@@ -117,5 +118,5 @@ def _parsed(path: Path, lines: Iterable[Line], parse: Callable[[object], Record]
         except (ValueError, TypeError) as error:
             problems.append(f"{path.name}:{line.number}: {error}")
         else:
-            yield line.at, record
+            yield line.offset, record
     raise_problems(path, problems, "Fix or remove these lines and run the command again.")

@@ -15,7 +15,7 @@ from mlx_distill.errors import InputError, MachineError
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of an output path, a hidden file in its parent folder, which must exist.
 
-    Raises InputError with the process that holds the lock. The lock ends with its process, in every case.
+    Raises InputError with the id of the process that holds the lock. The lock ends with its process, even by a kill.
     """
     lock = path.parent / f".{path.name}.lock"
     descriptor = _open(lock)
@@ -23,7 +23,7 @@ def exclusive(path: Path) -> Iterator[None]:
         take_lock(descriptor, path, _holder(lock))
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # its last holder has just removed it
+        os.close(descriptor)  # the previous holder of the lock removed the file
         descriptor = _open(lock)
     try:
         os.ftruncate(descriptor, 0)
@@ -35,7 +35,10 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def take_lock(descriptor: int, path: Path, holder: str = "another mlx-distill") -> None:
-    """Lock an open file. InputError if another process holds the lock, MachineError if there are no locks."""
+    """Lock an open file.
+
+    Raises InputError if another process holds the lock, MachineError if the file system has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -9,7 +9,7 @@ from mlx_distill.errors import MissingError
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def shipped(name: str) -> Path:
+def package_data_path(name: str) -> Path:
     """Return the path of a packaged file or folder, such as `prompts.jsonl` or `sample`."""
     for root in (_PACKAGE / "_data", _PACKAGE.parent / "data"):
         path = root / name

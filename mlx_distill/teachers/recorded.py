@@ -1,4 +1,4 @@
-"""A teacher that replays answers from journals: the embedded sample, or what another teacher said before."""
+"""A teacher that replays recorded answers: the embedded sample, or the answers of another teacher."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from typing import Self
 from mlx_distill.errors import InputError
 from mlx_distill.records import Answer, Messages, Request, TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
-from mlx_distill.teachers.protocol import Limit, NoAnswerError
+from mlx_distill.storage.package_data import package_data_path
+from mlx_distill.teachers.base import PromptError, Reply
 
 SAMPLE = "sample"
 
 
 class RecordedTeacher:
-    """Answers what its recording holds, matched by the conversation without its system message.
+    """Replays answers from a file or a folder of journals. They have no usage and no cost.
 
-    A recording cannot follow another system prompt than it was made with, so that prompt is no part of the match.
-    Nothing is charged: replayed answers carry no usage and no cost.
+    The system message is not part of the match: a recording cannot follow another one than it was made with.
     """
 
     terms = ""
     billed_model = ""
-    longest_retry = 0  # it would say the same again
-    limits: tuple[Limit, ...] = ()
+    max_retry_tokens = 0  # it would repeat the same answer
 
     def __init__(self, source: str) -> None:
         self.name = f"recorded:{source}"
@@ -39,20 +37,20 @@ class RecordedTeacher:
                 self._add(record)
         return self
 
-    async def answer(self, request: Request) -> Answer:
-        found = self._answers.get(_asked(request.messages))
-        if found is None:
-            raise NoAnswerError(f"{self.name} holds no answer to it")
-        return found
-
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._answers = {}
 
+    async def complete(self, request: Request) -> Reply:
+        """Return the recorded answer; PromptError if there is none."""
+        answer = self._answers.get(_without_system(request.messages))
+        if answer is None:
+            raise PromptError(f"{self.name} has no answer to it")
+        return Reply(answer)
+
     def _files(self) -> list[Path]:
-        """The journals: one file, or every *.jsonl of a folder."""
-        path = shipped(SAMPLE) if self._source == SAMPLE else Path(self._source).expanduser()
+        path = package_data_path(SAMPLE) if self._source == SAMPLE else Path(self._source).expanduser()
         if not path.is_dir():
             return [path]
         files = sorted(path.glob("*.jsonl"))
@@ -61,12 +59,21 @@ class RecordedTeacher:
         return files
 
     def _add(self, record: TeacherRecord) -> None:
-        """Keep the record; of two answers to one prompt a complete one wins, then the later one."""
-        key = _asked(record.messages)
+        """Keep the record. Of two answers to one prompt a complete one wins, then the later one."""
+        key = _without_system(record.messages)
         known = self._answers.get(key)
         if known is None or record.complete or not known.complete:
             self._answers[key] = Answer(record.answer, record.stop_reason, record.model, detail=record.detail)
 
 
-def _asked(messages: Messages) -> Messages:
+def recording_files(teacher: str) -> list[Path]:
+    """Return the file or folder that a `recorded:` teacher replays, if it exists; none for other teachers."""
+    provider, _, source = teacher.partition(":")
+    if provider != "recorded":
+        return []
+    path = package_data_path(SAMPLE) if source == SAMPLE else Path(source).expanduser()
+    return [path] if path.exists() else []
+
+
+def _without_system(messages: Messages) -> Messages:
     return tuple(message for message in messages if message.role != "system")

@@ -65,7 +65,7 @@ def refuse_to_overwrite(config: TrainConfig) -> None:
         raise InputError(f"{folder} holds an interrupted run.", "Pass --resume to continue, or --force to start again.")
     # A run that is killed before its first checkpoint leaves only hidden temporary files and the metrics of step 0.
     if not folder.is_dir() or any(p.name != files.METRICS and not p.name.startswith(".") for p in folder.iterdir()):
-        raise InputError(f"{folder} exists already.", "Pass --force to train again, or choose another --adapter.")
+        raise InputError(f"{folder} already exists.", "Pass --force to train again, or choose another --adapter.")
 
 
 def model_digest(folder: Path) -> str:

@@ -48,17 +48,17 @@ def main() -> int:
 
 
 def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations: int) -> dict[str, Any]:
-    from mlx_distill.models.adapter import attach
-    from mlx_distill.models.conversation import Conversation
+    from mlx_distill.chat.conversation import Conversation
+    from mlx_distill.models.adapter import load_adapter
+    from mlx_distill.models.chat_model import ChatModel
     from mlx_distill.models.load import load_student
 
     student = load_student(model)
-    if adapter:
-        attach(student, adapter)
+    attached = load_adapter(student, adapter) if adapter else None
     seconds: list[list[float]] = [[] for _ in DAYS]
     rows: list[dict[str, Any]] = []
     for _ in range(conversations):
-        conversation = Conversation(student, max_tokens=answer_tokens)
+        conversation = Conversation(ChatModel(student, attached), max_tokens=answer_tokens)
         rows = []
         for number, day in enumerate(DAYS):
             started = time.perf_counter()

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How fast answers are collected, and how much memory many prompts take: against a local server, at no cost.
+"""Measure how fast answers are collected, and the memory that many prompts need, against a local server.
 
     python scripts/bench/collect.py [--seconds 5] [--prompts 104] [--counts 1000 10000 100000] [--json]
 
-Speed: a server that takes --seconds for each request and says, as Anthropic does, that it allows 4,000 a minute, so
-that the first answer opens the full width; --silent leaves that out. One after another is no run of its own:
-it is the number of prompts times --seconds, the least that it can take. Memory: a server that answers at once, a
-collecting process for each count, its largest resident size; bytes a prompt are what it has more than for one prompt.
-Exits with 1 where collecting is less than 30 times as fast as one after another.
+Speed: the server takes --seconds for each request and reports, as Anthropic does, a limit of 4,000 requests a minute,
+so that the first answer opens the full width; --silent omits the report. The serial time is not measured: it is at
+least the number of prompts times --seconds. Memory: the server answers at once; a new process collects each count, and
+its largest resident size is reported. Bytes a prompt are the difference to one prompt.
+Exits with 1 if collecting is less than 30 times as fast as the serial time.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ANSWER = "One line first. Then a second one, which says why, as an answer of som
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="what the server takes for an answer  [default: 5]")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds for an answer  [default: 5]")
     parser.add_argument("--prompts", type=int, default=104, help="prompts of the speed run  [default: 104]")
-    parser.add_argument("--concurrency", type=int, default=104, help="most requests at once  [default: 104]")
+    parser.add_argument("--concurrency", type=int, default=104, help="maximum requests at once  [default: 104]")
     parser.add_argument("--counts", type=int, nargs="*", default=[1000, 10_000, 100_000], help="prompts, for memory")
-    parser.add_argument("--silent", action="store_true", help="the server says nothing of its limits")
+    parser.add_argument("--silent", action="store_true", help="the server does not report its limits")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--collect", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--serve", type=json.loads, help=argparse.SUPPRESS)
@@ -100,7 +100,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 class Server:
-    """A server in a process of its own, so that its memory and time are not the collecting process's."""
+    """A server in another process, so that its memory and time do not count."""
 
     def __init__(self, seconds: float, *, silent: bool) -> None:
         self._settings = json.dumps({"seconds": seconds, "silent": silent})
@@ -117,7 +117,7 @@ class Server:
         self._process.wait()
 
     def collect(self, n_prompts: int, concurrency: int) -> dict[str, float]:
-        """Collect in a new process; returns its seconds and its largest resident size."""
+        """Collect in a new process; return its seconds and its largest resident size."""
         job = json.dumps({"n_prompts": n_prompts, "concurrency": concurrency})
         environment = {**os.environ, "ANTHROPIC_BASE_URL": self._url, "ANTHROPIC_API_KEY": "none"}
         command = [sys.executable, __file__, "--collect", job]
@@ -127,7 +127,8 @@ class Server:
 
 
 def collect(n_prompts: int, concurrency: int) -> dict[str, float]:
-    from mlx_distill.collect.run import CollectConfig, run
+    from mlx_distill.collect.config import CollectConfig
+    from mlx_distill.collect.run import run
 
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.txt"
@@ -148,7 +149,7 @@ def collect(n_prompts: int, concurrency: int) -> dict[str, float]:
 
 
 async def serve(seconds: float, silent: bool) -> None:
-    """Answer every POST after `seconds`, however many there are at once; unless `silent`, say that all is allowed."""
+    """Answer every POST after `seconds`, all at once; report the limits unless `silent`."""
     message = {
         "id": "msg_1",
         "type": "message",

@@ -31,7 +31,7 @@ from near_ties import NEAR_TIE, parting
 from mlx_distill import cpu, device
 from mlx_distill.records import STUDENT_SYSTEM, Prompt, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 LAUNCHER = Path(__file__).with_name("mlx_lm_generate.py")
 MIN_RATIO = 4.0
@@ -149,7 +149,7 @@ def random_adapter(model_folder: Path, out: Path) -> Path:
 
 def shipped_prompts(count: int) -> list[str]:
     """Return some of the shipped prompts, spread evenly."""
-    prompts = read_jsonl(shipped("prompts.jsonl"), Prompt.from_json)
+    prompts = read_jsonl(package_data_path("prompts.jsonl"), Prompt.from_json)
     return [prompts[number * len(prompts) // count].text for number in range(count)]
 
 

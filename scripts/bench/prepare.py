@@ -27,7 +27,7 @@ from mlx_distill import device
 from mlx_distill.formatting import format_bytes, format_duration
 from mlx_distill.prepare import PrepareConfig
 from mlx_distill.storage.files import TEACHER_DATA
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 
 PROMPT_WORDS = (10, 20)
 ANSWER_WORDS = 150
@@ -38,7 +38,7 @@ SEED = 0
 def write_records(path: Path, n_rows: int) -> None:
     """Write synthetic teacher records."""
     draw = random.Random(SEED)
-    sample = (shipped("sample") / TEACHER_DATA).read_text(encoding="utf-8")
+    sample = (package_data_path("sample") / TEACHER_DATA).read_text(encoding="utf-8")
     words = [word for word, _ in Counter(re.findall("[A-Za-z]+", sample)).most_common()]
     weights = list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
     answers: list[list[str]] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_distill.compare.figures import HeldOut, PairedRow, held_out
+
 from mlx_distill.errors import MissingError
 from mlx_distill.records import Example
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlx_distill.compare.figures import Bounded, HeldOut, Measured
 from recipe_measure import figures
 from recipe_runs import Done, best_of, settings_text
-
-from mlx_distill.compare.figures import Bounded, HeldOut, Measured
 
 PARTS = {
     "rates": "learning rate",

@@ -25,22 +25,24 @@ def prepare(settings: dict[str, Any]) -> None:
 
     import mlx.core as mx
 
+    from mlx_distill.convert import ConvertConfig
     from mlx_distill.convert import run as convert
     from mlx_distill.models.load import load_student
-    from mlx_distill.prepare import run as dataset
-    from mlx_distill.storage.package_data import shipped
+    from mlx_distill.prepare import run as prepare
+    from mlx_distill.prepare.config import PrepareConfig
+    from mlx_distill.storage.package_data import package_data_path
     from mlx_distill.train.data import read_rows
     from mlx_distill.train.objectives import OBJECTIVES
 
     scratch, model, rows = Path(settings["scratch"]), Path(settings["model"]), Path(settings["data"])
     source, data = settings["source"]["model"], settings["source"]["data"]
     if not source:
-        source = str(convert.run(convert.ConvertConfig(source="sample", out=scratch / "converted")).path)
+        source = str(convert.run(ConvertConfig(source="sample", out=scratch / "converted")).path)
     if not data:
         data = str(scratch / "sample")
         Path(data).mkdir()
-        shutil.copy(shipped("sample") / "teacher_data.jsonl", data)
-        dataset.run(dataset.PrepareConfig(data=Path(data), model=Path(source)))
+        shutil.copy(package_data_path("sample") / "teacher_data.jsonl", data)
+        prepare.run(PrepareConfig(data=Path(data), model=Path(source)))
 
     shutil.copytree(source, model, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
     weights: Any = {}

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.collect.run import CollectConfig, CollectResult, run
+from mlx_distill.collect.config import CollectConfig, CollectResult
+from mlx_distill.collect.run import run
 from mlx_distill.events import Event
 from tests.support.collecting import KEY, journal_of
 from tests.support.messages_server import MessagesServer, answer

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect.run import TEACHER_SYSTEM, CollectResult
-from mlx_distill.events import Note
-from tests.support.collecting import KEY, REAL_USD, cautions, journal_of, scripted
-from tests.support.messages_server import Reply, answer, error, message, streamed, text, thinking
+from mlx_distill.collect.config import TEACHER_SYSTEM, CollectResult
+from mlx_distill.events import Event, Note
+from tests.support.collecting import KEY, REAL_USD, Collect, Records, cautions, journal_of, scripted
+from tests.support.messages_server import MessagesServer, Reply, answer, error, message, streamed, text, thinking
 
 # What an answer becomes
 
 
-def test_an_answer_is_journalled_with_what_was_asked_and_what_it_cost(server, collect, records) -> None:
+def test_record_has_the_request_and_the_cost(server: MessagesServer, collect: Collect, records: Records) -> None:
     result = collect("What is a queue?")
     assert (result.n_prompts, result.n_answered, result.n_new) == (1, 1, 1)
     assert result.cost_usd == pytest.approx(REAL_USD)
@@ -35,7 +36,7 @@ def test_an_answer_is_journalled_with_what_was_asked_and_what_it_cost(server, co
     assert KEY in f"{call.headers.get('authorization')} {call.headers.get('x-api-key')}"
 
 
-def test_a_key_in_a_refusals_words_is_not_kept(server, collect, tmp_path) -> None:
+def test_a_key_in_a_refusals_words_is_not_kept(server: MessagesServer, collect: Collect, tmp_path: Path) -> None:
     details = {"type": "refusal", "category": "cyber", "explanation": f"Seen: {KEY}"}
     server.script = scripted(Reply(body=message(stop_reason="refusal", stop_details=details)))
     collect()
@@ -43,20 +44,20 @@ def test_a_key_in_a_refusals_words_is_not_kept(server, collect, tmp_path) -> Non
     assert "Seen: [key]" in journal_of(tmp_path / "out")[0]["detail"]
 
 
-def test_several_text_blocks_are_joined(server, collect, records) -> None:
+def test_several_text_blocks_are_joined(server: MessagesServer, collect: Collect, records: Records) -> None:
     server.script = scripted(Reply(body=message(text("One, "), text("two."))))
     collect()
     assert records()[0]["answer"] == "One, two."
 
 
-def test_thinking_blocks_are_skipped(server, collect, records) -> None:
+def test_thinking_blocks_are_skipped(server: MessagesServer, collect: Collect, records: Records) -> None:
     server.script = scripted(Reply(body=message(thinking("Hm."), text("Said."), thinking("Hm?"))))
     collect()
     assert records()[0]["answer"] == "Said."
 
 
-def test_a_cut_off_answer_is_asked_once_more_with_twice_the_limit_and_kept_as_what_it_is(
-    server, collect, records
+def test_truncated_answer_is_retried_once_with_twice_the_limit(
+    server: MessagesServer, collect: Collect, records: Records
 ) -> None:
     server.script = scripted(answer("And so", stop_reason="max_tokens"))
     assert collect().stop_reasons == {"max_tokens": 1}
@@ -69,25 +70,27 @@ def test_a_cut_off_answer_is_asked_once_more_with_twice_the_limit_and_kept_as_wh
     assert not any(call.body.get("stream") for call in server.calls)
 
 
-def test_the_longer_answer_takes_the_place_of_the_one_that_was_cut_off(server, collect, records) -> None:
+def test_retry_replaces_a_truncated_answer(server: MessagesServer, collect: Collect, records: Records) -> None:
     server.script = scripted(answer("And so", stop_reason="max_tokens"), answer("And so it ends."))
     result = collect()
     assert (result.stop_reasons, result.n_new) == ({"end_turn": 1}, 1)
-    assert result.total_bill.total.n_answers == 2
-    assert result.total_bill.total.n_retries == 1
+    assert result.total_usage.total.n_answers == 2
+    assert result.total_usage.total.n_repeated == 1
     cut, whole = records()
     assert cut["key"] == whole["key"]
     assert collect().n_new == 0
     assert len(server.calls) == 2
 
 
-def test_no_answer_is_asked_for_with_more_than_can_come_in_one_piece_by_itself(server, collect) -> None:
+def test_streamed_answers_are_not_retried(server: MessagesServer, collect: Collect) -> None:
     server.script = lambda call: streamed("Cut", stop_reason="max_tokens")
     collect(max_tokens=16_000)
     assert len(server.calls) == 1
 
 
-def test_a_model_that_does_not_write_so_much_keeps_the_answer_that_was_cut_off(server, collect, events) -> None:
+def test_max_tokens_above_the_model_keeps_the_first_answer(
+    server: MessagesServer, collect: Collect, events: list[Event]
+) -> None:
     server.script = lambda call: (
         error(400, "invalid_request_error", "max_tokens: 8192 > 4096, which is the maximum allowed")
         if call.body["max_tokens"] > 4096
@@ -96,11 +99,13 @@ def test_a_model_that_does_not_write_so_much_keeps_the_answer_that_was_cut_off(s
     result = collect(n=3, concurrency=1)
     assert result.stop_reasons == {"max_tokens": 3}
     assert len(server.calls) == 4
-    assert any("stays as it is (max_tokens): Anthropic refused" in line for line in cautions(events))
-    assert result.total_bill.total.n_unknown == 0
+    assert any("keeping the first answer (max_tokens): Anthropic refused" in line for line in cautions(events))
+    assert result.total_usage.total.n_unknown == 0
 
 
-def test_a_refusal_without_content_is_kept_with_its_category(server, collect, records, events) -> None:
+def test_a_refusal_without_content_is_kept_with_its_category(
+    server: MessagesServer, collect: Collect, records: Records, events: list[Event]
+) -> None:
     details = {"type": "refusal", "category": "frontier_llm", "explanation": "It trains a model."}
     server.script = scripted(Reply(body=message(stop_reason="refusal", stop_details=details)))
     assert collect().stop_reasons == {"refusal": 1}
@@ -111,13 +116,15 @@ def test_a_refusal_without_content_is_kept_with_its_category(server, collect, re
     assert len(server.calls) == 1
 
 
-def test_an_answer_of_thinking_only_is_kept_as_empty(server, collect, records) -> None:
+def test_an_answer_of_thinking_only_is_kept_as_empty(
+    server: MessagesServer, collect: Collect, records: Records
+) -> None:
     server.script = scripted(Reply(body=message(thinking("Hm."), stop_reason="max_tokens")))
     collect()
     assert records()[0]["answer"] == ""
 
 
-def test_a_long_answer_is_streamed(server, collect, records) -> None:
+def test_a_long_answer_is_streamed(server: MessagesServer, collect: Collect, records: Records) -> None:
     server.script = scripted(streamed("Long."))
     collect(max_tokens=32_000)
     assert server.calls[0].body["stream"] is True
@@ -126,14 +133,16 @@ def test_a_long_answer_is_streamed(server, collect, records) -> None:
     assert record["usage"]["output_tokens"] == 50
 
 
-def test_an_unknown_price_is_said_once_and_counted_as_unknown(server, collect, records, events) -> None:
+def test_an_unknown_price_is_said_once_and_counted_as_unknown(
+    server: MessagesServer, collect: Collect, records: Records, events: list[Event]
+) -> None:
     server.script = scripted(answer(model="claude-new"))
     assert collect(n=3).cost_usd == 0
     assert [record["cost_usd"] for record in records()] == [None] * 3
-    assert sum("No price is known for claude-new" in line for line in cautions(events)) == 1
+    assert sum("The cost of an answer by claude-new is unknown" in line for line in cautions(events)) == 1
 
 
-def test_the_terms_of_the_teacher_are_said(server, collect, events) -> None:
+def test_the_terms_of_the_teacher_are_said(server: MessagesServer, collect: Collect, events: list[Event]) -> None:
     collect()
     assert any(isinstance(event, Note) and "terms of service" in event.text for event in events)
 
@@ -141,7 +150,7 @@ def test_the_terms_of_the_teacher_are_said(server, collect, events) -> None:
 # Once and only once
 
 
-def test_a_rerun_asks_only_for_what_is_missing(server, collect, tmp_path) -> None:
+def test_a_rerun_asks_only_for_what_is_missing(server: MessagesServer, collect: Collect, tmp_path: Path) -> None:
     collect(n=5)
     result = collect(n=8)
     assert (result.n_answered, result.n_new) == (8, 3)
@@ -152,35 +161,41 @@ def test_a_rerun_asks_only_for_what_is_missing(server, collect, tmp_path) -> Non
     assert {item["key"] for item in index["answers"]} == keys
 
 
-def test_another_setting_asks_anew_and_keeps_what_was_paid_for(server, collect, records) -> None:
+def test_another_setting_asks_anew_and_keeps_what_was_paid_for(
+    server: MessagesServer, collect: Collect, records: Records
+) -> None:
     collect(n=2)
     collect(n=2, system="Be brief.")
     assert len(records()) == 4
     assert collect(n=2).n_new == 0
 
 
-def test_a_rerun_with_nothing_missing_needs_neither_key_nor_server(server, collect, monkeypatch) -> None:
+def test_complete_journal_needs_no_key(
+    server: MessagesServer, collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collect(n=3)
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert collect(n=3).n_answered == 3
 
 
-def test_a_torn_last_line_is_cut_off_said_and_asked_again(server, collect, records, tmp_path, events) -> None:
+def test_a_torn_last_line_is_cut_off_said_and_asked_again(
+    server: MessagesServer, collect: Collect, records: Records, tmp_path: Path, events: list[Event]
+) -> None:
     collect(n=3)
     journal = tmp_path / "out" / "teacher_data.jsonl"
     journal.write_bytes(journal.read_bytes()[:-40])
     assert collect(n=3).n_new == 1
     assert len(records()) == 3
-    assert any("half-written last line" in line for line in cautions(events))
+    assert any("incomplete last line" in line for line in cautions(events))
 
 
-def test_no_more_than_the_concurrency_are_in_flight_and_that_many_are(server, collect) -> None:
+def test_concurrency_is_used_and_never_exceeded(server: MessagesServer, collect: Collect) -> None:
     server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.05)
     collect(n=30, concurrency=6)
     assert server.most_at_once == 6
 
 
-def test_it_works_where_an_event_loop_runs_already(server, collect) -> None:
+def test_it_works_where_an_event_loop_runs_already(server: MessagesServer, collect: Collect) -> None:
     async def notebook() -> CollectResult:
         return collect(n=3)
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import Interrupted
+from mlx_distill.events import Event
 from tests.conftest import Finished
-from tests.support.collecting import KEY, bill_of, cautions, journal_of
-from tests.support.messages_server import Call, Reply, answer, error, message, text
+from tests.support.collecting import KEY, Collect, Records, RunCli, cautions, journal_of, usage_of
+from tests.support.messages_server import Call, MessagesServer, Reply, answer, error, message, text
 
 
 @pytest.fixture
@@ -54,8 +55,13 @@ def ctrl_c_after_eight_answers(seconds: float, again: threading.Timer | None = N
     return script
 
 
-def test_ctrl_c_saves_what_arrived_what_is_under_way_and_paid_for_and_the_index(
-    server, collect, records, events, tmp_path, own_handlers
+def test_ctrl_c_waits_for_paid_answers_and_saves_the_index(
+    server: MessagesServer,
+    collect: Collect,
+    records: Records,
+    events: list[Event],
+    tmp_path: Path,
+    own_handlers: Callable[[], bool],
 ) -> None:
     server.script = ctrl_c_after_eight_answers(1.0)
     with pytest.raises(Interrupted) as raised:
@@ -64,13 +70,15 @@ def test_ctrl_c_saves_what_arrived_what_is_under_way_and_paid_for_and_the_index(
     assert raised.value.exit_code == 130
     assert len(records()) == len(server.calls) == 12
     assert "12 of 40 answers are saved" in raised.value.message
-    assert "only for the 28 missing" in raised.value.next_step
+    assert "for the 28 missing" in raised.value.next_step
     assert len(json.loads((tmp_path / "out" / "collect.json").read_text())["answers"]) == 40
-    assert bill_of(tmp_path / "out").total.n_unknown == 0
-    assert any("4 answers are under way" in line and "Ctrl-C once more" in line for line in cautions(events))
+    assert usage_of(tmp_path / "out").total.n_unknown == 0
+    assert any("4 answers in flight" in line and "Ctrl-C again" in line for line in cautions(events))
 
 
-def test_ctrl_c_again_stops_at_once_and_what_was_under_way_counts_in_full(server, collect, records, tmp_path) -> None:
+def test_second_ctrl_c_stops_at_once(
+    server: MessagesServer, collect: Collect, records: Records, tmp_path: Path
+) -> None:
     again = threading.Timer(0.4, press_ctrl_c)
     server.script = ctrl_c_after_eight_answers(20.0, again)
     began = time.monotonic()
@@ -79,19 +87,23 @@ def test_ctrl_c_again_stops_at_once_and_what_was_under_way_counts_in_full(server
     again.join()
     assert time.monotonic() - began < 15
     assert len(records()) == 8
-    assert bill_of(tmp_path / "out").total.n_unknown == 4
+    assert usage_of(tmp_path / "out").total.n_unknown == 4
 
 
-def test_ctrl_c_stops_a_teacher_that_costs_nothing_at_once(server, collect, records) -> None:
+def test_ctrl_c_stops_a_teacher_that_costs_nothing_at_once(
+    server: MessagesServer, collect: Collect, records: Records
+) -> None:
     server.script = ctrl_c_after_eight_answers(20.0)
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        collect(n=40, concurrency=4, cost=False)
+        collect(n=40, concurrency=4, track_costs=False)
     assert time.monotonic() - began < 15
     assert len(records()) == 8
 
 
-def test_ctrl_c_reaches_a_round_beside_a_running_event_loop(server, collect, records) -> None:
+def test_ctrl_c_reaches_a_round_beside_a_running_event_loop(
+    server: MessagesServer, collect: Collect, records: Records
+) -> None:
     async def notebook() -> None:
         collect(n=40, concurrency=4)
 
@@ -149,7 +161,7 @@ class Process:
 
 
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_after_a_kill_no_answer_that_arrived_is_lost_or_asked_again(server, tmp_path, which) -> None:
+def test_kill_loses_and_repeats_no_answer(server: MessagesServer, tmp_path: Path, which: signal.Signals) -> None:
     server.script = lambda call: Reply(body=message(text(f"Answer to {call.prompt}")), after_seconds=0.06)
     process = Process(tmp_path / "project")
     stopped = process.stop_midway(which)
@@ -172,7 +184,7 @@ def test_after_a_kill_no_answer_that_arrived_is_lost_or_asked_again(server, tmp_
     assert sorted(process.saved) == sorted(f"Prompt {number}" for number in range(40))
 
 
-def test_the_key_appears_in_no_output_and_no_file(server, cli, tmp_path) -> None:
+def test_the_key_appears_in_no_output_and_no_file(server: MessagesServer, cli: RunCli, tmp_path: Path) -> None:
     server.script = lambda call: (
         error(401, "authentication_error", f"bad key {KEY}") if len(server.calls) > 5 else answer()
     )
@@ -186,7 +198,7 @@ def test_the_key_appears_in_no_output_and_no_file(server, cli, tmp_path) -> None
     assert not [content for content in (finished.out, finished.err, *written) if KEY in content or KEY[7:20] in content]
 
 
-def test_the_command_ends_as_the_demo_does(server, cli, tmp_path) -> None:
+def test_the_command_ends_as_the_demo_does(server: MessagesServer, cli: RunCli, tmp_path: Path) -> None:
     server.script = lambda call: answer(stop_reason="max_tokens" if call.prompt == "Prompt 7" else "end_turn")
     process = Process(tmp_path / "project")
     printed = cli("collect", cwd=process.folder)

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlx_distill.models.provenance import PROVENANCE_FILE
+from mlx_distill.storage.files import PROVENANCE
 from tests.conftest import Finished
 from tests.support.hub_server import COMMIT, NAME, OTHER_COMMIT, Hub, serve
-from tests.support.tiny import make_tiny_qwen2
+from tests.support.tiny import change_weights, edit_json, make_tiny_qwen2
 
 Convert = Callable[..., Finished]
 
@@ -22,12 +24,9 @@ Convert = Callable[..., Finished]
 @pytest.fixture
 def hub(tiny_student: Path, tmp_path: Path) -> Iterator[Hub]:
     """The tiny model as torch would have left it on the Hub, among files that nobody should ask for."""
-    import mlx.core as mx
-
     folder = tmp_path / "repository"
     shutil.copytree(tiny_student, folder)
-    weights = mx.load(str(folder / "model.safetensors"))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
+    change_weights(folder, form="pt")
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "modeling_tiny.py").write_text("raise SystemExit")
     (folder / "README.md").write_text("# Tiny")
@@ -52,7 +51,7 @@ def convert(hub: Hub, cli: Callable[..., Finished], tmp_path: Path) -> Convert:
 
 
 def record(tmp_path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((tmp_path / "out" / PROVENANCE_FILE).read_text())
+    data: dict[str, Any] = json.loads((tmp_path / "out" / PROVENANCE).read_text())
     return data
 
 
@@ -63,7 +62,7 @@ def assert_refused(done: Finished, *parts: str) -> None:
         assert part in done.err
 
 
-def test_a_repository_is_pinned_and_only_what_is_needed_is_fetched(hub: Hub, convert: Convert, tmp_path: Path) -> None:
+def test_a_repository_is_pinned_and_only_needed_files_fetched(hub: Hub, convert: Convert, tmp_path: Path) -> None:
     done = convert()
     assert done.code == 0, done.err
     assert record(tmp_path)["revision"] == COMMIT
@@ -109,15 +108,13 @@ def large_hub(hub: Hub) -> Hub:
 REST = f"GET /{NAME}/resolve/{COMMIT}/model.safetensors bytes={10 << 20}-"
 
 
-def test_a_dropped_connection_is_taken_up_where_it_broke(large_hub: Hub, convert: Convert) -> None:
+def test_a_dropped_connection_resumes(large_hub: Hub, convert: Convert) -> None:
     done = convert()
     assert done.code == 0, done.err
     assert REST in large_hub.requests
 
 
-def test_the_next_run_fetches_only_the_files_that_an_interrupted_one_did_not_finish(
-    large_hub: Hub, convert: Convert, tmp_path: Path
-) -> None:
+def test_the_next_run_fetches_only_unfinished_files(large_hub: Hub, convert: Convert, tmp_path: Path) -> None:
     large_hub.down_after_cut = True
     stopped = convert()
     assert_refused(stopped, NAME, "Run the same command again")
@@ -135,7 +132,7 @@ def test_the_cache_serves_when_the_hub_does_not(hub: Hub, convert: Convert, tmp_
     shutil.rmtree(tmp_path / "out")
     offline = convert(HF_ENDPOINT="http://127.0.0.1:9")
     assert offline.code == 0, offline.err
-    assert "in the cache serves" in offline.err
+    assert "Using the cached copy" in offline.err
     assert record(tmp_path)["revision"] == COMMIT
 
 
@@ -153,7 +150,7 @@ def test_without_hub_and_cache_one_line_says_so(environment: dict[str, str], con
         ((500, ""), ["the Hub answered 500", "Run the same command again"]),
     ],
 )
-def test_a_refusal_of_the_hub_is_told_in_one_line(
+def test_a_refusal_of_the_hub_is_one_line(
     refuse: tuple[int, str], parts: list[str], hub: Hub, convert: Convert, tmp_path: Path
 ) -> None:
     hub.refuse = refuse
@@ -165,7 +162,7 @@ def test_a_revision_that_is_not_there_is_named(convert: Convert) -> None:
     assert_refused(convert("--revision", "v9"), "there is no revision 'v9'")
 
 
-def test_a_name_that_no_repository_can_have_is_refused(convert: Convert) -> None:
+def test_an_impossible_name_is_refused(convert: Convert) -> None:
     assert_refused(convert(name="tiny/a--b"), "tiny/a--b", "Check the name")
 
 
@@ -173,3 +170,21 @@ def test_a_repository_of_pickles_is_refused(hub: Hub, convert: Convert) -> None:
     (hub.folder / "model.safetensors").unlink()
     assert_refused(convert(), "pickles (.bin, .pt), are never loaded")
     assert "pytorch_model.bin" not in hub.sent
+
+
+def test_a_repository_with_code_is_refused(hub: Hub, convert: Convert, tmp_path: Path) -> None:
+    edit_json(hub.folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [f"{NAME}--modeling_tiny.Evil", None]})
+    assert_refused(convert(), "auto_map", "never runs such code")
+    assert "modeling_tiny.py" not in hub.sent
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_does_not_load_mlx(hub: Hub, convert: Convert, tmp_path: Path) -> None:
+    assert convert().code == 0
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from mlx_distill.convert import ConvertConfig; from mlx_distill.convert.run import run\n"
+        f"assert run(ConvertConfig({NAME!r}, Path('out'))).already_there\n"
+        "assert not {'mlx.core', 'transformers', 'huggingface_hub'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -1,7 +1,9 @@
-"""`push` with the real huggingface_hub: what it refuses before it asks anybody, and a local stand-in for the Hub."""
+"""`push` with the real huggingface_hub against a local stand-in for the Hub."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.errors import DistillError, InputError, Interrupted, MachineError, MissingError
-from mlx_distill.export.hub import Listing, PushConfig, run
+from mlx_distill.cli import main
+from mlx_distill.errors import DistillError, InputError, MachineError, MissingError
+from mlx_distill.export.config import PushConfig
+from mlx_distill.export.hub import files_to_upload, run
 from tests.support.local_http import serving
 from tests.support.tiny import make_tiny_qwen2
 
@@ -79,8 +83,6 @@ class _Handler(BaseHTTPRequestHandler):
             answers = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
             self._json({"files": answers})
         elif what == "/commit/main":
-            import base64
-
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.hub.committed[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
@@ -99,10 +101,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def never(_listing: Listing) -> bool:
-    pytest.fail("asked although it must not come to that")
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = make_tiny_qwen2(tmp_path / "fused")
@@ -110,17 +108,12 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_listed_files_and_no_others_arrive_in_a_private_repository(hub: Hub, model: Path) -> None:
-    seen: list[Listing] = []
-
-    def yes(listing: Listing) -> bool:
-        seen.append(listing)
-        assert not hub.asked, "nothing is asked of the Hub before the user has agreed"
-        return True
-
-    result = run(PushConfig(model, "me/student"), confirm=yes)
+def test_the_listed_files_arrive_in_a_private_repository(hub: Hub, model: Path) -> None:
+    files = files_to_upload(PushConfig(model, "me/student"))
+    assert not hub.asked, "listing sends no request"
+    result = run(PushConfig(model, "me/student"))
     assert hub.repositories == {"me/student": True}
-    assert set(hub.committed) == {name for name, _ in seen[0].files}
+    assert hub.committed.keys() == files.keys()
     assert ".hidden" not in hub.committed
     assert hub.committed["model.safetensors"] == (model / "model.safetensors").read_bytes()
     assert result.n_files == len(hub.committed) and result.url.endswith("/me/student")
@@ -129,51 +122,67 @@ def test_the_listed_files_and_no_others_arrive_in_a_private_repository(hub: Hub,
 def test_a_public_repository_of_that_name_is_not_written_to(hub: Hub, model: Path) -> None:
     hub.repositories["me/student"] = False
     with pytest.raises(InputError, match="everybody can see it"):
-        run(PushConfig(model, "me/student"), confirm=lambda _: True)
+        run(PushConfig(model, "me/student"))
     assert not hub.committed
-    run(PushConfig(model, "me/student", private=False), confirm=lambda _: True)
+    run(PushConfig(model, "me/student", private=False))
     assert "model.safetensors" in hub.committed
 
 
 def test_files_that_are_there_are_replaced_only_by_force(hub: Hub, model: Path) -> None:
-    run(PushConfig(model, "me/student"), confirm=lambda _: True)
+    run(PushConfig(model, "me/student"))
     (model / "README.md").write_text("A new card.\n")
     with pytest.raises(InputError, match=r"me/student holds config.json, .*model.safetensors.* already") as caught:
-        run(PushConfig(model, "me/student"), confirm=lambda _: True)
+        run(PushConfig(model, "me/student"))
     assert "--force" in caught.value.next_step and "README.md" not in hub.committed
-    run(PushConfig(model, "me/student", force=True), confirm=lambda _: True)
+    run(PushConfig(model, "me/student", force=True))
     assert hub.committed["README.md"] == b"A new card.\n"
 
 
 def test_the_command_ends_with_what_to_type_next(hub: Hub, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from mlx_distill.cli import main
-
     with pytest.raises(SystemExit) as ended:
         main(["push", "student", "--model", str(model), "--yes"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.splitlines()[-1].split("  ")[-1] == "mlx_lm.chat --model me/student"
 
 
-def test_a_token_without_access_and_a_no_upload_nothing(hub: Hub, model: Path) -> None:
-    with pytest.raises(Interrupted, match="Nothing was uploaded"):
-        run(PushConfig(model, "me/student"), confirm=lambda _: False)
-    assert not hub.asked
+def test_a_token_without_access_uploads_nothing(hub: Hub, model: Path) -> None:
     hub.token_works = False
     with pytest.raises(InputError, match=r"refuses this token \(401\)"):
-        run(PushConfig(model, "me/student"), confirm=lambda _: True)
+        run(PushConfig(model, "me/student"))
     assert not hub.committed
+
+
+@pytest.mark.parametrize(("terminal", "code", "says"), [(False, 1, "--yes"), (True, 130, "Nothing was uploaded")])
+def test_without_a_yes_nothing_is_uploaded(
+    terminal: bool,
+    code: int,
+    says: str,
+    hub: Hub,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = io.StringIO("n\n")
+    answer.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", answer)
+    with pytest.raises(SystemExit) as ended:
+        main(["push", "me/student", "--model", str(model)])
+    seen = capsys.readouterr().err
+    assert ended.value.code == code
+    assert "me/student (private)" in seen and "model.safetensors" in seen and says in seen
+    assert not hub.asked
 
 
 def test_without_a_token_it_says_where_to_get_one(model: Path) -> None:
     with pytest.raises(MissingError, match="no token") as caught:
-        run(PushConfig(model, "me/student"), confirm=never)
+        run(PushConfig(model, "me/student"))
     assert "hf auth login" in caught.value.next_step
 
 
-def test_where_the_hub_cannot_be_reached_it_says_so(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MachineError, match="cannot be reached"):
-        run(PushConfig(model, "me/student"), confirm=lambda _: True)
+        run(PushConfig(model, "me/student"))
 
 
 @pytest.mark.parametrize(
@@ -181,11 +190,11 @@ def test_where_the_hub_cannot_be_reached_it_says_so(hub: Hub, model: Path, monke
     [
         ("gone", "there is no model folder"),
         ("adapter", "is an adapter"),
-        ("no weights", "no config.json with safetensors weights"),
-        ("no config", "no config.json with safetensors weights"),
+        ("no weights", "config.json or safetensors weights are missing"),
+        ("no config", "config.json or safetensors weights are missing"),
     ],
 )
-def test_what_is_no_fused_model_is_refused(model: Path, spoil: str, says: str) -> None:
+def test_what_is_not_a_fused_model_is_refused(model: Path, spoil: str, says: str) -> None:
     folder = model
     if spoil == "gone":
         folder = model / "nowhere"
@@ -196,25 +205,10 @@ def test_what_is_no_fused_model_is_refused(model: Path, spoil: str, says: str) -
     else:
         (model / "config.json").unlink()
     with pytest.raises(DistillError, match=says):
-        run(PushConfig(folder, "me/student"), confirm=never)
+        run(PushConfig(folder, "me/student"))
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/", "-x", "me/a..b"])
 def test_names_that_no_repository_can_have_are_refused(model: Path, name: str) -> None:
-    with pytest.raises(InputError, match="not a name for a repository"):
-        run(PushConfig(model, name), confirm=never)
-
-
-def test_in_a_script_it_lists_and_asks_for_yes(
-    hub: Hub, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlx_distill.cli import main
-
-    with Path("/dev/null").open() as nobody:
-        monkeypatch.setattr("sys.stdin", nobody)
-        with pytest.raises(SystemExit) as ended:
-            main(["push", "me/student", "--model", str(model)])
-    seen = capsys.readouterr().err
-    assert ended.value.code == 1
-    assert "me/student (private: only you can see it)" in seen and "model.safetensors" in seen and "--yes" in seen
-    assert not hub.asked
+    with pytest.raises(InputError, match=re.escape(name)):
+        run(PushConfig(model, name))

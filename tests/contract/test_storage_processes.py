@@ -1,4 +1,4 @@
-"""Storage under kills and full disks, in processes of their own."""
+"""Storage under kills and full disks, in child processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Broken files and options, one a case: the message names the place, without a traceback, and no file changes.
+"""Broken files and options, one per case: the message names the place, there is no traceback, and no file changes.
 
 The commands run in this process, through the function of the entry point.
 """
@@ -26,7 +26,7 @@ ROW = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "co
 
 Files = Mapping[str, str | bytes | None]
 Case = tuple[str, Files, list[str]]
-"""A command, the files that the case writes (None: deletes), and words that the message must have."""
+"""A command, the files that the case writes (None: deletes), and words that the message must contain."""
 
 
 def project(text: str) -> Files:
@@ -85,7 +85,11 @@ BAD_INPUT: dict[str, Case] = {
         {"j/teacher_data.jsonl": ROW.replace('"messages"', '"answer": "A", "messages"')},
         ["none", "convert"],
     ),
-    "shares without training rows": ("prepare --data d --model qwen --valid-share 0.6 --test-share 0.6", {}, ["train"]),
+    "fractions without training rows": (
+        "prepare --data d --model qwen --valid-fraction 0.6 --test-fraction 0.6",
+        {},
+        ["train"],
+    ),
     # convert
     "a source that does not exist": ("convert nothing/here/at/all --out c", {}, ["nothing/here/at/all"]),
     "a folder without a model": ("convert d --out c", {}, ["d", "safetensors"]),
@@ -116,7 +120,7 @@ BAD_INPUT: dict[str, Case] = {
     "a learning rate of 0": (f"{TRAIN} --learning-rate 0", {}, ["learning_rate"]),
     "layers that do not exist": (f"{TRAIN} --targets attention", {}, ["attention", "self_attn.q_proj"]),
     "resume without a checkpoint": (f"{TRAIN} --resume", {}, ["checkpoint"]),
-    "an adapter folder in use": (TRAIN.replace("new", "a"), {}, ["a exists", "--force"]),
+    "an adapter folder in use": (TRAIN.replace("new", "a"), {}, ["a already exists", "--force"]),
     "an adapter path that is a file": (TRAIN.replace("new", "taken"), {"taken": "hello"}, ["taken"]),
     # compare, fuse, chat
     "a missing adapter": (COMPARE.replace(" a ", " none "), {}, ["none", "mlx-distill train"]),

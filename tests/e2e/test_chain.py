@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 
 from mlx_distill.convert import run as convert
-from mlx_distill.export.gguf import write_gguf
+from mlx_distill.convert.config import ConvertConfig
+from mlx_distill.export import gguf as gguf_export
+from mlx_distill.export.config import GgufConfig
 from mlx_distill.fuse import run as fuse
+from mlx_distill.fuse.config import FuseConfig
 from mlx_distill.models.adapter import attach
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student, load_student
@@ -73,18 +76,18 @@ def check_chain(base: Path, adapter: Path, folder: Path) -> None:
     changed = abs(reference.base_loss - reference.loss)
     assert changed > 0.05, "the adapter changes the answers"
 
-    fused = fuse.run(fuse.FuseConfig(base, adapter, data, folder / "fused", check_rows=1))
+    fused = fuse.run(FuseConfig(base, adapter, data, folder / "fused", check_rows=1))
     assert fused.dtype == "float32"
     check_same(reference, chat_of(load_student(fused.path, dtype=mx.float32)), "fused")
 
-    gguf = write_gguf(fused.path, folder / "fused-F32.gguf", "F32")
+    gguf = gguf_export.run(GgufConfig(fused.path, folder / "fused-F32.gguf", "F32"))
     check_same(reference, LlamaCpp(gguf.path).greedy, "llama.cpp")
-    converted = convert.run(convert.ConvertConfig(str(gguf.path), folder / "converted"))
+    converted = convert.run(ConvertConfig(str(gguf.path), folder / "converted"))
     assert converted.dtype == "float32"
     check_same(reference, chat_of(load_student(converted.path, dtype=mx.float32)), "converted")
 
-    small = write_gguf(fused.path, folder / "fused-Q8_0.gguf", "Q8_0")
-    back = convert.run(convert.ConvertConfig(str(small.path), folder / "converted-Q8_0"))
+    small = gguf_export.run(GgufConfig(fused.path, folder / "fused-Q8_0.gguf", "Q8_0"))
+    back = convert.run(ConvertConfig(str(small.path), folder / "converted-Q8_0"))
     loss = loss_of(load_student(back.path, dtype=mx.float32), examples)
     assert abs(loss - reference.loss) <= MAX_LOSS_SHARE * changed
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.chat.terminal import hold_keys
+from mlx_distill.chat.terminal import hide_typing
 from mlx_distill.errors import DistillError
 from tests.support.tiny import make_tiny_qwen2
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
 
 _PROMPT = r"(?:^|\n)> ?"
+_START_OF_ANSWER = r"Write a function\.\s*\n\S*[^>]{20}"
 _COMMAND = """\
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -66,11 +67,12 @@ class Terminal:
             if left < 0 or not self._read(left):
                 raise AssertionError(f"{pattern!r} did not appear in:\n{text!r}")
 
-    def ends_with(self, seconds: float = 20) -> int:
-        """Read to the end and return the exit code."""
+    def leave(self, keys: str, seconds: float = 20) -> None:
+        """Type the keys that end the chat, and check the exit code."""
+        self.type(keys)
         while self._read(seconds):
             pass
-        return self.process.wait(seconds)
+        assert self.process.wait(seconds) == 0
 
     def close(self) -> None:
         self.process.kill()
@@ -91,7 +93,7 @@ class Terminal:
 
 @pytest.fixture
 def chat(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """Start `chat --max-tokens 8` with a tiny model by `chat("--max-tokens", "8")`, and wait for its prompt."""
+    """Return a function that starts `chat` with a tiny model and the given options, and waits for its prompt."""
     model = make_tiny_qwen2(tmp_path / "tiny")
     terminals: list[Terminal] = []
 
@@ -108,34 +110,32 @@ def chat(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 def test_ctrl_c_stops_the_answer_and_not_the_chat(chat: Callable[..., Terminal]) -> None:
     terminal = chat("--max-tokens", "1900")
     terminal.type("Write a function.\r")
-    terminal.wait_for(r"Write a function\.\s*\n\S*[^>]{20}")
+    terminal.wait_for(_START_OF_ANSWER)
     terminal.type("\x03")
     stopped = terminal.wait_for(r"\(stopped after (\d+) tokens")
     assert int(re.findall(r"stopped after (\d+)", stopped)[0]) < 1900
     terminal.wait_for(_PROMPT)
-    terminal.type("/system\r")
-    terminal.wait_for(r"\(no system message\)")
+    terminal.type("\x03")
+    terminal.wait_for(r"\(Ctrl-D or /exit leaves\)")
     terminal.wait_for(_PROMPT)
-    terminal.type("\x04")
-    assert terminal.ends_with() == 0
+    terminal.leave("\x04")
 
 
 def test_keys_during_an_answer_appear_at_the_next_prompt(chat: Callable[..., Terminal]) -> None:
     terminal = chat("--max-tokens", "400")
     terminal.type("Write a function.\r")
-    terminal.wait_for(r"Write a function\.\s*\n\S*[^>]{20}")
+    terminal.wait_for(_START_OF_ANSWER)
     terminal.type("XYZZY")
     assert "XYZZY" not in terminal.wait_for(r"tokens/s\)")
     terminal.wait_for(_PROMPT + r"[\b ]*XYZZY")
-    terminal.type("\x15/exit\r")
-    assert terminal.ends_with() == 0
+    terminal.leave("\x15/exit\r")
 
 
 def test_the_terminal_echoes_after_every_answer() -> None:
     screen, keyboard = pty.openpty()
     before = termios.tcgetattr(keyboard)
     for error in (None, DistillError("refused"), KeyboardInterrupt()):
-        with suppress(DistillError, KeyboardInterrupt), hold_keys(keyboard):
+        with suppress(DistillError, KeyboardInterrupt), hide_typing(keyboard):
             assert not termios.tcgetattr(keyboard)[3] & termios.ECHO
             assert termios.tcgetattr(keyboard)[3] & termios.ISIG, "Ctrl-C stays a signal"
             if error:
@@ -145,27 +145,13 @@ def test_the_terminal_echoes_after_every_answer() -> None:
     os.close(screen)
 
 
-def test_ctrl_c_at_the_prompt_does_not_leave(chat: Callable[..., Terminal]) -> None:
-    terminal = chat("--max-tokens", "6", "--system", "Be brief.")
-    terminal.type("Hello\r")
-    terminal.wait_for(r"\(6 tokens, \d+ tokens/s\)")
-    terminal.wait_for(_PROMPT)
-    terminal.type("\x03")
-    terminal.wait_for(r"\(Ctrl-D or /exit leaves\)")
-    terminal.wait_for(_PROMPT)
-    terminal.type("/exit\r")
-    assert terminal.ends_with() == 0
-
-
 def test_the_next_chat_has_the_history(chat: Callable[..., Terminal]) -> None:
     first = chat("--max-tokens", "2")
     first.type("Remember this line\r")
     first.wait_for(r"tokens\)|tokens/s\)")
     first.wait_for(_PROMPT)
-    first.type("\x04")
-    assert first.ends_with() == 0
+    first.leave("\x04")
     second = chat("--max-tokens", "2")
     second.type("\x1b[A")
     second.wait_for("Remember this line")
-    second.type("\x15/exit\r")
-    assert second.ends_with() == 0
+    second.leave("\x15/exit\r")

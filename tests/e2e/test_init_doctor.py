@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Finished
-from tests.support.local_http import serving
-from tests.unit.run.test_doctor import Refusing
+from tests.support.local_http import Unavailable, serving
 
 Cli = Callable[..., Finished]
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with serving(Refusing) as url:
-        yield url
 
 
 def test_init_says_what_to_type_next(tmp_path: Path, cli: Cli) -> None:
@@ -35,16 +26,18 @@ def test_init_says_what_to_type_next(tmp_path: Path, cli: Cli) -> None:
     assert json.loads(sample.out)["student"] == "sample"
 
 
-def test_doctor_checks_this_machine(cli: Cli, tmp_path: Path, server: str) -> None:
-    finished = cli("doctor", "--json", cwd=tmp_path, env={"ANTHROPIC_API_KEY": "sk-ant-secret", "HF_ENDPOINT": server})
+def test_doctor_checks_this_machine(cli: Cli, tmp_path: Path) -> None:
+    with serving(Unavailable) as hub:
+        environment = {"ANTHROPIC_API_KEY": "sk-ant-secret", "HF_ENDPOINT": hub}
+        finished = cli("doctor", "--json", cwd=tmp_path, env=environment)
 
     assert finished.code == 0, finished.err
     found = json.loads(finished.out)
     checks = {check["name"]: check for check in found["checks"]}
     assert found["ok"] is True
-    assert {"Python", "System", "MLX", "Memory", "Disk", "Folder", "Teacher", "Hub", "Sample"} <= set(checks)
+    assert {"Python", "System", "MLX", "Memory", "Disk", "Folder", "API key", "Hub", "Sample"} <= set(checks)
     assert "secret" not in finished.out
-    assert checks["Hub"]["found"] == f"{server} answers"
+    assert checks["Hub"]["found"] == f"{hub} answers"
     assert all(check["advice"] for check in found["checks"] if check["status"] != "ok")
 
 
@@ -53,6 +46,6 @@ def test_brief_doctor_prints_only_what_needs_attention(cli: Cli, tmp_path: Path)
     finished = cli("doctor", "--brief", cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"})
 
     assert finished.code == 0
-    assert "offline mode; a/b is not in the cache" in finished.out and "Teacher" in finished.out
+    assert "offline mode; a/b is not in the cache" in finished.out and "API key" in finished.out
     assert "Python" not in finished.out
     assert finished.out.splitlines()[-1].endswith("0 problems")

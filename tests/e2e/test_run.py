@@ -1,4 +1,4 @@
-"""`run`: stages in order, none without a reason, and nothing replaced that it did not make."""
+"""`run`: stages run in order and only with a reason, and files that `run` did not make are not replaced."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.tiny import make_tiny_qwen2
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after one run; copy it before you change anything.
 
-    Its student is float32, because the small change of so short a training is lost in a fused 16-bit model.
+    Its student is float32, because a fused 16-bit model would lose the small change of such a short training.
     """
     folder = tmp_path_factory.mktemp("project") / "tiny"
     write_project(folder, make_tiny_qwen2(folder.parent / "student", dtype="float32"))
@@ -115,13 +115,13 @@ def test_changed_setting_reruns_what_depends_on_it(project: Path) -> None:
     assert reasons(run(RunConfig())) == {}
 
 
-def test_changed_file_is_named_and_foreign_result_kept(project: Path) -> None:
+def test_changed_file_is_named_and_edited_result_kept(project: Path) -> None:
     rows = Path("data/tiny/valid.jsonl").read_text()
     Path("data/tiny/valid.jsonl").write_text(rows.replace("constant", "fixed value"))
     Path("adapters/tiny/adapters.safetensors").write_bytes(b"edited by hand")
     events: list[Event] = []
 
-    with pytest.raises(InputError, match="adapters/tiny"):  # prepare repairs the rows, so the adapter alone differs
+    with pytest.raises(InputError, match="adapters/tiny"):  # prepare wrote the rows again, so only the adapter differs
         run(RunConfig(), events.append)
 
     assert Note("prepare: valid.jsonl changed") in events
@@ -167,10 +167,10 @@ def test_from_repeats_a_stage_and_all_after_it(project: Path) -> None:
     assert reasons(run(RunConfig(first="compare"))) == {"compare": "requested", "fuse": "requested"}
 
 
-def test_result_of_others_is_not_replaced(project: Path) -> None:
+def test_result_without_manifest_is_not_replaced(project: Path) -> None:
     shutil.rmtree("reports/tiny/manifests")
 
-    for _ in range(2):  # the refusal leaves nothing that would permit it later
+    for _ in range(2):  # the first refusal must not permit the second run
         with pytest.raises(InputError, match="adapters/tiny holds files that `run` did not make") as caught:
             run(RunConfig())
 
@@ -214,7 +214,7 @@ def test_interrupted_training_resumes(project: Path, cli: Callable[..., Finished
     edit("epochs = 20", "epochs  =  20")  # the same settings in another spelling
     again = cli("run", "--json")
     assert again.code == 0, again.err
-    assert "resum" in again.err.lower()
+    assert "Continuing after step" in again.err
     train = next(stage for stage in json.loads(again.out)["stages"] if stage["stage"] == "train")
     assert "20 epochs" in train["summary"]
     assert not Path("reports/tiny/manifests/train.started.json").exists()

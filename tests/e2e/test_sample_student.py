@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_distill.storage.package_data import package_data_path
 from tests.conftest import Finished
 from tests.support.in_transformers import check_in_transformers
 
@@ -27,7 +28,18 @@ def test_convert_train_compare_fuse_and_chat(
 
     data, adapter, fused = tmp_path / "data", tmp_path / "adapter", tmp_path / "fused"
     model = ("--model", sample_student)
-    succeed(cli("collect", "--teacher", "recorded:sample", "--prompts", _prompts(), "--out", data, cwd=tmp_path))
+    succeed(
+        cli(
+            "collect",
+            "--teacher",
+            "recorded:sample",
+            "--prompts",
+            package_data_path("prompts.jsonl"),
+            "--out",
+            data,
+            cwd=tmp_path,
+        )
+    )
     succeed(cli("prepare", *model, "--data", data, cwd=tmp_path))
     for split, count in ROWS.items():
         rows = sorted((data / f"{split}.jsonl").read_text().splitlines(), key=len)[:count]
@@ -70,16 +82,10 @@ def test_convert_train_compare_fuse_and_chat(
         timeout=300,
     )
     assert "Generation: 4 tokens" in told.stdout
-    # Last and asked for here: where there is no such environment, all the rest has been tested all the same.
+    # Last: without that environment, the rest has run before the skip.
     check_in_transformers(request.getfixturevalue("transformers_python"), fused)
 
 
 def succeed(finished: Finished) -> Finished:
     assert finished.code == 0, finished.err
     return finished
-
-
-def _prompts() -> Path:
-    from mlx_distill.storage.package_data import shipped
-
-    return shipped("prompts.jsonl")

@@ -1,4 +1,4 @@
-"""The scripts: their choice of a Python, their messages, and the demo in three steps."""
+"""The scripts: which Python they choose, their messages, and the demo in three steps."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_first_python_that_works_is_taken(programs: Path) -> None:
         ("Darwin", "VERDICT=ok MACOS=13.7.1", "MLX needs macOS 14 or later. This Mac has macOS 13.7.1."),
     ],
 )
-def test_without_a_usable_python_the_remedy_is_printed(programs: Path, system: str, code: str, words: str) -> None:
+def test_without_a_usable_python_the_fix_is_printed(programs: Path, system: str, code: str, words: str) -> None:
     program(programs, "uname", f"echo {system}")
     program(programs, "python3", 'echo "$VERDICT"')
     program(programs, "sysctl", 'echo "$ARM64"')
@@ -99,7 +99,7 @@ def test_the_stub_of_macos_is_not_started(programs: Path, tools: str, taken: str
 def test_this_python_is_accepted(programs: Path) -> None:
     (programs / "python3").symlink_to(sys.executable)
 
-    assert shell(programs, "judge_python python3").stdout == "ok\n"
+    assert shell(programs, "check_python python3").stdout == "ok\n"
 
 
 @pytest.mark.parametrize("system", ["Darwin", "Linux"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
 from tests.conftest import Finished
@@ -131,7 +131,7 @@ def test_a_library_call_trains_the_same_adapter(small_project: Path, cli: Cli) -
 
 def test_a_new_project_runs_with_the_anthropic_teacher(tmp_path: Path, tiny_student: Path, cli: Cli) -> None:
     """Run the defaults of `init` with another student; the teacher is the real SDK against a local server."""
-    written = [json.loads(line) for line in shipped("sample/teacher_data.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in package_data_path("sample/teacher_data.jsonl").read_text().splitlines()]
     answers = {record["messages"][-1]["content"]: record["answer"] for record in written}
     with MessagesServer(lambda call: answer(answers.get(call.prompt, "Use a helper."))).running() as server:
         environment = {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_API_KEY": "a-key-for-tests"}

@@ -33,7 +33,10 @@ def test_a_wheel_brings_its_data_and_its_type_marker(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("mlx_distill-*.whl")
     python(*pip, "install", "--no-deps", "--target", target, wheel)
 
-    code = f"from mlx_distill.storage.package_data import shipped\nfor name in {DATA!r}: print(shipped(name))"
+    code = (
+        "from mlx_distill.storage.package_data import package_data_path\n"
+        f"for name in {DATA!r}: print(package_data_path(name))"
+    )
     found = [Path(line) for line in python("-c", code, PYTHONPATH=str(target)).splitlines()]
 
     assert found == [target / "mlx_distill" / "_data" / name for name in DATA]

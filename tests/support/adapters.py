@@ -17,7 +17,7 @@ def make_adapter(
     seed: int = 11,
     moment: str = "",
 ) -> Path:
-    """Write an adapter on all linear layers; `size` is the spread of lora_b, 0 gives an adapter that does nothing."""
+    """Write an adapter on all linear layers; `size` is the spread of lora_b; 0 gives an adapter without effect."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers

@@ -19,8 +19,9 @@ HALF_USD = REAL_USD / 2
 """What an answer of a batch costs."""
 
 
-def log_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "batches" / "log.jsonl").read_text().splitlines()]
+def pending_batches(out: Path) -> list[dict[str, Any]]:
+    batches: list[dict[str, Any]] = json.loads((out / "spending.json").read_text())["batches"]
+    return batches
 
 
 def answers(out: Path) -> dict[str, str]:

@@ -5,12 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from mlx_distill.collect.config import CollectResult
 from mlx_distill.events import Event, Note, Warning
-from mlx_distill.teachers.money.bill import Bill
-from mlx_distill.teachers.money.ledger import Ledger
+from mlx_distill.teachers.pricing import Budget, UsageReport
+from mlx_distill.teachers.store import AnswerStore
+from tests.conftest import Finished
 from tests.support.messages_server import Call, Reply
+
+
+class Collect(Protocol):
+    """Collects the answers to the prompts given, or to `n` prompts."""
+
+    def __call__(self, *prompts: str, n: int = 1, **settings: Any) -> CollectResult: ...
+
+
+class RunCli(Protocol):
+    """Runs `mlx-distill ARGUMENTS` in a process of its own."""
+
+    def __call__(
+        self, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, text: str = ""
+    ) -> Finished: ...
+
+
+Records = Callable[[], list[dict[str, Any]]]
+"""Returns the lines of the journal."""
 
 KEY = "sk-ant-test-0123456789-secret"
 REAL_USD = (100 * 3 + 50 * 15) / 1e6
@@ -22,9 +42,9 @@ def journal_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def bill_of(out: Path) -> Bill:
-    """What the project has cost, by its ledger."""
-    return Ledger(out / "ledger.jsonl").read().bill()
+def usage_of(out: Path) -> UsageReport:
+    """Return what the project has cost, according to its files."""
+    return AnswerStore(out / "teacher_data.jsonl", Budget()).read().report()
 
 
 def scripted(*replies: Reply) -> Callable[[Call], Reply]:

@@ -1,11 +1,14 @@
-"""GGUF files for tests, written with the `gguf` package from a Hugging Face folder as llama.cpp's converter does."""
+"""GGUF files for tests, written from a Hugging Face folder with the `gguf` package as llama.cpp's converter does."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.support.tiny import change_weights, edit_json, weights_of
 
 LAYER = {
     "input_layernorm": "attn_norm",
@@ -73,7 +76,7 @@ def _add(writer: Any, key: str, value: Any) -> None:
 
 
 def model_metadata(folder: Path) -> dict[str, Any]:
-    """What llama.cpp's converter writes about a qwen2 or llama model with a Qwen2-like tokenizer."""
+    """Return the metadata that llama.cpp's converter writes for a qwen2 or llama model."""
     config = json.loads((folder / "config.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -105,14 +108,14 @@ def model_metadata(folder: Path) -> dict[str, Any]:
 
 
 def model_tensors(folder: Path) -> dict[str, Any]:
-    """The weights in float32 under GGUF's names, a llama's q and k rows in rotary pairs."""
+    """Return the weights in float32 under GGUF's names; q and k rows of a llama in rotary pairs."""
     import mlx.core as mx
     import numpy as np
 
     config = json.loads((folder / "config.json").read_text())
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     arrays = {}
-    for name, value in mx.load(str(folder / "model.safetensors")).items():
+    for name, value in weights_of(folder).items():
         values = np.array(value.astype(mx.float32))
         stem, _, ending = name.rpartition(".")
         if stem in TOP:
@@ -128,16 +131,8 @@ def model_tensors(folder: Path) -> dict[str, Any]:
 
 
 def make_tiny_llama(folder: Path, qwen2: Path) -> Path:
-    """A llama model of the tiny qwen2's weights without their biases, in Hugging Face layout."""
-    import shutil
-
-    import mlx.core as mx
-
+    """Write a llama model with the tiny qwen2's weights, without the biases."""
     shutil.copytree(qwen2, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    (folder / "config.json").write_text(json.dumps(config))
-    weights = mx.load(str(qwen2 / "model.safetensors"))
-    kept = {name: value for name, value in weights.items() if not name.endswith(".bias")}
-    mx.save_safetensors(str(folder / "model.safetensors"), kept, metadata={"format": "mlx"})
+    edit_json(folder / "config.json", architectures=["LlamaForCausalLM"], model_type="llama")
+    change_weights(folder, {name: None for name in weights_of(qwen2) if name.endswith(".bias")})
     return folder

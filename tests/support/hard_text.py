@@ -1,4 +1,4 @@
-"""Text that tokenizers get wrong, one kind a line of the list."""
+"""Texts that tokenizers often get wrong."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ COMBINING_TEXTS = [
     "cafe\u0301 nai\u0308ve Zu\u0308rich A\u030angstro\u0308m",
     "o\u0323\u0302 \u1ed9 q\u0307\u0323 \u0301alone \u0939\u093f \u1100\u1161\u11a8 \u212b \u2126",
 ]
-"""Characters in pieces, which a normaliser (NFC) joins and llama.cpp leaves alone."""
+"""Decomposed characters: a normaliser (NFC) joins them, llama.cpp does not."""

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub: one model repository on a local port, with the failures a network has."""
+"""A stand-in for the Hugging Face Hub: one model repository on a local port, with network failures."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ NAME = "tiny/tiny-qwen2"
 
 @dataclass
 class Hub:
-    """What the server holds and how it behaves; what it was asked is in `requests`."""
+    """The content and behaviour of the server, and the requests it received."""
 
     folder: Path
     url: str = ""
     refs: dict[str, str] = field(default_factory=lambda: {"main": COMMIT, "v1": OTHER_COMMIT})
     refuse: tuple[int, str] | None = None
-    """Answer everything with this status and X-Error-Code."""
+    """The status and X-Error-Code of every answer."""
     cut_at: int | None = None
-    """Drop the connection after this many bytes of the weights, as long as `cuts` lasts."""
+    """Drop the connection after this many bytes of the weights, `cuts` times."""
     cuts: int = 0
     down_after_cut: bool = False
-    """Once a connection was dropped, answer 503 until this is unset."""
+    """After a dropped connection, answer 503."""
     requests: list[str] = field(default_factory=list)
-    """METHOD path, with the Range asked for."""
+    """METHOD, path, and the Range."""
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes of content sent, by file name."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes huggingface_hub talk to this server."""
+        """The variables that make huggingface_hub use this server."""
         return {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Quiet: the tests read `requests`."""
+        """Print nothing: the tests read `requests`."""
 
     def _answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         state.sent[file_name] += len(content)
 
     def _commit(self, name: str, revision: str) -> str | None:
-        """The commit of a revision, or None after an error was sent."""
+        """Return the commit of a revision, or None after sending an error."""
         if name != NAME:
             self._error(404, "RepoNotFound")
             return None
@@ -160,5 +160,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file, as the Hub's ETag of it."""
+    """Return the SHA-256 of a file, as in the Hub's ETag."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

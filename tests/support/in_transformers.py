@@ -1,4 +1,4 @@
-"""A model folder as transformers sees it, with torch, in an environment of its own; and whether MLX sees the same."""
+"""A model folder in transformers with torch, in a separate environment, compared with MLX."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Message
 
 MESSAGES = (Message("system", "You are a helpful assistant."), Message("user", "Write a function that adds 3."))
-FLOAT32_SHARE = 1e-4
-"""Of the largest logit: how far two computations in float32 may be apart. bfloat16 itself rounds to 2**-8 = 4e-3."""
+FLOAT32_FRACTION = 1e-4
+"""Maximum difference of two float32 computations as a fraction of the largest logit. bfloat16 rounds to 2**-8."""
 Logits = npt.NDArray[np.float32]  # (T, V)
 
 _SCRIPT = """\
@@ -40,11 +40,14 @@ print(json.dumps({"tokens": tokens, "ends": ends, "dtype": str(model.dtype), "wr
 
 
 def check_in_transformers(python: Path, folder: Path) -> None:
-    """Tokens, end tokens and logits are MLX's; every weight has its place. `python` is the other environment's."""
+    """Check that tokens, end tokens and logits equal MLX's, and that every weight is used.
+
+    `python` belongs to the other environment.
+    """
     messages = json.dumps([message.to_json() for message in MESSAGES])
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "logits.npz"
-        asked = [python, "-c", _SCRIPT, folder, messages, file]
+        asked: list[str | Path] = [python, "-c", _SCRIPT, folder, messages, file]
         finished = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
         assert finished.returncode == 0, finished.stderr
         theirs = dict(np.load(file))
@@ -57,14 +60,14 @@ def check_in_transformers(python: Path, folder: Path) -> None:
     assert set(seen["ends"] if isinstance(seen["ends"], list) else [seen["ends"]]) == student.tokenizer.eos_token_ids
 
     exact = _logits(student, seen["tokens"])
-    assert _apart(theirs["float32"], exact) <= FLOAT32_SHARE * np.abs(exact).max()
+    assert _difference(theirs["float32"], exact) <= FLOAT32_FRACTION * np.abs(exact).max()
     ours = _logits(load_student(folder, dtype=getattr(mx, dtype)), seen["tokens"])
-    assert _apart(theirs["auto"], exact) <= 2 * _apart(ours, exact), "its rounding costs no more than MLX's"
+    assert _difference(theirs["auto"], exact) <= 2 * _difference(ours, exact), "its rounding error is like MLX's"
 
 
 def _logits(student: Student, tokens: list[int]) -> Logits:
     return np.array(student.model(mx.array([tokens]))[0].astype(mx.float32))
 
 
-def _apart(one: Logits, other: Logits) -> float:
+def _difference(one: Logits, other: Logits) -> float:
     return float(np.abs(one - other).max())

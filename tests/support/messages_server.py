@@ -57,7 +57,7 @@ def thinking(value: str) -> dict[str, Any]:
     return {"type": "thinking", "thinking": value, "signature": "c2lnbmVk"}
 
 
-def message(*blocks: dict[str, Any], stop_reason: str = "end_turn", **more: Any) -> dict[str, Any]:
+def message(*blocks: dict[str, Any], stop_reason: Any = "end_turn", **more: Any) -> dict[str, Any]:
     """A message as the API sends it: 100 tokens in, 50 out."""
     return {
         "id": "msg_1",
@@ -87,10 +87,10 @@ DROPPED = Reply()
 
 def streamed(value: str, stop_reason: str = "end_turn") -> Reply:
     """An answer as the events of a stream."""
-    start = message(stop_reason="", usage={"input_tokens": 100, "output_tokens": 1}) | {"stop_reason": None}
+    start: dict[str, Any] = message(usage={"input_tokens": 100, "output_tokens": 1}) | {"stop_reason": None}
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": value}}
     ending = {"delta": {"stop_reason": stop_reason, "stop_sequence": None}, "usage": {"output_tokens": 50}}
-    events = [
+    events: list[tuple[str, dict[str, Any]]] = [
         ("message_start", {"message": start}),
         ("content_block_start", {"index": 0, "content_block": text("")}),
         ("content_block_delta", delta),

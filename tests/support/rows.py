@@ -6,9 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from mlx_distill.records import Example, Message
+from mlx_distill.records import STUDENT_SYSTEM, Example, Message
 
-SYSTEM = "You are a helpful assistant."
 WORDS = "queue stack text words python function returns number name salary employees first last".split()  # noqa: SIM905
 
 
@@ -25,7 +24,7 @@ def make_rows(folder: Path, *, train: int = 10, valid: int = 3, test: int = 4, s
                 family=f"{split}-{number // 2}",
                 category="python" if number % 2 else "sql",
                 messages=(
-                    Message("system", SYSTEM),
+                    Message("system", STUDENT_SYSTEM),
                     Message("user", f"Write {' '.join(words[:3])}."),
                     Message("assistant", f"def {words[0]}():\n    return {' '.join(words)}\n"),
                 ),

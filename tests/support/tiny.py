@@ -1,9 +1,10 @@
-"""A tiny random qwen2 model with its own tokenizer, in Hugging Face layout, made in a second."""
+"""A tiny random qwen2 model with its own tokenizer, in Hugging Face layout, and helpers to read and change it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 # Qwen2's own template in what matters: a hidden default system message, and a newline after the end token.
 CHAT_TEMPLATE = (
@@ -28,7 +29,7 @@ CORPUS = [
     "SELECT name, salary FROM employees WHERE salary > 10 ORDER BY name;",
     "A queue hands out what came first; a stack hands out what came last.",
 ]
-"""What the tokenizer learns its merges from."""
+"""Texts for training the tokenizer."""
 
 
 def make_tiny_qwen2(
@@ -100,3 +101,39 @@ def make_tokenizer(folder: Path) -> int:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
     return tokenizer.get_vocab_size()
+
+
+def weights_of(folder: Path) -> dict[str, Any]:
+    """Read all weights of a model folder: name to mx.array."""
+    import mlx.core as mx
+
+    loaded: dict[str, Any] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        found: Any = mx.load(str(file))
+        loaded |= found
+    return loaded
+
+
+def change_weights(folder: Path, changes: dict[str, Any] | None = None, *, form: str = "mlx") -> None:
+    """Change weights by name (None removes one) and write them in format `form`: `pt` looks like a file from torch."""
+    import mlx.core as mx
+
+    weights = {name: value for name, value in {**weights_of(folder), **(changes or {})}.items() if value is not None}
+    mx.eval(weights)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": form})
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Return True if names, types and values of two model folders are equal."""
+    import mlx.core as mx
+
+    ours, theirs = weights_of(one), weights_of(other)
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype and mx.array_equal(ours[name], theirs[name]) for name in ours
+    )
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    """Change settings of a JSON file; None removes one."""
+    data = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))

@@ -25,6 +25,7 @@ class Example(Config, frozen=True):
     steps: Annotated[int, doc("number of steps", ge=1)] = 3
     rate: Annotated[float, doc("learning rate", gt=0)] = 0.5
     kind: Annotated[Literal["a", "b"], doc("kind of example")] = "a"
+    modes: Annotated[tuple[Literal["a", "b"], ...], doc("modes")] = ()
     loud: Annotated[bool, doc("print more")] = False
     parts: Annotated[tuple[str, ...], doc("parts")] = ()
     limit: Annotated[float, doc("limit", ge=0)] | None = None
@@ -51,6 +52,9 @@ def test_values_become_the_types_of_their_fields() -> None:
         ({"out": "x", "steps": 1.5}, "steps = 1.5: expected int, got float"),
         ({"out": "x", "steps": True}, "steps = True: expected int, got bool"),
         ({"out": "x", "steps": 0}, "steps = 0: expected int >= 1"),
+        ({"out": "x", "modes": 3}, "modes: 3 is not one of a, b"),
+        ({"out": "x", "modes": "a"}, "modes = 'a': expected array, got str"),
+        ({"out": "x", "modes": ["a", "c"]}, "modes: 'c' is not one of a, b"),
         ({"out": "x", "kind": "c"}, "kind: 'c' is not one of a, b"),
         ({"out": "x", "loud": 1}, "loud = 1: expected bool, got int"),
         ({"out": "x", "parts": "a"}, "parts = 'a': expected array, got str"),

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Durations, sizes, money, counts and error texts for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: defaults, identity by content, and problems in plain words."""
+"""Records: defaults, ids from the content, and problems in plain words."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_record_of_an_answer_round_trips() -> None:
     assert record.to_answer() == Answer("Because.", "end_turn", "m-1", Usage(3, 2), 0.01, 1.235, "detail")
 
 
-def test_minimal_record_gets_its_identity() -> None:
+def test_minimal_record_gets_key_and_prompt_id() -> None:
     record = TeacherRecord.from_json({"messages": [USER], "answer": "Because."})
 
     assert record.key == record.request.key and record.prompt_id.startswith("why-") and record.complete
@@ -96,7 +96,7 @@ def test_wrong_record_is_explained(kind: type[Any], data: object, problem: str) 
     assert problem in str(caught.value)
 
 
-def test_example_gets_its_identity() -> None:
+def test_example_gets_id_and_family() -> None:
     example = Example.from_json({"messages": [USER, ASSISTANT]})
 
     assert len(example.id) == 12 and example.family == example.id

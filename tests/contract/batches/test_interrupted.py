@@ -9,26 +9,28 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlx_distill.collect.run import CollectConfig, run
+from mlx_distill.collect.config import CollectConfig
+from mlx_distill.collect.run import run
 from mlx_distill.errors import Interrupted, TeacherError
-from mlx_distill.teachers.anthropic.batches import AnthropicBatches
-from mlx_distill.teachers.asking import batch_making, batch_round
+from mlx_distill.events import Event
+from mlx_distill.teachers.anthropic import AnthropicTeacher
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import EXPIRED, BatchesServer, succeeded
-from tests.support.batching import HALF_USD, answers, interrupted, log_of, press_ctrl_c
-from tests.support.collecting import KEY, REAL_USD, bill_of, cautions, journal_of
+from tests.support.batching import HALF_USD, answers, interrupted, pending_batches, press_ctrl_c
+from tests.support.collecting import KEY, REAL_USD, Collect, Records, cautions, journal_of, usage_of
 from tests.support.messages_server import DROPPED, Reply, error
 
 # Interruptions
 
 
-def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collect) -> None:
+def test_ctrl_c_keeps_the_batch_pending(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     error = interrupted(server, collect, n=3, batch=True)
     assert error.exit_code == 130
@@ -39,27 +41,34 @@ def test_ctrl_c_leaves_a_batch_to_go_on_and_says_how_to_come_back(server, collec
     assert len(server.batches) == 1
 
 
-def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(server, collect, tmp_path, events) -> None:
+def test_ctrl_c_while_a_batch_is_being_made_waits_for_its_name(
+    server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event]
+) -> None:
     server.looks_until_ended = 0
-    server.on_create = lambda: (press_ctrl_c(), time.sleep(0.3))
+
+    def press_and_wait() -> None:
+        press_ctrl_c()
+        time.sleep(0.3)
+
+    server.on_create = press_and_wait
     with pytest.raises(Interrupted, match="3 are in batches"):
         collect(n=3, batch=True)
-    assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created"]
-    assert any("Once more stops at once" in line for line in cautions(events))
+    assert [batch["id"] for batch in pending_batches(tmp_path / "out")] == ["msgbatch_01"]
+    assert any("Ctrl-C again to stop at once" in line for line in cautions(events))
 
 
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
         (DROPPED, "(no connection to http"),
-        (error(500, "api_error", "Internal"), "(server error (500): Internal): it is looked for."),
-        (Reply(body="<html>Hello</html>"), "what it sent is no batch): it is looked for."),
-        (Reply(body={"id": "msgbatch_9", "created_at": "2026-01-01T00:00:00Z"}), "what it sent is no batch)"),
+        (error(500, "api_error", "Internal"), "(server error (500): Internal). Checking"),
+        (Reply(body="<html>Hello</html>"), "its response is not a batch). Checking"),
+        (Reply(body={"id": "msgbatch_9", "created_at": "2026-01-01T00:00:00Z"}), "its response is not a batch)"),
     ],
     ids=["dropped", "500", "page", "odd shape"],
 )
-def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
-    server, collect, tmp_path, events, loss, said
+def test_batch_with_a_lost_reply_is_found(
+    server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event], loss: Reply, said: str
 ) -> None:
     server.lost_replies = [loss]
     result = collect(n=3, batch=True)
@@ -67,21 +76,14 @@ def test_a_batch_whose_name_was_lost_on_the_way_is_found_and_not_made_twice(
     assert said in line
     assert "\n" not in line
     assert (result.n_answered, len(server.batches)) == (3, 1)
-    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
-    assert [line["do"] for line in log_of(tmp_path / "out")] == ["announce", "created", "close"]
+    assert result.total_usage.total_usd == pytest.approx(3 * HALF_USD)
+    assert pending_batches(tmp_path / "out") == []
 
 
-def test_a_batch_that_was_never_made_costs_nothing_and_is_made_again(server, collect, monkeypatch) -> None:
-    monkeypatch.setattr(batch_making, "LISTED_AFTER_SECONDS", 0.3)
-    monkeypatch.setattr(batch_making, "LOOK_AGAIN_SECONDS", 0.1)
-    server.refusals = [DROPPED]
-    result = collect(n=3, batch=True, max_cost=2 * worst())
-    assert (result.n_answered, len(server.batches)) == (3, 1)
-    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
-
-
-def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, collect, events) -> None:
-    def requests(n: int) -> list[dict[str, Any]]:
+def test_foreign_batch_of_the_same_size_is_not_imported(
+    server: BatchesServer, collect: Collect, events: list[Event]
+) -> None:
+    def requests(n: int) -> list[Mapping[str, Any]]:
         params = {"messages": [{"role": "user", "content": "Theirs"}]}
         return [{"custom_id": f"their-{number}", "params": params} for number in range(n)]
 
@@ -93,24 +95,27 @@ def test_another_programs_batch_of_the_same_size_is_not_taken_for_ours(server, c
     result = collect(n=3, batch=True)
     assert result.n_answered == 3
     assert len(server.batches) == 6
-    assert result.total_bill.total_usd == pytest.approx(3 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(3 * HALF_USD)
     assert any("is not ours" in line for line in cautions(events))
 
 
-def test_a_batch_that_is_gone_counts_in_full_and_its_prompts_are_missing_again(
-    server, collect, events, monkeypatch
+def test_deleted_batch_counts_in_full(
+    server: BatchesServer, collect: Collect, events: list[Event], tmp_path: Path
 ) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     server.batches.clear()
-    monkeypatch.setattr(batch_round, "KEPT", timedelta())
+    spending = tmp_path / "out" / "spending.json"
+    data = json.loads(spending.read_text())
+    data["batches"][0]["submitted_at"] = "2026-01-01T00:00:00+00:00"
+    spending.write_text(json.dumps(data))
     result = collect(n=2)
-    assert (result.n_answered, result.n_under_way) == (2, 0)
-    assert result.total_bill.total_usd == pytest.approx(2 * REAL_USD + 2 * worst() / 2)
+    assert (result.n_answered, result.n_in_batches) == (2, 0)
+    assert result.total_usage.total_usd == pytest.approx(2 * REAL_USD + 2 * worst() / 2)
     assert any("is lost" in line for line in cautions(events))
 
 
-def test_a_key_of_another_account_loses_no_batch(server, collect) -> None:
+def test_a_key_of_another_account_loses_no_batch(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=2, batch=True)
     ours, server.batches = server.batches, {}
@@ -124,14 +129,16 @@ def test_a_key_of_another_account_loses_no_batch(server, collect) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "short", "garbage"])
-def test_results_that_break_off_are_read_again_and_none_is_kept_twice(server, collect, records, tmp_path, how) -> None:
+def test_broken_results_are_read_again(
+    server: BatchesServer, collect: Collect, records: Records, tmp_path: Path, how: str
+) -> None:
     server.broken_results = [how]
     assert collect(n=40, batch=True).n_answered == 40
     assert Counter(record["key"] for record in records()).most_common(1)[0][1] == 1
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx(40 * HALF_USD)
 
 
-def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> None:
+def test_results_of_an_odd_shape_are_read_again(server: BatchesServer, collect: Collect, records: Records) -> None:
     looks: Counter[str] = Counter()
 
     def odd_at_first(prompt: str, nth: int) -> Any:
@@ -141,20 +148,20 @@ def test_results_of_an_odd_shape_are_read_again(server, collect, records) -> Non
     server.outcome = odd_at_first
     result = collect(n=2, batch=True)
     assert (result.n_answered, len(server.batches)) == (2, 1)
-    assert result.total_bill.total_usd == pytest.approx(2 * HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(2 * HALF_USD)
 
 
 @pytest.mark.parametrize("odd", [{"type": "errored"}, {"type": "succeeded", "message": {"content": None}}])
-def test_a_result_that_never_comes_leaves_the_others_and_its_batch_counts_in_full(server, collect, odd) -> None:
+def test_missing_result_counts_in_full(server: BatchesServer, collect: Collect, odd: Any) -> None:
     server.outcome = lambda prompt, nth: odd if (prompt, nth) == ("Prompt 1", 1) else succeeded("Fine.")
     result = collect(n=3, batch=True)
-    assert (result.n_answered, result.unanswered) == (3, ())
+    assert (result.n_answered, result.failed) == (3, ())
     assert [batch.prompts for batch in server.batches.values()] == [["Prompt 0", "Prompt 1", "Prompt 2"], ["Prompt 1"]]
-    assert result.total_bill.total_usd == pytest.approx(3 * worst() / 2 + HALF_USD)
+    assert result.total_usage.total_usd == pytest.approx(3 * HALF_USD + worst() / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("busy", [error(429, "rate_limit_error", "Slow down"), error(529, "overloaded_error", "Busy")])
-def test_a_busy_provider_is_asked_again_to_make_a_batch(server, collect, busy) -> None:
+def test_a_busy_provider_is_asked_again_to_make_a_batch(server: BatchesServer, collect: Collect, busy: Reply) -> None:
     server.refusals = [busy, busy]
     assert collect(n=2, batch=True).n_answered == 2
     assert len(server.batches) == 1
@@ -166,30 +173,34 @@ def test_a_busy_provider_is_asked_again_to_make_a_batch(server, collect, busy) -
         (error(401, "authentication_error", "invalid x-api-key"), "refused the API key"),
         (error(400, "invalid_request_error", "Your credit balance is too low"), "no balance"),
         (error(404, "not_found_error", "no such page"), "has no batches"),
-        (error(413, "request_too_large", "Request too large"), "The batch was refused"),
+        (error(413, "request_too_large", "Request too large"), "refused the batch"),
     ],
 )
-def test_a_refused_batch_costs_nothing_and_stops_the_run(server, collect, tmp_path, refusal, words) -> None:
+def test_a_refused_batch_costs_nothing_and_stops_the_run(
+    server: BatchesServer, collect: Collect, tmp_path: Path, refusal: Reply, words: str
+) -> None:
     server.refusals = [refusal]
     with pytest.raises(TeacherError, match=words):
         collect(n=3, batch=True)
-    assert bill_of(tmp_path / "out").total_usd == 0.0
+    assert usage_of(tmp_path / "out").total_usd == 0.0
     assert not list((tmp_path / "out" / "batches").glob("[0-9]*"))
     assert collect(n=3, batch=True).n_answered == 3
 
 
-def test_a_provider_out_of_reach_ends_the_waiting_and_nothing_is_lost(server, collect) -> None:
+def test_unreachable_provider_loses_no_batch(server: BatchesServer, collect: Collect) -> None:
     server.looks_until_ended = 0
     interrupted(server, collect, n=3, batch=True)
     server.unreachable = True
-    with pytest.raises(TeacherError, match="cannot be waited for longer") as raised:
+    with pytest.raises(TeacherError, match="has not answered for") as raised:
         collect(n=3, wait=True, wait_minutes=0.01)
     assert "run the same command again" in raised.value.next_step
     server.unreachable, server.looks_until_ended = False, 1
     assert collect(n=3, wait=True).n_answered == 3
 
 
-def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, tmp_path, monkeypatch) -> None:
+def test_results_that_are_nobodys_or_come_twice_change_nothing(
+    server: BatchesServer, collect: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = server._results
 
     def odd(batch: Any, broken: str) -> Reply:
@@ -199,7 +210,7 @@ def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, 
 
     monkeypatch.setattr(server, "_results", odd)
     assert collect(n=4, batch=True).n_answered == 4
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx(4 * HALF_USD)
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx(4 * HALF_USD)
     assert len(server.batches) == 1
 
 
@@ -209,12 +220,18 @@ def test_results_that_are_nobodys_or_come_twice_change_nothing(server, collect, 
 def batch_in_child(folder: str, url: str, max_cost: float) -> None:
     """What runs in the process that is killed."""
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
-    AnthropicBatches.most_requests = 20
+    AnthropicTeacher.max_requests = 20
     out = Path(folder)
     teacher = "anthropic:claude-sonnet-4-6"
     run(
         CollectConfig(
-            out, teacher, out / "prompts.txt", batch=True, max_tokens=300, max_cost=max_cost, first_wait_seconds=0.05
+            out=out,
+            teacher=teacher,
+            prompts=out / "prompts.txt",
+            batch=True,
+            max_tokens=300,
+            max_cost=max_cost,
+            first_wait_seconds=0.05,
         )
     )
 
@@ -226,17 +243,15 @@ def child(server: BatchesServer, tmp_path: Path) -> Any:
     return lambda max_cost: context.Process(target=batch_in_child, args=(str(tmp_path), server.url, max_cost))
 
 
-def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_doubles_it(
-    server, child, tmp_path
-) -> None:
+def test_kill_during_submission_neither_loses_nor_doubles(server: BatchesServer, child: Any, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(5)))
     first = child(1.0)
     server.on_create = first.kill
     first.start()
     first.join(30)
     assert first.exitcode == -signal.SIGKILL
-    assert [line["do"] for line in log_of(tmp_path)] == ["announce"]
-    assert bill_of(tmp_path).total.n_under_way == 5
+    assert [batch["id"] for batch in pending_batches(tmp_path)] == [""]
+    assert usage_of(tmp_path).total.n_pending == 5
     server.on_create = lambda: None
     second = child(1.0)
     second.start()
@@ -244,10 +259,10 @@ def test_a_kill_between_the_making_of_a_batch_and_its_answer_neither_loses_nor_d
     assert second.exitcode == 0
     assert len(server.batches) == 1
     assert len(answers(tmp_path)) == 5
-    assert bill_of(tmp_path).total_usd == pytest.approx(5 * HALF_USD)
+    assert usage_of(tmp_path).total_usd == pytest.approx(5 * HALF_USD)
 
 
-def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(server, child, tmp_path) -> None:
+def test_ten_kills_lose_and_repeat_nothing_under_the_cap(server: BatchesServer, child: Any, tmp_path: Path) -> None:
     n_prompts, n_kills, cap = 100, 10, 0.45
     (tmp_path / "prompts.txt").write_text("\n".join(f"Prompt {number}" for number in range(n_prompts)))
     server.looks_until_ended = 3
@@ -262,8 +277,8 @@ def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(serve
             time.sleep(chance.uniform(0.15, 0.6))
             process.kill()
         process.join(100)
-        if (tmp_path / "ledger.jsonl").exists():
-            total = bill_of(tmp_path).total
+        if (tmp_path / "spending.json").exists():
+            total = usage_of(tmp_path).total
             in_batches = sum(len(batch.requests) for batch in server.batches.values())
             n_free = sum(prompt.endswith("7") for prompt in set(server.batched))
             assert (in_batches - n_free) * HALF_USD - 1e-9 <= total.usd <= cap
@@ -271,4 +286,4 @@ def test_ten_kills_lose_nothing_batch_nothing_twice_and_stay_under_the_cap(serve
     assert sorted(answers(tmp_path)) == sorted(f"Prompt {number}" for number in range(n_prompts))
     assert all(count == 1 + prompt.endswith("7") for prompt, count in Counter(server.batched).items())
     assert len(journal_of(tmp_path)) == n_prompts
-    assert bill_of(tmp_path).total_usd == pytest.approx(n_prompts * HALF_USD)
+    assert usage_of(tmp_path).total_usd == pytest.approx(n_prompts * HALF_USD)

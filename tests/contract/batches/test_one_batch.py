@@ -2,68 +2,60 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlx_distill.errors import BudgetError
+from mlx_distill.events import Event
 from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers.anthropic import AnthropicTeacher
-from mlx_distill.teachers.anthropic.batches import AnthropicBatches
 from tests.contract.test_collect_spending import worst
-from tests.support.batches_server import CANCELED, EXPIRED, errored, succeeded
-from tests.support.batching import HALF_USD, answers
-from tests.support.collecting import bill_of, journal_of, notes
+from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
+from tests.support.batching import HALF_USD, answers, pending_batches
+from tests.support.collecting import Collect, Records, journal_of, notes, usage_of
 
 # One batch
 
 
-def test_the_answers_of_a_batch_come_back_by_their_names_at_half_price(server, collect, tmp_path, events) -> None:
+def test_batch_answers_cost_half(server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event]) -> None:
     server.looks_until_ended = 3
     result = collect(n=5, batch=True)
-    assert (result.n_answered, result.n_new, result.n_under_way) == (5, 5, 0)
+    assert (result.n_answered, result.n_new, result.n_in_batches) == (5, 5, 0)
     assert answers(tmp_path / "out") == {f"Prompt {n}": f"Batched answer to Prompt {n}" for n in range(5)}
     assert len(server.batches) == 1
     assert server.calls == []
-    [line] = result.bill.lines
+    [line] = result.usage.models
     assert line.usd == line.batch_saved_usd == pytest.approx(5 * HALF_USD)
-    assert (line.n_answers, line.n_under_way) == (5, 0)
+    assert (line.n_answers, line.n_pending) == (5, 0)
     assert result.cost_usd == pytest.approx(5 * HALF_USD)
     [batch] = server.batches.values()
     assert {record["batch"] for record in journal_of(tmp_path / "out")} == {batch.id}
-    assert any(batch.id in note and "goes on without this machine" in note for note in notes(events))
+    assert any(batch.id in note and "continues without this machine" in note for note in notes(events))
     assert collect(n=5, batch=True).n_new == 0
     assert len(server.batches) == 1
 
 
-def test_what_a_batch_may_cost_is_on_the_disk_before_it_is_made_and_its_name_before_all_else(
-    server, collect, tmp_path
-) -> None:
+def test_a_batch_is_on_the_disk_before_it_is_created(server: BatchesServer, collect: Collect, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    seen: list[str] = []
+    seen: list[tuple[dict[str, Any], int]] = []
 
-    def look(prompt: str, nth: int) -> Any:
-        if not seen:
-            seen.append((out / "batches" / "log.jsonl").read_text())
-        return succeeded("Fine.")
+    def look() -> None:
+        [batch] = pending_batches(out)
+        seen.append((batch, len((out / "batches" / f"{batch['name']}.jsonl").read_text().splitlines())))
 
-    server.outcome = look
-    server.on_create = lambda: seen_at_creation.append(
-        ((out / "ledger.jsonl").read_text(), (out / "batches" / "1.jsonl").read_text())
-    )
-    seen_at_creation: list[tuple[str, str]] = []
+    server.on_create = look
     collect(n=3, batch=True)
-    [(ledger, requests)] = seen_at_creation
-    [reserved] = [json.loads(line) for line in ledger.splitlines()]
-    assert reserved["batch"]
-    assert reserved["usd"] == pytest.approx(3 * worst() / 2)
-    assert len(requests.splitlines()) == 3
-    assert '"do": "created"' in seen[0]
+    [(batch, n_requests)] = seen
+    assert (batch["id"], batch["n_requests"], n_requests) == ("", 3, 3)
+    assert batch["usd"] == pytest.approx(3 * worst() / 2)
 
 
-def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, records, events) -> None:
+def test_only_what_errored_or_expired_goes_into_another_batch(
+    server: BatchesServer, collect: Collect, records: Records, events: list[Event]
+) -> None:
     fates = {
         "Prompt 1": [errored(), succeeded("Second try.")],
         "Prompt 2": [EXPIRED, EXPIRED, succeeded("Third try.")],
@@ -76,56 +68,58 @@ def test_only_what_errored_or_expired_goes_into_another_batch(server, collect, r
     assert Counter(server.batched) == {
         "Prompt 0": 1, "Prompt 1": 2, "Prompt 2": 3, "Prompt 3": 1, "Prompt 4": 1, "Prompt 5": 1
     }  # fmt: skip
-    assert {item.prompt_id[:8]: item.reason for item in result.unanswered} == {
+    assert {item.prompt_id[:8]: item.reason for item in result.failed} == {
         "prompt-3": "invalid_request_error: max_tokens: too large",
         "prompt-4": "it was cancelled",
     }
-    assert result.bill.total_usd == pytest.approx(4 * HALF_USD)
+    assert result.usage.total_usd == pytest.approx(4 * HALF_USD)
     [first] = [note for note in notes(events) if note.startswith("Batch msgbatch_01: 2 of 6")]
-    assert "are answered; 4 are not (1: it expired; 1: api_error: Internal error; 1: it was cancelled)" in first
+    assert "are answered; 4 are not (1: it was cancelled; 1: invalid_request_error" in first
 
 
-def test_what_errors_three_times_is_given_up_for_this_run(server, collect) -> None:
+def test_what_errors_three_times_is_given_up_for_this_run(server: BatchesServer, collect: Collect) -> None:
     server.outcome = lambda prompt, nth: EXPIRED if prompt == "Prompt 0" else succeeded("Fine.")
     result = collect(n=2, batch=True)
-    assert [item.reason for item in result.unanswered] == ["it expired, 3 times"]
+    assert [item.reason for item in result.failed] == ["it expired, 3 times"]
     assert len(server.batches) == 3
     server.outcome = lambda prompt, nth: succeeded("At last.")
     assert collect(n=2, batch=True).n_answered == 2
 
 
-def test_an_answer_that_was_cut_off_is_asked_once_more_with_a_larger_limit(server, collect, records) -> None:
+def test_truncated_batch_answer_is_retried_once(server: BatchesServer, collect: Collect, records: Records) -> None:
     server.outcome = lambda prompt, nth: succeeded("Cut", stop_reason="max_tokens" if nth == 1 else "end_turn")
     result = collect(batch=True, max_tokens=300)
     assert [record["stop_reason"] for record in records()] == ["max_tokens", "end_turn"]
     limits = [batch.requests[0]["params"]["max_tokens"] for batch in server.batches.values()]
     assert limits == [300, 600]
-    assert (result.n_answered, result.bill.total.n_retries) == (1, 1)
+    assert (result.n_answered, result.usage.total.n_repeated) == (1, 1)
 
 
-def test_many_prompts_are_split_into_batches_of_the_sizes_allowed(server, collect, monkeypatch) -> None:
-    monkeypatch.setattr(AnthropicBatches, "most_requests", 4)
+def test_batches_are_split_by_number_of_requests(
+    server: BatchesServer, collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AnthropicTeacher, "max_requests", 4)
     assert collect(n=10, batch=True).n_answered == 10
     assert [len(batch.requests) for batch in server.batches.values()] == [4, 4, 2]
 
 
-def test_many_bytes_are_split_too_and_what_no_batch_can_hold_is_skipped(server, collect, monkeypatch) -> None:
+def test_batches_are_split_by_bytes(server: BatchesServer, collect: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
-    size = teacher.batches.size_of(Request(teacher.name, build_messages("x" * 1000), 4096))
-    monkeypatch.setattr(AnthropicBatches, "most_bytes", 2 * size + 2000)
+    size = teacher.size_bytes(Request(teacher.name, build_messages("x" * 1000), 4096))
+    monkeypatch.setattr(AnthropicTeacher, "max_bytes", 2 * size + 500)
     result = collect(*(letter * 1000 for letter in "abc"), "d" * 9000, batch=True)
     assert result.n_answered == 3
     assert [len(batch.requests) for batch in server.batches.values()] == [2, 1]
-    assert ["too long" in item.reason for item in result.unanswered] == [True]
+    assert ["too long" in item.reason for item in result.failed] == [True]
 
 
-def test_a_batch_is_no_larger_than_it_was_counted_and_its_names_are_safe(server, collect) -> None:
+def test_batch_size_is_bounded_and_ids_are_safe(server: BatchesServer, collect: Collect) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
     texts = ["plain", 'quotes " and \\ and tab\t', "日本語と😀", "é" * 50]
     collect(*texts, batch=True, system='Answer "briefly".\nÜber alles.')
     [batch] = server.batches.values()
     counted = sum(
-        teacher.batches.size_of(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
+        teacher.size_bytes(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
         for text in texts
     )
     assert batch.n_bytes <= counted + 100
@@ -137,20 +131,18 @@ def test_a_batch_is_no_larger_than_it_was_counted_and_its_names_are_safe(server,
 # The cap
 
 
-def test_the_cap_lets_a_batch_hold_what_fits_and_the_rest_follows_when_the_real_cost_is_known(
-    server, collect, tmp_path, events
-) -> None:
+def test_cap_splits_batches(server: BatchesServer, collect: Collect, tmp_path: Path, events: list[Event]) -> None:
     cap = 4.2 * worst(300) / 2
     result = collect(n=10, batch=True, max_tokens=300, max_cost=cap)
     assert result.n_answered == 10
     sizes = [len(batch.requests) for batch in server.batches.values()]
     assert sizes[0] == 4
     assert sum(sizes) == 10
-    assert bill_of(tmp_path / "out").total_usd == pytest.approx(10 * HALF_USD)
-    assert any("The cap lets 6 requests wait" in line for line in notes(events))
+    assert usage_of(tmp_path / "out").total_usd == pytest.approx(10 * HALF_USD)
+    assert any("6 requests wait for the current batches" in line for line in notes(events))
 
 
-def test_a_cap_too_small_for_one_request_makes_no_batch_and_leaves_nothing(server, collect, tmp_path) -> None:
+def test_too_small_cap_submits_no_batch(server: BatchesServer, collect: Collect, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="5 of 5 prompts are left") as raised:
         collect(n=5, batch=True, max_cost=worst() / 2 * 0.99)
     assert "--max-cost" in raised.value.next_step
@@ -158,7 +150,7 @@ def test_a_cap_too_small_for_one_request_makes_no_batch_and_leaves_nothing(serve
     assert not (tmp_path / "out").exists()
 
 
-def test_without_costs_there_is_no_ledger_and_a_batch_does_as_well(server, collect, tmp_path) -> None:
-    result = collect(n=2, batch=True, cost=False, teacher="anthropic:claude-unknown")
+def test_batch_without_tracked_costs(server: BatchesServer, collect: Collect, tmp_path: Path) -> None:
+    result = collect(n=2, batch=True, track_costs=False, teacher="anthropic:claude-unknown")
     assert result.n_answered == 2
     assert not (tmp_path / "out" / "ledger.jsonl").exists()

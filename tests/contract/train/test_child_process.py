@@ -53,7 +53,7 @@ def test_the_worker_trains_by_the_settings_it_gets(tiny_student: Path, tmp_path:
     assert (result.adapter, result.steps) == (tmp_path / "adapter", 3)
     assert result.valid_loss < result.valid_loss_before
     assert any(isinstance(event, Progress) and event.job == "train" for event in events)
-    with pytest.raises(DistillError, match="exists already") as error:
+    with pytest.raises(DistillError, match="already exists") as error:
         train_in_child(chosen, ignore)
     assert "--force" in error.value.next_step
 

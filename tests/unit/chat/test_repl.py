@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mlx_distill.chat.repl import Repl, turn_notes, write_answer
 from mlx_distill.models.chat_model import ChatModel
 from mlx_distill.models.load import Student
 from mlx_distill.sanitize import printable
+from tests.unit.chat.conftest import converse
 
 
 def chat(conversation: Conversation, *lines: str | type[BaseException]) -> tuple[str, list[str]]:
@@ -34,7 +34,7 @@ def chat(conversation: Conversation, *lines: str | type[BaseException]) -> tuple
 
 @pytest.fixture
 def conversation(student: Student) -> Conversation:
-    return Conversation(ChatModel(student), max_tokens=6)
+    return converse(student, max_tokens=6)
 
 
 def contents(conversation: Conversation) -> list[str]:
@@ -87,11 +87,11 @@ def test_save_writes_a_file_and_reports_problems(conversation: Conversation, tmp
     file = tmp_path / "chat.md"
     _, said = chat(conversation, "/save", f"/save {file}", "Hello", f"/save {file}", f"/save {file}")
     assert "needs a file name" in said[0] and "no answer to save" in said[1]
-    assert said[-2] == f"(saved in {file})" and "exists already" in said[-1]
+    assert said[-2] == f"(saved in {file})" and "already exists" in said[-1]
 
 
 def test_ab_shows_both_and_keeps_the_distilled_answer(adapted: ChatModel) -> None:
-    conversation = Conversation(adapted, max_tokens=8)
+    conversation = converse(adapted, max_tokens=8)
     written, said = chat(conversation, "/ab", "Hello", "/retry", "/ab", "Hello again")
     assert [line for line in said if line in ("base:", "distilled:")] == ["base:", "distilled:"] * 2
     assert len(contents(conversation)) == 4
@@ -105,7 +105,7 @@ def test_ab_needs_an_adapter(conversation: Conversation) -> None:
 
 
 def test_ctrl_c_in_the_bases_answer_ends_the_turn(adapted: ChatModel) -> None:
-    conversation = Conversation(adapted, max_tokens=200)
+    conversation = converse(adapted, max_tokens=200)
     said: list[str] = []
     keys = iter([signal.SIGINT])
 
@@ -125,17 +125,17 @@ def test_control_codes_do_not_reach_the_terminal(pieces: list[str]) -> None:
         yield from pieces
 
     written: list[str] = []
-    write_answer(answer(), written.append, threading.Event())
-    assert written and not any(code in "".join(written) for code in "\x1b\x9b\x07")
+    write_answer(answer(), written.append)
+    assert written[-1] == "\n" and not any(code in "".join(written) for code in "\x1b\x9b\x07")
 
 
 @pytest.mark.parametrize(
     ("turn", "lines"),
     [
-        (Turn("stop", 5, 2.0, 9, 0, 0), ["(5 tokens, 2 tokens/s)"]),
-        (Turn("stopped", 1, 0.0, 9, 0, 1), ["(the oldest turn was dropped: the context is full)", "(stopped after 1"]),
-        (Turn("length", 6, 0.0, 9, 0, 2), ["(the 2 oldest turns were", "(cut off after 6 tokens; --max-tokens raises"]),
-        (Turn("length", 5, 0.0, 9, 0, 0), ["(cut off after 5 tokens: the context is full)"]),
+        (Turn("stop", 5, 2.0, 0), ["(5 tokens, 2 tokens/s)"]),
+        (Turn("stopped", 1, 0.0, 1), ["(the oldest turn was dropped: the context is full)", "(stopped after 1"]),
+        (Turn("length", 6, 0.0, 2), ["(the 2 oldest turns were", "(cut off after 6 tokens; --max-tokens raises"]),
+        (Turn("length", 5, 0.0, 0), ["(cut off after 5 tokens: the context is full)"]),
     ],
 )
 def test_notes_below_an_answer(turn: Turn, lines: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.chat.config import ChatConfig
+from mlx_distill.chat import ChatConfig
 from mlx_distill.chat.run import run
 from mlx_distill.errors import InputError
 from tests.support.adapters import make_adapter
@@ -21,11 +21,10 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("pipe")
 def test_a_pipe_gets_only_the_answer(tiny_student: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    result = run(ChatConfig(tiny_student, max_tokens=5))
+    run(ChatConfig(tiny_student, max_tokens=5))
     out, err = capfd.readouterr()
     assert out.endswith("\n") and len(out) > 1
     assert err == "(cut off after 5 tokens; --max-tokens raises the limit)\n"
-    assert (result.n_answers, result.n_tokens, result.summary()) == (1, 5, "1 answer, 5 tokens")
 
 
 @pytest.mark.usefixtures("pipe")

@@ -217,7 +217,7 @@ def test_missing_or_broken_test_rows_are_named(
 @pytest.mark.parametrize(
     ("content", "kind", "says"),
     [
-        (None, MissingError, "there is no such file"),
+        (None, MissingError, "no such file"),
         ("", InputError, "contains no prompts"),
         ("Is a tree balanced?\n", InputError, "prompts.jsonl:1: not valid JSON"),
         ('{"prompt": ""}\n', InputError, '"prompt" is empty'),

@@ -71,7 +71,7 @@ def test_a_prompt_missing_from_the_recording_is_a_warning(config: CompareConfig,
     ("teacher", "says"),
     [
         ("anthropic:claude-sonnet-4-6", "ANTHROPIC_API_KEY"),
-        ("recorded:nowhere.jsonl", "nowhere.jsonl: there is no such file"),
+        ("recorded:nowhere.jsonl", "nowhere.jsonl: no such file"),
         ("oracle:delphi", "'oracle' is not one of"),
         ("oracle", "is not one of"),
     ],

@@ -1,4 +1,4 @@
-"""Each filter names what is wrong and keeps good answers."""
+"""Filters reject bad answers with a reason and keep good ones."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ import pytest
 
 from mlx_distill.code_blocks import code_blocks
 from mlx_distill.errors import InputError
-from mlx_distill.prepare import FilterConfig, PrepareConfig
-from mlx_distill.prepare.filters import (
-    RowFilter,
-    find_broken_code,
-    find_control_token,
-    find_identity_phrase,
-    protected_texts,
-)
-from mlx_distill.records import TeacherRecord, build_messages
+from mlx_distill.prepare import PrepareConfig
+from mlx_distill.prepare.filters import IDENTITY_PHRASE, RowFilter, find_broken_code, protected_texts
+from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from tests.support.teacher_records import record
 
-TREE, POOL, QUERY, THREADS = (text for _, text in protected_texts(shipped("test_prompts.jsonl"))[:4])
+TREE, POOL, QUERY, THREADS = (text for _, text in protected_texts(package_data_path("test_prompts.jsonl"))[:4])
 
 
 @pytest.fixture
@@ -61,14 +55,14 @@ def test_first_python_block_that_does_not_parse_is_named() -> None:
     ],
 )
 def test_identity_phrases_are_found_in_first_person_only(answer: str, phrase: str) -> None:
-    assert find_identity_phrase(answer) == phrase
+    found = IDENTITY_PHRASE.search(answer)
+    assert (found.group() if found else "") == phrase
 
 
-def test_control_token_is_found_in_any_message() -> None:
-    tokens = ["<|im_end|>", "<|im_start|>"]
-    messages = build_messages("What does <|im_end|> do?", "Be brief.")
-    assert find_control_token(messages, tokens) == "the user message contains <|im_end|>"
-    assert find_control_token(build_messages("What does |im_end| do?"), tokens) == ""
+def test_control_token_is_found_in_any_message(row_filter: RowFilter) -> None:
+    expected = ("control token", "the user message contains <|im_end|>")
+    assert reason_of(row_filter, record("What does <|im_end|> do?")) == expected
+    assert keeps(row_filter, record("What does |im_end| do?"))
 
 
 def test_same_prompt_is_a_duplicate_whatever_its_form(row_filter: RowFilter) -> None:
@@ -121,7 +115,7 @@ def test_other_task_in_the_same_words_is_kept(row_filter: RowFilter, prompt: str
 
 
 def test_copy_of_a_known_answer_is_rejected_for_any_prompt(row_filter: RowFilter) -> None:
-    answers = protected_texts(shipped("test_prompts.jsonl"))[4:]
+    answers = protected_texts(package_data_path("test_prompts.jsonl"))[4:]
     assert len(answers) == 4
     for test_id, answer in answers:
         assert code_blocks(answer)
@@ -131,7 +125,7 @@ def test_copy_of_a_known_answer_is_rejected_for_any_prompt(row_filter: RowFilter
 
 
 def test_shipped_sample_is_far_from_the_test_prompts(row_filter: RowFilter) -> None:
-    records = read_jsonl(shipped("sample") / "teacher_data.jsonl", TeacherRecord.from_json)
+    records = read_jsonl(package_data_path("sample") / "teacher_data.jsonl", TeacherRecord.from_json)
     assert all(keeps(row_filter, item) for item in records)
     assert row_filter.nearest is not None
     assert row_filter.nearest.likeness < 0.3  # 0.2 in the shipped sample; contamination begins at 0.7
@@ -153,16 +147,3 @@ def test_test_prompt_file_may_contain_answers(tmp_path: Path) -> None:
     file.write_text('{"prompt": "Sort this.", "answer": 3}\n')
     with pytest.raises(InputError, match=r'mine\.jsonl:1: "answer": expected str'):
         protected_texts(file)
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"min_answer_tokens": 0}, "min_answer_tokens = 0: expected int >= 1"),
-        ({"min_answer_tokens": 5, "max_answer_tokens": 4}, r"max_answer_tokens \(4\) is below min_answer_tokens"),
-        ({"dedup_threshold": 1.1}, "dedup_threshold = 1.1: expected float <= 1"),
-    ],
-)
-def test_impossible_requirement_is_refused(settings: dict[str, float], problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        FilterConfig(**settings)  # type: ignore[arg-type]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlx_distill.cli import main
+from mlx_distill.config import parse
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Event, Warning
 from mlx_distill.models.load import load_tokenizer
@@ -221,14 +223,18 @@ def test_missing_model_names_the_command_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_length": 0}, "max_length = 0: expected int >= 1"),
         ({"contamination_threshold": 0.0}, "contamination_threshold = 0.0: expected float > 0"),
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing is left for train"),
+        ({"filter": {"min_answer_tokens": 5, "max_answer_tokens": 4}}, r"max_answer_tokens \(4\) is below min"),
+        ({"near_copy": 0.5}, "near_copy is called contamination_threshold now"),
+        ({"filter": {"shortest_answer": 3}}, "filter: shortest_answer is called min_answer_tokens now"),
+        ({"filter": {"stop_reasons": ["stop"]}}, "filter: stop_reasons no longer exists: only complete answers"),
     ],
 )
-def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        config_for(tmp_path, tmp_path, **settings)
+def test_impossible_and_old_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(PrepareConfig, {"data": "data", "model": "model", **settings}, "prepare")
+    assert re.search(message, "\n".join(caught.value.problems))
 
 
 def test_preview_cuts_the_text_at_the_mask(tmp_path: Path, tiny_student: Path) -> None:
@@ -294,17 +300,3 @@ def test_options_override_the_filter_table_of_the_project(
         0.9,
         False,
     )
-
-
-def test_old_settings_are_refused_with_their_new_names(
-    tmp_path: Path, tiny_student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = "[prepare]\nnear_copy = 0.5\nfilter = {shortest_answer = 3, stop_reasons = ['stop'], dedup_treshold = 1}\n"
-    (tmp_path / "distill.toml").write_text(f'name = "demo"\n{old}')
-    monkeypatch.chdir(tmp_path)
-    assert run_command(tmp_path, tiny_student) == 1
-    error = capsys.readouterr().err
-    assert "near_copy is called contamination_threshold now" in error
-    assert "filter: shortest_answer is called min_answer_tokens now" in error
-    assert "filter: stop_reasons no longer exists: only complete answers are learned" in error
-    assert "filter: unknown setting 'dedup_treshold'; did you mean 'dedup_threshold'?" in error

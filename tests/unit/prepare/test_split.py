@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError
+from mlx_distill.prepare import PrepareConfig
 from mlx_distill.prepare.select import CurrentPrompt
 from mlx_distill.prepare.split import assign_splits, hash_position, named_splits
 from mlx_distill.records import SPLITS, Split
@@ -17,15 +20,8 @@ MANY = [f"family-{number}" for number in range(2000)]
 Splits = dict[str, Split]
 
 
-def assign(
-    families: Iterable[str],
-    named: Mapping[str, Split] | None = None,
-    *,
-    valid: float = 0.1,
-    test: float = 0.1,
-    seed: int = 0,
-) -> tuple[Splits, Splits]:
-    return assign_splits(families, named or {}, valid_fraction=valid, test_fraction=test, seed=seed)
+def assign(families: Iterable[str], named: Mapping[str, Split] | None = None, **settings: Any) -> tuple[Splits, Splits]:
+    return assign_splits(families, named or {}, PrepareConfig(data=Path("data"), model=Path("model"), **settings))
 
 
 def prompt(id: str, family: str, split: Split | None) -> CurrentPrompt:
@@ -48,7 +44,7 @@ def test_prompts_of_a_family_must_not_name_two_splits() -> None:
 
 
 def test_fractions_hold_over_many_families() -> None:
-    splits = list(assign(MANY, test=0.2)[0].values())
+    splits = list(assign(MANY, test_fraction=0.2)[0].values())
     assert splits.count("valid") / len(MANY) == pytest.approx(0.1, abs=0.02)
     assert splits.count("test") / len(MANY) == pytest.approx(0.2, abs=0.02)
 
@@ -92,4 +88,4 @@ def test_too_few_families_are_refused_with_advice() -> None:
 
 
 def test_fraction_of_zero_leaves_a_split_empty() -> None:
-    assert set(assign(["a", "b"], valid=0.0, test=0.0)[0].values()) == {"train"}
+    assert set(assign(["a", "b"], valid_fraction=0.0, test_fraction=0.0)[0].values()) == {"train"}

@@ -1,10 +1,8 @@
-"""`doctor`: each check says what it found, and what to do if that is not fine."""
+"""`doctor`: each check says what it found, and gives advice if something is wrong."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from mlx_distill.cpu import Blas
 from mlx_distill.run import doctor
 from mlx_distill.run.project import ProjectConfig
-from tests.support.local_http import serving
+from tests.support.local_http import Unavailable, serving
 
 CLAUDE = ProjectConfig(name="demo")
 SAMPLE = ProjectConfig(name="demo", teacher="recorded:sample", student="sample")
@@ -99,26 +97,13 @@ def test_hub(student: str, offline: bool, reached: bool, cached: bool, status: s
     assert ("HF_HUB_OFFLINE" in check.advice) == (offline and status != "ok")
 
 
-class Refusing(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self.send_error(503)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with serving(Refusing) as url:
-        yield url
-
-
-def test_server_with_any_status_is_reachable(server: str) -> None:
-    assert doctor.is_reachable(server)
+def test_server_with_any_status_is_reachable() -> None:
+    with serving(Unavailable) as url:
+        assert doctor.is_reachable(url)
 
 
 def test_silent_or_missing_server_is_not_reachable() -> None:
-    with socket.socket() as silent:  # accepts and never answers
+    with socket.socket() as silent:  # accepts a connection and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         assert not doctor.is_reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_seconds=0.2)

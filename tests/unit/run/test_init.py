@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from mlx_distill.teachers.pricing import PRICES
 
 from mlx_distill.config import Config, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
@@ -16,6 +15,7 @@ from mlx_distill.run.init import InitConfig, project_file, run
 from mlx_distill.run.pipeline import load_project, stage_configs
 from mlx_distill.run.project import Project, ProjectConfig
 from mlx_distill.run.stages import RUN_FLAGS, SECTIONS
+from mlx_distill.teachers.pricing import PRICES
 from mlx_distill.train.config import TrainConfig
 
 PATHS = {"data", "model", "adapter", "out", "prompts", "test_prompts"}

@@ -50,7 +50,7 @@ def test_each_change_is_a_reason(manifest: Manifest) -> None:
     assert not manifest.outputs_unchanged()
     Path("out.txt").unlink()
     assert manifest.reason_to_run(SETTINGS, INPUTS) == "out.txt is missing"
-    assert manifest.outputs_unchanged()  # nothing is there that must be kept
+    assert manifest.outputs_unchanged()  # there is nothing to lose
 
 
 def test_incomplete_result_is_a_reason(manifest: Manifest) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mlx_distill.teachers.pricing import Price
 
 from mlx_distill.errors import InputError
 from mlx_distill.run.project import Project, student_name
+from mlx_distill.teachers.pricing import Price
 
 
 def load(text: str, folder: Path) -> Project:

@@ -1,4 +1,4 @@
-"""Atomic writes: complete or not there, also after an error."""
+"""Atomic writes: a file or folder is complete or absent, also after an error."""
 
 from __future__ import annotations
 

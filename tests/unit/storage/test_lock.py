@@ -1,4 +1,4 @@
-"""Locks: a second writer is refused with the process that holds the lock."""
+"""Locks: a second writer is refused, and the message names the process that holds the lock."""
 
 from __future__ import annotations
 

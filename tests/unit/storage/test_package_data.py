@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import MissingError
-from mlx_distill.storage.package_data import shipped
+from mlx_distill.storage.package_data import package_data_path
 from tests.conftest import REPOSITORY
 
 
@@ -17,9 +17,9 @@ def test_an_editable_install_finds_the_data_of_the_checkout(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert shipped(name) == REPOSITORY / "data" / name
+    assert package_data_path(name) == REPOSITORY / "data" / name
 
 
 def test_a_file_that_is_not_packaged_is_refused() -> None:
     with pytest.raises(MissingError, match=r"none\.jsonl"):
-        shipped("none.jsonl")
+        package_data_path("none.jsonl")

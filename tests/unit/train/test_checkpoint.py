@@ -21,9 +21,9 @@ from tests.support.training import same_weights
 def test_a_finished_run_is_not_overwritten_unless_forced(config: TrainConfig, tmp_path: Path) -> None:
     run(config)
     run(config.replace(adapter=tmp_path / "same"))
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         run(config)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         run(config.replace(rank=4))
     assert same_weights(config.adapter, tmp_path / "same")
     assert run(config.replace(force=True, epochs=1)).steps == 3
@@ -49,7 +49,7 @@ def test_files_of_others_are_not_overwritten(config: TrainConfig, name: str) -> 
     file.parent.mkdir(parents=True)
     file.write_text("mine")
     (config.adapter / "metrics.jsonl").write_text("")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         run(config)
     assert file.read_text() == "mine"
 

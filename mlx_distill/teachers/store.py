@@ -1,0 +1,301 @@
+"""The answers of a folder and what they cost: the only place that writes while a teacher is asked.
+
+The journals (`teacher_data.jsonl` and others) hold the answers and their costs. `spending.json` holds what is not in a
+journal: requests of unknown outcome, pending batches, and the ceiling. The ceiling is the most that the project can
+have spent after everything that was sent so far. It is raised on the disk before a request that could exceed it is
+sent, and removed at the end of a run. After a kill the ceiling counts as spent, so the cap holds in every case:
+
+    sum of cost_usd in the journals + unknown + pending batches + worst cases in flight <= ceiling <= max_cost
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+import msgspec
+
+from mlx_distill.errors import BudgetError, InputError
+from mlx_distill.events import Report, Warning, ignore
+from mlx_distill.records import Record, TeacherRecord, explain
+from mlx_distill.storage import files
+from mlx_distill.storage.atomic import missing_parents, remove_empty, write_json
+from mlx_distill.storage.journal import Journal
+from mlx_distill.storage.jsonl import each_jsonl
+from mlx_distill.teachers.pricing import Budget, ModelUsage, UsageReport, cost_of, price_of, usage_of, usage_report
+
+SLACK = 1.25
+"""The ceiling is raised above the worst cases in flight by this factor, so that it is written rarely."""
+ROUNDING_USD = 1e-9
+"""More than the rounding error of the sum of many costs."""
+
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class UnknownCost(Record, frozen=True):
+    """Requests that may have been charged, counted in full."""
+
+    n_requests: int = 0
+    usd: Amount = 0.0
+
+
+class PendingBatch(Record, frozen=True):
+    """A batch whose results are not in the journal yet. Its requests are in `batches/NAME.jsonl`."""
+
+    name: str
+    """Starts the custom_id of every request: results show whose they are."""
+    teacher: str
+    n_requests: int
+    usd: Amount
+    """The worst case. 0 if costs are not counted."""
+    submitted_at: str
+    id: str = ""
+    """The provider's. Empty if the batch may not exist."""
+    not_ours: tuple[str, ...] = ()
+    """Batches that looked like this one and were not."""
+
+
+class Spending(Record, frozen=True):
+    """The content of `spending.json`."""
+
+    earlier_usd: Amount = 0.0
+    """Spent before this file existed, according to `ledger.jsonl`."""
+    unknown: dict[str, UnknownCost] = msgspec.field(default_factory=dict)
+    """By model."""
+    ceiling_usd: Amount | None = None
+    """Set while a run sends requests."""
+    ceiling_model: str = ""
+    batches: tuple[PendingBatch, ...] = ()
+
+
+class AnswerStore:
+    """The one writer of a journal and of its folder's spending, as a context manager. `read` only looks."""
+
+    def __init__(self, journal: Path, budget: Budget, report: Report = ignore) -> None:
+        self.journal, self.budget, self._report = journal, budget, report
+        self.folder = journal.parent
+        self._file = self.folder / files.SPENDING
+        self._spending = Spending()
+        self._usages: dict[str, ModelUsage] = {}
+        self._new: list[ModelUsage] = []
+        self._answered: set[str] = set()
+        self._answers_usd = 0.0
+        self._in_flight_usd = 0.0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        created = missing_parents(self.journal)
+        with self._stack as stack:
+            stack.callback(remove_empty, created)
+            self._journal = stack.enter_context(Journal(self.journal))
+            stack.callback(self._remove_if_empty)
+            lock = os.open(self.folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"{self.folder}: another mlx-distill is asking a teacher for this folder.",
+                    "Wait for it to end, or stop it, and try again.",
+                ) from error
+            if self._journal.torn:
+                n_bytes = len(self._journal.torn)
+                self._report(Warning(f"{self.journal}: removed an incomplete last line ({n_bytes} bytes)."))
+            self.read()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if self._spending.ceiling_usd is not None and self._in_flight_usd < ROUNDING_USD:
+                self._save(ceiling_usd=None)
+
+    def read(self) -> Self:
+        """Read the spending and the costs in the journals."""
+        if self._file.exists():
+            try:
+                self._spending = msgspec.json.decode(self._file.read_bytes(), type=Spending)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                reason = explain(error) if isinstance(error, msgspec.ValidationError) else str(error)
+                raise InputError(
+                    f"{self._file} is damaged: {reason}.",
+                    "Restore it from a copy. Deleting it resets the recorded spending on unknown outcomes and batches.",
+                ) from error
+        pending = {batch.id for batch in self._spending.batches if batch.id}
+        for name in files.JOURNALS:
+            self._read_costs(self.folder / name, pending)
+        ledger = self.folder / files.LEDGER
+        if not self._file.exists() and ledger.exists():
+            earlier = max(0.0, _ledger_total(ledger) - self._answers_usd)
+            self._spending = msgspec.structs.replace(self._spending, earlier_usd=earlier)
+        if self._spending.ceiling_usd is not None:  # a killed run
+            lost = max(0.0, self._spending.ceiling_usd - self.spent_usd)
+            unknown = self._with_unknown(self._spending.ceiling_model, 1, lost) if lost else self._spending.unknown
+            self._spending = msgspec.structs.replace(self._spending, unknown=unknown, ceiling_usd=None)
+        return self
+
+    def _read_costs(self, journal: Path, pending: set[str]) -> None:
+        if not journal.exists():
+            return
+        for _, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
+            if record.cost_usd is not None and not 0.0 <= record.cost_usd < math.inf:
+                raise InputError(f"{journal}: the cost of {record.prompt_id} is {record.cost_usd}.", "Fix cost_usd.")
+            if record.batch not in pending:  # a pending batch counts in full
+                self._count(record)
+
+    def _count(self, record: TeacherRecord) -> ModelUsage | None:
+        repeated = record.key in self._answered
+        self._answered.add(record.key)
+        if not record.cost_usd:
+            return None
+        self._answers_usd += record.cost_usd
+        usage = usage_of(record, self.budget.prices, repeated=repeated)
+        known = self._usages.get(usage.model)
+        self._usages[usage.model] = known.plus(usage) if known else usage
+        return usage
+
+    @property
+    def spent_usd(self) -> float:
+        """What counts as spent, without what is in flight in this run."""
+        unknown = sum(each.usd for each in self._spending.unknown.values())
+        pending = sum(batch.usd for batch in self._spending.batches)
+        return self._spending.earlier_usd + self._answers_usd + unknown + pending
+
+    @property
+    def left_usd(self) -> float:
+        """What may still be sent."""
+        cap = math.inf if self.budget.max_cost is None else self.budget.max_cost
+        return cap - self.spent_usd - self._in_flight_usd
+
+    @property
+    def batches(self) -> tuple[PendingBatch, ...]:
+        """The pending batches."""
+        return self._spending.batches
+
+    def report(self) -> UsageReport:
+        """Return what the project has cost."""
+        unknown = (ModelUsage(m, n_unknown=u.n_requests, unknown_usd=u.usd) for m, u in self._spending.unknown.items())
+        pending = (
+            ModelUsage(_model_of(batch.teacher), n_pending=batch.n_requests, pending_usd=batch.usd)
+            for batch in self._spending.batches
+        )
+        earlier = ModelUsage("before", unknown_usd=self._spending.earlier_usd)
+        rest = (earlier,) if earlier.usd else ()
+        return usage_report((*self._usages.values(), *unknown, *pending, *rest))
+
+    def run_report(self) -> UsageReport:
+        """Return what this run has cost."""
+        return usage_report(self._new)
+
+    # Live requests
+
+    def reserve(self, model: str, usd: float) -> None:
+        """Allow a request that may cost `usd`. BudgetError if it could exceed the cap."""
+        if usd > self.left_usd + ROUNDING_USD:
+            raise BudgetError(f"{usd:.4f} USD may be needed and {max(self.left_usd, 0.0):.4f} USD are left.")
+        self._in_flight_usd += usd
+        needed = self.spent_usd + self._in_flight_usd
+        if self._spending.ceiling_usd is None or needed > self._spending.ceiling_usd:
+            cap = math.inf if self.budget.max_cost is None else self.budget.max_cost
+            ceiling = max(needed, min(self.spent_usd + SLACK * self._in_flight_usd, cap))
+            self._save(ceiling_usd=ceiling, ceiling_model=model)
+
+    def release(self, usd: float) -> None:
+        """End a request that certainly cost nothing, or whose cost was added."""
+        self._in_flight_usd = max(0.0, self._in_flight_usd - usd)
+
+    def add_unknown(self, model: str, usd: float, n_requests: int = 1) -> None:
+        """Count requests in full: they may have been charged."""
+        if usd:
+            self._new.append(ModelUsage(model, n_unknown=n_requests, unknown_usd=usd))
+            self._save(unknown=self._with_unknown(model, n_requests, usd))
+
+    def add(self, record: TeacherRecord, *, durable: bool = True) -> int:
+        """Append an answer to the journal and return the byte at which its line begins."""
+        start = self._journal.append(record.to_json(), durable=durable)
+        if not any(batch.id == record.batch for batch in self._spending.batches if batch.id):
+            usage = self._count(record)
+            if usage:
+                self._new.append(usage)
+        return start
+
+    def flush(self) -> None:
+        """Bring answers that were added without `durable` to the disk."""
+        self._journal.flush()
+
+    def cost_of(self, record: TeacherRecord, *, batch: bool = False) -> float | None:
+        """Return the cost of an answer; None if its usage or its price is unknown.
+
+        The price of the requested model holds for its snapshots and for models without a name.
+        """
+        model = _model_of(record.teacher)
+        known = not record.model or record.model.startswith(model) or price_of(record.model, self.budget.prices)
+        if not known or not any(msgspec.structs.astuple(record.usage)):
+            return None
+        cost = cost_of(self.budget.price_of(model), record.usage, batch=batch)
+        return cost.usd if cost and math.isfinite(cost.usd) else None
+
+    # Batches
+
+    def set_batch(self, batch: PendingBatch) -> None:
+        """Add a pending batch, or replace the one of the same name."""
+        others = tuple(each for each in self._spending.batches if each.name != batch.name)
+        self._save(batches=(*others, batch))
+
+    def close_batch(self, batch: PendingBatch, *, unknown_usd: float = 0.0, n_unknown: int = 0) -> None:
+        """Remove a batch whose answers are in the journal, and count what is unknown about it."""
+        model = _model_of(batch.teacher)
+        others = tuple(each for each in self._spending.batches if each.name != batch.name)
+        unknown = self._with_unknown(model, n_unknown, unknown_usd) if unknown_usd else self._spending.unknown
+        if unknown_usd:
+            self._new.append(ModelUsage(model, n_unknown=n_unknown, unknown_usd=unknown_usd))
+        self._save(batches=others, unknown=unknown)
+        if batch.id:
+            for _, record in each_jsonl(self.journal, TeacherRecord.from_json):
+                if record.batch == batch.id:
+                    usage = self._count(record)
+                    if usage:
+                        self._new.append(usage)
+
+    def _with_unknown(self, model: str, n_requests: int, usd: float) -> dict[str, UnknownCost]:
+        known = self._spending.unknown.get(model, UnknownCost())
+        return {**self._spending.unknown, model: UnknownCost(known.n_requests + n_requests, known.usd + usd)}
+
+    def _save(self, **changes: Any) -> None:
+        self._spending = msgspec.structs.replace(self._spending, **changes)
+        write_json(self._file, self._spending.to_json())
+
+    def _remove_if_empty(self) -> None:
+        if self.journal.stat().st_size == 0:
+            self.journal.unlink()
+
+
+def _model_of(teacher: str) -> str:
+    return teacher.partition(":")[2]
+
+
+def _ledger_total(ledger: Path) -> float:
+    """Return what a ledger of the first version counts as spent: real costs, and open or unknown ones in full."""
+    held: dict[str, float] = {}
+    total = 0.0
+    try:
+        for line in ledger.read_text(encoding="utf-8").splitlines():
+            data: Mapping[str, Any] = json.loads(line)
+            if data["do"] == "reserve":
+                held[data["id"]] = data["usd"]
+            elif data["do"] == "unknown":
+                total += held.pop(data["id"])
+            elif held.pop(data["id"], None) is not None and data["do"] == "settle":
+                total += sum(data["cost"][name] for name in ("input_usd", "output_usd", "cache_usd"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{ledger} is damaged ({error}).", "Restore it: it says what the project spent.") from error
+    return total + sum(held.values())

@@ -1,0 +1,75 @@
+"""Adapters: switched on and off over one copy of the weights; broken and hostile folders are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_distill.errors import InputError, MissingError
+from mlx_distill.models.adapter import load_adapter, open_student, read_adapter_config
+from mlx_distill.models.load import load_student
+from tests.support.adapters import make_adapter
+from tests.support.tiny import edit_json
+
+TOKENS = [[1, 70, 300, 12]]
+
+
+@pytest.fixture
+def folder(tiny_student: Path, tmp_path: Path) -> Path:
+    return make_adapter(tiny_student, tmp_path / "adapter", moment="best, step 40")
+
+
+def test_a_disabled_adapter_leaves_the_base_bit_for_bit(tiny_student: Path, folder: Path) -> None:
+    tokens = mx.array(TOKENS)
+    base = load_student(tiny_student).model(tokens)
+    student, adapter = open_student(tiny_student, folder)
+    assert adapter is not None and adapter.label == f"{folder} (best, step 40)" and not adapter.is_zero
+    adapted = student.model(tokens)
+    adapter.enabled = False
+    assert mx.array_equal(student.model(tokens), base) and not mx.array_equal(adapted, base)
+    adapter.enabled = True
+    assert mx.array_equal(student.model(tokens), adapted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_parameters": None}, "is missing"),
+        ({"lora_parameters": {"rank": 10**9, "scale": 1.0, "dropout": 0.0}}, "rank is 1000000000"),
+        ({"lora_parameters": {"rank": 8, "scale": float("nan"), "dropout": 0.0}}, "scale is nan"),
+        ({"lora_parameters": {"rank": 8, "scale": "x", "dropout": 0.0}}, "scale is 'x'"),
+        ({"fine_tune_type": "full"}, "holds all weights of a model"),
+    ],
+)
+def test_a_hostile_adapter_config_is_refused(changes: dict[str, Any], message: str, folder: Path) -> None:
+    edit_json(folder / "adapter_config.json", **changes)
+    with pytest.raises(InputError, match=message):
+        read_adapter_config(folder)
+
+
+def test_advice_quotes_names_from_the_adapter_file(folder: Path) -> None:
+    edit_json(folder / "adapter_config.json", fine_tune_type="full", model="x; rm -r y")
+    with pytest.raises(InputError) as caught:
+        read_adapter_config(folder)
+    assert "--model 'x; rm -r y'" in caught.value.next_step
+    edit_json(folder / "adapter_config.json", model="x\x1b]0;title\x07")
+    with pytest.raises(InputError) as caught:
+        read_adapter_config(folder)
+    assert caught.value.next_step.isprintable()
+
+
+def test_broken_adapter_files_are_named(tiny_student: Path, folder: Path) -> None:
+    (folder / "adapters.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="does not fit"):
+        load_adapter(load_student(tiny_student), folder)
+    (folder / "adapters.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"adapters\.safetensors is missing"):
+        read_adapter_config(folder)
+    (folder / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_adapter_config(folder)
+    with pytest.raises(MissingError, match="there is no adapter here"):
+        read_adapter_config(folder / "nowhere")
