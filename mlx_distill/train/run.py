@@ -55,7 +55,7 @@ def run(
         read_rows(config.data / name, student, objective, config.max_length) for name in (files.TRAIN, files.VALID)
     )
     execution = execution or Execution.on(hardware)
-    adapter_config = make_trainable(student, config)
+    adapter_config = make_trainable(student, config, cast_adapters=execution.cast_adapters)
     plan = make_plan(student, config, train_rows.rows, execution, hardware.usable_bytes)
     train_step = TrainStep(config, student, objective, train_rows, plan.micro_batch_tokens, execution)
     budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
