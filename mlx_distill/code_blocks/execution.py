@@ -1,8 +1,10 @@
 """Run Python from answers in a separate process with limits on time, memory, files and processes. Not a sandbox.
 
-The code has the user's rights. It can read and write the user's files, use the network, start processes that outlive
-it, and read this process's environment through the system. Its own environment holds no keys. Outcomes carry a random
-token, which protects against simple forgery but not against code that searches the runner's memory.
+The code has the user's rights: it can read and write the user's files, use the network, and read what the system shows
+of other processes. Its environment, and its parent's, hold no keys. macOS lacks limits on memory and on the number of
+processes per run, and a process that leaves its group outlives the run; there, `sandbox-exec` denies the network and
+writes outside the work folder. Outcomes carry a random token, which protects against simple forgery but not against
+code that searches the runner's memory.
 """
 
 from __future__ import annotations
@@ -20,10 +22,19 @@ from pathlib import Path
 
 import msgspec
 
+from mlx_distill.code_blocks.runner import END
 from mlx_distill.sanitize import printable
 
 MAX_REASON = 200
 RUNNER = Path(__file__).with_name("runner.py")
+GRACE_SECONDS = 5.0
+"""Time for the runner to start, and to end its processes after the time limit."""
+SANDBOX = Path("/usr/bin/sandbox-exec")
+SANDBOX_PROFILE = (
+    "(version 1)(allow default)(deny network*)(deny file-write*)"
+    '(allow file-write* (subpath (param "WORK")) (literal "/dev/null"))'
+)
+"""The rules on macOS. Files that are open already, such as the one for the outcomes, stay writable."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -42,7 +53,11 @@ class Limits(msgspec.Struct, frozen=True):
         return f"{self.seconds:g} s, {memory} MiB of memory{unheld} and {file} MiB per file"
 
 
-def run_blocks(blocks: Sequence[str], limits: Limits = Limits()) -> list[str]:  # noqa: B008 - frozen
+def run_blocks(
+    blocks: Sequence[str],
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    grace_seconds: float = GRACE_SECONDS,
+) -> list[str]:
     """Run blocks one after another in one namespace; return why each one failed, or an empty string.
 
     A block that fails does not stop the next. A block that ends the process does.
@@ -57,7 +72,7 @@ def run_blocks(blocks: Sequence[str], limits: Limits = Limits()) -> list[str]:  
         given.write(json.dumps(job).encode())
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(RUNNER), str(outcomes.fileno())],
+            runner_command(Path(work), outcomes.fileno(), has_sandbox=sys.platform == "darwin" and SANDBOX.exists()),
             cwd=work,
             env={"PATH": os.defpath, "HOME": work, "TMPDIR": work, "OPENBLAS_NUM_THREADS": "1"},
             stdin=given,
@@ -67,22 +82,23 @@ def run_blocks(blocks: Sequence[str], limits: Limits = Limits()) -> list[str]:  
             start_new_session=True,
         )
         try:
-            code = process.wait(timeout=limits.seconds)
-            reason = f"ended the process {f'by {_signal_name(-code)}' if code < 0 else f'with code {code}'}"
-        except subprocess.TimeoutExpired:
-            reason = f"still running after {limits.seconds:g} s"
+            process.wait(timeout=limits.seconds + grace_seconds)
+        except subprocess.TimeoutExpired:  # the code stopped the runner
+            pass
         finally:
             _kill_session(process)
         found = _read_outcomes(os.pread(outcomes.fileno(), limits.max_file_bytes, 0), token)
+    reason = found.pop(END, "ended the process that runs the blocks")
     ended = [reason, *["not run: the process had ended"] * len(blocks)]
     return [found[number] if number in found else ended.pop(0) for number in range(len(blocks))]
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+def runner_command(work: Path, descriptor: int, *, has_sandbox: bool) -> list[str]:
+    """Return the command of the runner, in a sandbox if the system has one."""
+    command = [sys.executable, "-I", "-B", str(RUNNER), str(descriptor)]
+    if not has_sandbox:
+        return command
+    return [str(SANDBOX), "-D", f"WORK={work.resolve()}", "-p", SANDBOX_PROFILE, *command]
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -1,29 +1,91 @@
-"""The process that execution.py starts. It sets its own limits, then runs the blocks. It imports nothing of ours.
+"""The processes that execution.py starts: a supervisor, and its child, which runs the blocks.
+
+This file imports nothing of ours.
 
 python -I runner.py DESCRIPTOR    reads the job (JSON) from stdin; writes TOKEN [NUMBER, REASON] after each block
+
+The supervisor is the parent that the blocks see, so that parent's environment holds no keys. On Linux it also ends the
+processes that left the group of the blocks: they become its children.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+PR_SET_CHILD_SUBREAPER = 36
+"""Linux, prctl(2): orphaned descendants become children of this process."""
+END = -1
+"""The number of the last outcome: why the child ended."""
 
 
 def main(descriptor: int) -> None:
-    """Run every block in one namespace."""
+    """Run the blocks in a child, end what is left of it, and write why it ended."""
     job = json.loads(sys.stdin.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the code cannot read the job again
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    child = os.fork()
+    if not child:
+        run_all(job, descriptor)
+    reason = wait(child, job["limits"]["seconds"])
+    end_children()
+    write(descriptor, job["token"], END, reason)
+
+
+def run_all(job: dict[str, Any], descriptor: int) -> NoReturn:
+    """Run every block in one namespace."""
     set_limits(job["limits"])
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, code in enumerate(job["blocks"]):
-        reason = run(code, f"<block {number + 1}>", namespace)
-        os.write(descriptor, f"\n{job['token']}{json.dumps([number, reason])}\n".encode())
+        write(descriptor, job["token"], number, run(code, f"<block {number + 1}>", namespace))
     os._exit(0)  # do not wait for threads that a block left running
+
+
+def write(descriptor: int, token: str, number: int, reason: str) -> None:
+    """Write one outcome."""
+    os.write(descriptor, f"\n{token}{json.dumps([number, reason])}\n".encode())
+
+
+def wait(child: int, seconds: float) -> str:
+    """Wait for the end of a child, kill it if it takes longer, and return why it ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return f"ended the process {f'by {signal_name(-code)}' if code < 0 else f'with code {code}'}"
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return f"still running after {seconds:g} s"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def end_children() -> None:
+    """Kill all descendants, also those that are in another session (Linux only)."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while children.exists():
+        for process in children.read_text().split():
+            os.kill(int(process), signal.SIGKILL)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
 
 
 def set_limits(limits: dict[str, Any]) -> None:

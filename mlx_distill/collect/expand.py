@@ -20,7 +20,7 @@ from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Prompt, Request, TeacherRecord, build_messages
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_jsonl
-from mlx_distill.teachers import ask, open_teacher
+from mlx_distill.teachers import ask, open_teacher, pricing
 from mlx_distill.teachers.ask import Estimate
 from mlx_distill.teachers.pending import FailedPrompt
 from mlx_distill.teachers.pricing import UsageReport
@@ -127,7 +127,7 @@ def estimate(config: ExpandConfig) -> Estimate:
 
 def is_paid(config: ExpandConfig) -> bool:
     """Return whether `run` may cost money that is counted."""
-    return ask.is_paid(open_teacher(config.teacher), config.budget)
+    return pricing.is_paid(open_teacher(config.teacher), config.budget)
 
 
 def _requests(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list[tuple[Prompt, Request]]:

@@ -18,7 +18,7 @@ from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Message, Prompt, Request
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_json_lists
-from mlx_distill.teachers import ask, open_teacher
+from mlx_distill.teachers import ask, open_teacher, pricing
 from mlx_distill.teachers.ask import AskResult, Estimate
 from mlx_distill.teachers.pending import FailedPrompt, Requests
 
@@ -73,7 +73,7 @@ def estimate(config: CollectConfig) -> Estimate:
 
 def is_paid(config: CollectConfig) -> bool:
     """Return whether `run` may cost money that is counted."""
-    return ask.is_paid(open_teacher(config.teacher), config.budget)
+    return pricing.is_paid(open_teacher(config.teacher), config.budget)
 
 
 def failed_lines(failed: Sequence[FailedPrompt], max_lines: int = 10) -> list[str]:

@@ -55,7 +55,7 @@ class Adapter:
     @property
     def label(self) -> str:
         """The folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
-        return adapter_label(self.folder, self.checkpoint)
+        return f"{self.folder} ({self.checkpoint})" if self.checkpoint else str(self.folder)
 
     @property
     def rank(self) -> int:
@@ -71,12 +71,7 @@ class Adapter:
         """True if the adapter changes nothing: training never took a step."""
         return not any(bool(mx.any(layer.lora_b != 0)) for layer in self.layers.values())
 
-    moment, origin = property(lambda self: self.checkpoint), label  # old names, until all callers use the new ones
-
-
-def adapter_label(folder: Path, checkpoint: str) -> str:
-    """Return the folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
-    return f"{folder} ({checkpoint})" if checkpoint else str(folder)
+    moment = property(lambda self: self.checkpoint)  # old name, until compare uses the new one
 
 
 def load_adapter(student: Student, folder: Path) -> Adapter:
@@ -121,7 +116,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         model = str(config.get("model") or "MODEL")
         command = ["python", "-m", "mlx_lm", "fuse", "--model", model, "--adapter-path", str(folder)]
         raise InputError(
-            f"{folder} holds all weights of a model (fine_tune_type {kind!r}), not an update to switch on and off.",
+            f"{folder} holds all weights of a model (fine_tune_type {first_line(repr(kind))}), "
+            "not an update to switch on and off.",
             f"Make a model of it: {shlex.join(command) if model.isprintable() else 'mlx_lm fuse'} --save-path OUT. "
             "Then name OUT as the model.",
         )
@@ -130,9 +126,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)
     rank, scale = parameters["rank"], parameters["scale"]
     if not (isinstance(rank, int) and 1 <= rank <= MAX_RANK):
-        raise InputError(f"{file}: rank is {rank!r}, not a whole number from 1 to {MAX_RANK}.", _TRAIN)
+        raise InputError(f"{file}: rank is {first_line(repr(rank))}, not a whole number from 1 to {MAX_RANK}.", _TRAIN)
     if not (isinstance(scale, (int, float)) and math.isfinite(scale) and abs(scale) < 1e6):
-        raise InputError(f"{file}: scale is {scale!r}, not a finite number.", _TRAIN)
+        raise InputError(f"{file}: scale is {first_line(repr(scale))}, not a finite number.", _TRAIN)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise MissingError(f"{folder}: {ADAPTER_WEIGHTS} is missing.", _TRAIN)
     return config
@@ -155,6 +151,4 @@ def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> 
     return student, loaded
 
 
-# Old names, until all callers use the new ones and storage.files.
-attach, origin_of, MOMENT = load_adapter, adapter_label, CHECKPOINT_KEY
-ADAPTER_FILE, CONFIG_FILE = ADAPTER_WEIGHTS, ADAPTER_CONFIG
+attach, MOMENT = load_adapter, CHECKPOINT_KEY  # old names, until train and compare use the new ones

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from mlx_distill.errors import InputError
 from mlx_distill.models.adapter import Adapter
 from mlx_distill.models.config import DEFAULT_CONTEXT_TOKENS
-from mlx_distill.models.generate import Piece
+from mlx_distill.models.generate import TextChunk
 from mlx_distill.models.load import Student
 from mlx_distill.models.prefix_cache import PrefixCache
 from mlx_distill.models.tokenize import control_tokens, render_prompt
@@ -55,7 +55,7 @@ class ChatModel:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Generator[Piece, None, None]:
+    ) -> Generator[TextChunk, None, None]:
         """Stream an answer that fits the context. With `base`, the adapter is off while the generator runs."""
         cache = self._last_cache = self._base_cache if base else self._cache
         if self.adapter:

@@ -119,6 +119,3 @@ def stream(
     )
     for response in responses:
         yield TextChunk(response.text, response.token, response.finish_reason)
-
-
-Piece = TextChunk  # old name, until all callers use the new one

@@ -25,7 +25,16 @@ from mlx_distill.storage.files import MODEL_CONFIG
 
 Head = Callable[[mx.array], mx.array]
 
-FILE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError, RuntimeError)
+FILE_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+)
 """Errors that broken or hostile model files cause in mlx-lm, RecursionError (nested JSON) included."""
 MEMORY_ERRORS = ("[METAL]", "[metal::", "[malloc]")
 """First words of MLX's errors about memory and the GPU. The file is not to blame for these."""
@@ -114,6 +123,7 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
             tokenizer_config_extra={"trust_remote_code": False},
             eos_token_ids=mlx_lm_utils.load_config(path).get("eos_token_id"),  # the generation config's comes first
         )
+        tokenizer.decode(tokenizer.encode("Hello", add_special_tokens=False))  # some broken settings fail only here
     except Exception as error:  # the tokenizers library raises plain Exception for broken files
         raise InputError(f"{path}: its tokenizer cannot be loaded: {first_line(error)}", _CONVERT) from error
     if not tokenizer.has_chat_template:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
-from mlx_distill.models.generate import Piece, stream
+from mlx_distill.models.generate import TextChunk, stream
 from mlx_distill.models.load import Student
 
 MIN_SAMPLING = 1e-4
@@ -26,7 +26,7 @@ class PrefixCache:
 
     def stream(
         self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
-    ) -> Generator[Piece, None, None]:
+    ) -> Generator[TextChunk, None, None]:
         """Stream the answer to a whole prompt. The cache stays valid if the caller stops early."""
         self.n_reused = self._trim_to(prompt)
         if not self.n_reused:
@@ -34,7 +34,7 @@ class PrefixCache:
         self._tokens = list(prompt)
         if min(temperature, top_p) < MIN_SAMPLING:
             temperature, top_p = 0.0, 1.0
-        pieces = stream(
+        chunks = stream(
             self._student,
             prompt[self.n_reused :],
             max_tokens=max_tokens,
@@ -44,9 +44,9 @@ class PrefixCache:
             cache=self._cache,
         )
         try:
-            for piece in pieces:
-                self._tokens.append(piece.token)
-                yield piece
+            for chunk in chunks:
+                self._tokens.append(chunk.token)
+                yield chunk
         except GeneratorExit:
             raise
         except BaseException:  # an interrupt inside a model step leaves the layers at different lengths

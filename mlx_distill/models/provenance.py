@@ -63,6 +63,3 @@ def output_states(folder: Path) -> dict[str, FileState]:
     """Return the states of a folder's files by name, without the record itself."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != PROVENANCE)
     return {Path(path).name: state for path, state in states_of(files).items()}
-
-
-PROVENANCE_FILE = PROVENANCE  # old name, until all callers use storage.files

@@ -52,7 +52,7 @@ def read_headers(folder: Path) -> Weights:
     formats, counts, n_tensors = set(), Counter[str](), 0
     for file in files:
         header = _header(file)
-        formats.add((header.pop("__metadata__", None) or {}).get("format"))  # mlx writes null without metadata
+        formats.add((header.pop("__metadata__", None) or {}).get("format"))
         n_tensors += len(header)
         for tensor in header.values():
             counts[tensor["dtype"]] += prod(tensor["shape"])
@@ -71,6 +71,9 @@ def _header(file: Path) -> dict[str, Any]:
             if length > size:
                 raise ValueError("the header is longer than the file")
             header: dict[str, Any] = json.loads(stream.read(length))
+        metadata = header.get("__metadata__") or {}  # mlx writes null without metadata
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata is not text")
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         if 8 + length + max(tensor["data_offsets"][1] for tensor in tensors) != size:
             raise ValueError("the file is cut off, or longer than its header says")

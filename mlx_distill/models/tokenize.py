@@ -156,6 +156,7 @@ def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
     turns = [message.to_json() for message in messages]
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+        text.encode()  # the tokenizer cannot read lone surrogates
     except Exception as error:  # a template is a program of the model's author and may raise anything
         raise InputError(
             f"The chat template cannot write this conversation: {first_line(error)}", _OTHER_MODEL

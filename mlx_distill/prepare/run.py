@@ -16,7 +16,7 @@ from mlx_distill.prepare.select import Rejection, select
 from mlx_distill.prepare.split import assign_splits, find_leaks, named_splits
 from mlx_distill.records import SPLITS, Split
 from mlx_distill.storage import files
-from mlx_distill.storage.atomic import json_text, jsonl_lines, write_texts
+from mlx_distill.storage.atomic import json_text, jsonl_lines, only_writer, write_texts
 
 MAX_NAMED = 5
 """How many ids a warning lists. The files list all of them."""
@@ -26,8 +26,14 @@ def run(config: PrepareConfig, report: Report = ignore) -> PrepareResult:
     """Write train.jsonl, valid.jsonl, test.jsonl, rejected.jsonl and stats.json into `config.data`, all or none.
 
     Equal inputs give equal bytes. Raises MissingError or InputError for a file that is missing or invalid, for a family
-    whose prompts name two splits, and for a split without rows. In these cases nothing is written.
+    whose prompts name two splits, for a split without rows, and if another process prepares the same folder. In these
+    cases nothing is written.
     """
+    with only_writer(config.data):
+        return _prepare(config, report)
+
+
+def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
     selection = select(config.data)
     named = named_splits(selection.prompts)
     row_filter = RowFilter(config)

@@ -163,6 +163,22 @@ def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
 
 
 @contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Be the only process that writes `path`, a file or folder. Raises what `exclusive` raises.
+
+    Creates the parents of `path`, and removes those that it created if the block fails.
+    """
+    made = missing_parents(path.resolve())
+    make_folder(path.resolve().parent)
+    try:
+        with exclusive(path):
+            yield
+    except BaseException:
+        remove_empty(made)
+        raise
+
+
+@contextmanager
 def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary file in the folder of `path`; rename it to `path` if the block succeeds.
 
@@ -170,7 +186,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.is_dir() or (path.exists() and not replace):
         raise InputError(f"{path} already exists.", "Choose another path, or pass --force to replace the file.")
-    with _new_parents(path), exclusive(path):
+    with only_writer(path):
         try:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             os.close(descriptor)
@@ -198,7 +214,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if not replace and is_occupied(folder):
         raise InputError(f"{folder} already exists.", "Choose another path, or pass --force to replace it.")
-    with _new_parents(folder), exclusive(folder):
+    with only_writer(folder):
         try:
             scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         except OSError as error:
@@ -214,18 +230,6 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             raise _cannot_write(folder, error) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _new_parents(path: Path) -> Iterator[None]:
-    """Create the parents of `path`; remove those that it created if the block fails."""
-    made = missing_parents(path)
-    make_folder(path.parent)
-    try:
-        yield
-    except BaseException:
-        remove_empty(made)
-        raise
 
 
 def _swap(scratch: Path, folder: Path) -> None:

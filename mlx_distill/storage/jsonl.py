@@ -83,7 +83,9 @@ def read_at(path: Path, offsets: Iterable[int], parse: Callable[[object], T]) ->
 
 @contextmanager
 def _read_errors(path: Path, missing_step: str = "") -> Iterator[None]:
-    """Turn errors of reading a file into MissingError and InputError."""
+    """Turn errors of reading a file into MissingError and InputError. Refuse pipes and devices, which may not end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is a pipe or a device, but a file is expected.", "Save its text in a file first.")
     try:
         yield
     except FileNotFoundError as error:

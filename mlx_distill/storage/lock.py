@@ -17,7 +17,8 @@ def exclusive(path: Path) -> Iterator[None]:
 
     Raises InputError with the id of the process that holds the lock. The lock ends with its process, even by a kill.
     """
-    lock = path.parent / f".{path.name}.lock"
+    real = path.resolve()  # one lock for all names of a folder
+    lock = real.parent / f".{real.name}.lock"
     descriptor = _open(lock)
     while True:
         take_lock(descriptor, path, _holder(lock))

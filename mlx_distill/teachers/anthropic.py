@@ -1,22 +1,38 @@
-"""Claude as a teacher. The SDK takes a second to import, so it is loaded only when the teacher is entered."""
+"""Claude as a teacher: the Messages API, and Message Batches at half price."""
 
 from __future__ import annotations
 
-import asyncio
+import difflib
 import json
-import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Literal
 
-from msgspec import structs
+import anthropic
+from anthropic.types import Message
+from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
 
-from mlx_distill.records import Request
-from mlx_distill.teachers.base import BatchResult, BatchState, Reply, RetryableError
-
-if TYPE_CHECKING:
-    from mlx_distill.teachers.anthropic_client import AnthropicClient
+from mlx_distill.errors import TeacherError
+from mlx_distill.records import Answer, Request, Usage
+from mlx_distill.teachers.base import (
+    BatchGoneError,
+    BatchResult,
+    BatchState,
+    MalformedResponseError,
+    PromptError,
+    Reply,
+    RetryableError,
+)
+from mlx_distill.teachers.http_utils import (
+    HttpTeacher,
+    client_options,
+    is_valid_key,
+    rate_limits,
+    text_of,
+    token_count,
+)
+from mlx_distill.teachers.pricing import PRICES
 
 STREAM_ABOVE_TOKENS = 8192
 """Longer answers are streamed: the SDK refuses to wait for them in one piece (for some models above 8,192 tokens)."""
@@ -26,6 +42,216 @@ MAX_SECONDS_PER_TOKEN = 0.1
 """Added to the deadline for each token of `max_tokens`."""
 BATCH_FRAME_BYTES = 128
 """Upper bound of what surrounds the parameters of a request in a batch: its custom_id and the braces."""
+CONSOLE = "platform.claude.com"
+NO_BATCH_ADVICE = "Leave out --batch (in distill.toml: batch) to send single requests."
+RATE_LIMITS: Mapping[str, Literal["requests", "input tokens", "output tokens"]] = {
+    "anthropic-ratelimit-requests": "requests",
+    "anthropic-ratelimit-input-tokens": "input tokens",
+    "anthropic-ratelimit-output-tokens": "output tokens",
+}
+FINAL_BATCH_ERRORS = frozenset({"invalid_request_error", "request_too_large", "not_found_error", "permission_error"})
+"""Errors of a batch's request that would come again."""
+BATCH_ENDS = {"expired": "it expired", "canceled": "it was cancelled"}
+
+
+class AnthropicTeacher(HttpTeacher):
+    """A model of the Messages API. The SDK reads ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL."""
+
+    terms = (
+        "Anthropic's terms of service apply to training on Claude's answers: a model that competes with theirs needs "
+        "their permission."
+    )
+    max_retry_tokens = STREAM_ABOVE_TOKENS
+    max_requests = 100_000
+    max_bytes = 250_000_000
+    """The API allows 256 MB. The difference covers what the SDK encodes differently."""
+
+    service = "Anthropic"
+    balance_codes = frozenset(
+        {
+            "billing_error",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
+            "linked_organization_spend_limit_reached",
+            "linked_organization_billing_unavailable",
+        }
+    )
+    balance_words = ("credit balance", "usage limit")
+    too_long_words = ("prompt is too long", "exceed context limit", "context window")
+    blocked_words = ("content filtering",)
+    key_advice = f"Set ANTHROPIC_API_KEY to a key from {CONSOLE} (export ANTHROPIC_API_KEY=...)."
+    account_advice = f"Add credit or raise the limit at {CONSOLE}, then run the same command again."
+    model_advice = f"Choose another model, or allow it for this key at {CONSOLE}."
+
+    def __init__(self, model: str, max_seconds: float = MAX_SECONDS) -> None:
+        super().__init__(anthropic, f"anthropic:{model}", model, max_seconds)
+        self.billed_model = model
+
+    def connect(self) -> anthropic.AsyncAnthropic:
+        try:
+            http = anthropic.DefaultAsyncHttpxClient(**client_options())
+            connection = anthropic.AsyncAnthropic(max_retries=0, http_client=http)
+        except (anthropic.AnthropicError, ValueError) as error:
+            raise TeacherError(f"The Anthropic SDK cannot be set up: {error}", self.key_advice) from error
+        headers = {name.lower() for name in connection.default_headers}
+        if connection.credentials is None and not headers & {"authorization", "x-api-key"}:
+            raise TeacherError("No API key: ANTHROPIC_API_KEY is not set.", self.key_advice)
+        self.secrets = (connection.api_key, connection.auth_token)
+        if any(secret and not is_valid_key(secret) for secret in self.secrets):
+            raise TeacherError(
+                "ANTHROPIC_API_KEY has a space, a line break or another invalid character.", self.key_advice
+            )
+        return connection
+
+    def deadline_seconds(self, request: Request) -> float:
+        return self.max_seconds + MAX_SECONDS_PER_TOKEN * request.max_tokens
+
+    async def send(self, request: Request) -> Reply:
+        """Send one live request; stream it if the answer may be long."""
+        values = parameters(self.model, request)
+        if request.max_tokens > STREAM_ABOVE_TOKENS:
+            message, headers = await self._stream(values)
+        else:
+            response = await self.connection.messages.with_raw_response.create(**values)
+            message, headers = await response.parse(), response.headers
+        return Reply(self._answer(message), rate_limits(headers, RATE_LIMITS))
+
+    async def _stream(self, values: Mapping[str, Any]) -> tuple[Message, Mapping[str, str]]:
+        async with self.connection.messages.stream(**values) as stream:
+            headers = stream.response.headers
+            kind = headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):  # another attempt would bring the same
+                raise MalformedResponseError(
+                    f"{self.address} does not stream: it answered with {kind or 'no content type'}.",
+                    "Set max_tokens to 8192 or less, or check ANTHROPIC_BASE_URL and any proxy.",
+                )
+            ended = False
+            async for event in stream:
+                ended = ended or event.type == "message_stop"
+            if not ended:
+                raise RetryableError("the stream broke off")
+            return await stream.get_final_message(), headers
+
+    async def sort_status(self, error: anthropic.APIStatusError) -> Exception:
+        status, kind = error.status_code, str(error.type or "")
+        message = self.clean(error.api_message or error.message)
+        if kind == "not_found_error":
+            near = difflib.get_close_matches(self.model, [name for name in PRICES if name != self.model], n=1)
+            return TeacherError(
+                f"{self.address} has no model {self.model!r} ({status}): {message}",
+                f"Did you mean anthropic:{near[0]}?" if near else f"Known models: {', '.join(PRICES)}.",
+            )
+        if status == 404:
+            return TeacherError(f"{self.address} has no Messages API (404): {message}", "Check ANTHROPIC_BASE_URL.")
+        return self.sort_error(status, error.error_code or "", kind, message, error.response.headers)
+
+    @asynccontextmanager
+    async def sorted_errors(self, missing: str = "") -> AsyncIterator[None]:
+        """Turn the SDK's errors into those of the protocol; a 404 means that the batch `missing` is gone."""
+        async with super().sorted_errors():
+            try:
+                yield
+            except anthropic.CredentialsError as error:
+                message = f"The Anthropic credentials cannot be used: {self.clean(error)}"
+                raise TeacherError(message, self.key_advice) from error
+            except anthropic.NotFoundError as error:
+                if not missing:
+                    raise
+                raise BatchGoneError(f"{missing} is gone") from error
+
+    # The Message Batches API
+
+    def size_bytes(self, request: Request) -> int:
+        return len(json.dumps(parameters(self.model, request)).encode()) + BATCH_FRAME_BYTES
+
+    async def create(self, requests: Mapping[str, Request]) -> BatchState:
+        entries = [{"custom_id": name, "params": parameters(self.model, each)} for name, each in requests.items()]
+        try:
+            async with self.sorted_errors():
+                return self._state(await self.connection.messages.batches.create(requests=entries))
+        except PromptError as error:
+            raise TeacherError(f"Anthropic refused the batch: {error.reason}.", NO_BATCH_ADVICE) from error
+        except TeacherError as error:
+            if isinstance(error.__cause__, anthropic.NotFoundError):
+                raise TeacherError(f"{self.address} has no batches (404).", NO_BATCH_ADVICE) from error
+            raise
+
+    async def retrieve(self, batch_id: str) -> BatchState:
+        async with self.sorted_errors(missing=batch_id):
+            return self._state(await self.connection.messages.batches.retrieve(batch_id))
+
+    async def list_since(self, moment: datetime) -> list[BatchState]:
+        found: list[BatchState] = []
+        async with self.sorted_errors(missing=f"the list of batches at {self.address}"):
+            async for batch in self.connection.messages.batches.list(limit=100):  # the newest first
+                state = self._state(batch)
+                if state.created_at < moment:
+                    break
+                found.append(state)
+        return found
+
+    async def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
+        async with self.sorted_errors(missing=batch_id):
+            try:
+                lines = await self.connection.messages.batches.results(batch_id)
+            except anthropic.APIError:
+                raise
+            except anthropic.AnthropicError as error:  # it has no results_url: results are deleted after 29 days
+                raise BatchGoneError(f"the results of {batch_id} are gone") from error
+            try:
+                async for line in lines:
+                    result = self._result(line)
+                    if result:
+                        yield result
+            finally:
+                await lines.close()
+
+    def _malformed(self, expected: str) -> MalformedResponseError:
+        return MalformedResponseError(
+            f"{self.address} does not speak the Messages API: its response is not a {expected}.",
+            "Check ANTHROPIC_BASE_URL and any proxy in between.",
+        )
+
+    def _answer(self, message: object) -> Answer:
+        # The SDK does not check shapes: a login page arrives as text, any JSON as a Message without content.
+        if not isinstance(message, Message):
+            raise self._malformed("message")
+        try:
+            return Answer(
+                text="".join(block.text for block in message.content if block.type == "text"),
+                stop_reason=text_of(message.stop_reason) or "unknown",
+                model=text_of(message.model),
+                usage=_usage(message),
+                detail=self.clean(_detail(message)),
+            )
+        except (AttributeError, TypeError) as error:
+            raise self._malformed("message") from error
+
+    def _state(self, batch: object) -> BatchState:
+        try:
+            assert isinstance(batch, MessageBatch) and batch.id
+            assert isinstance(batch.created_at, datetime) and isinstance(batch.expires_at, datetime)
+            counts = batch.request_counts
+            n_done = counts.succeeded + counts.errored + counts.canceled + counts.expired
+            n_requests = n_done + counts.processing
+        except (AssertionError, AttributeError, TypeError) as error:
+            raise self._malformed("batch") from error
+        ended = batch.processing_status == "ended"
+        return BatchState(batch.id, batch.created_at, batch.expires_at, n_requests, n_done, ended)
+
+    def _result(self, line: MessageBatchIndividualResponse) -> BatchResult | None:
+        """Return the result of a request; None if the line cannot be read."""
+        try:
+            result = line.result
+            if result.type == "succeeded":
+                return BatchResult(line.custom_id, self._answer(result.message))
+            if result.type == "errored":
+                error = result.error.error
+                reason = f"{error.type}: {self.clean(error.message)}"
+                return BatchResult(line.custom_id, None, reason, retryable=error.type not in FINAL_BATCH_ERRORS)
+            return BatchResult(line.custom_id, None, BATCH_ENDS[result.type], retryable=result.type == "expired")
+        except (AttributeError, KeyError, TypeError, MalformedResponseError):
+            return None
 
 
 def parameters(model: str, request: Request) -> dict[str, Any]:
@@ -39,71 +265,25 @@ def parameters(model: str, request: Request) -> dict[str, Any]:
     return {**values, "system": system} if system else values
 
 
-class AnthropicTeacher:
-    """A model of the Messages API. The SDK reads ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL."""
-
-    terms = (
-        "Anthropic's terms of service apply to training on Claude's answers: a model that competes with theirs needs "
-        "their permission."
+def _usage(message: Message) -> Usage:
+    used: Any = message.usage
+    if used is None:  # gateways leave out what the SDK's types promise
+        return Usage()
+    details = used.output_tokens_details
+    return Usage(
+        input_tokens=token_count(used.input_tokens),
+        output_tokens=token_count(used.output_tokens),
+        cache_creation_tokens=token_count(used.cache_creation_input_tokens),
+        cache_read_tokens=token_count(used.cache_read_input_tokens),
+        thinking_tokens=token_count(details.thinking_tokens) if details else 0,
     )
-    max_retry_tokens = STREAM_ABOVE_TOKENS
-    max_requests = 100_000
-    max_bytes = 250_000_000
-    """The API allows 256 MB. The difference covers what the SDK encodes differently."""
 
-    def __init__(self, model: str, max_seconds: float = MAX_SECONDS) -> None:
-        self.name = f"anthropic:{model}"
-        self.billed_model = model
-        self._max_seconds = max_seconds
-        self._client: AnthropicClient | None = None
 
-    async def __aenter__(self) -> Self:
-        from mlx_distill.teachers.anthropic_client import AnthropicClient
-
-        self._client = AnthropicClient(self.billed_model)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
-
-    @property
-    def client(self) -> AnthropicClient:
-        """The connection; only inside `async with teacher:`."""
-        if self._client is None:
-            raise RuntimeError("use the teacher inside `async with teacher:`")
-        return self._client
-
-    async def complete(self, request: Request) -> Reply:
-        """Send one live request; stream it if the answer may be long."""
-        started = time.monotonic()
-        deadline = self._max_seconds + MAX_SECONDS_PER_TOKEN * request.max_tokens
-        stream = request.max_tokens > STREAM_ABOVE_TOKENS
-        try:
-            async with asyncio.timeout(deadline):
-                reply = await self.client.message(parameters(self.billed_model, request), stream=stream)
-        except TimeoutError as error:
-            raise RetryableError(f"no complete answer within {deadline:g} s") from error
-        return Reply(structs.replace(reply.answer, seconds=time.monotonic() - started), reply.rate_limits)
-
-    # The Message Batches API: many requests at half price, answered within a day
-
-    def size_bytes(self, request: Request) -> int:
-        return len(json.dumps(parameters(self.billed_model, request)).encode()) + BATCH_FRAME_BYTES
-
-    async def create(self, requests: Mapping[str, Request]) -> BatchState:
-        return await self.client.create_batch(
-            [{"custom_id": name, "params": parameters(self.billed_model, each)} for name, each in requests.items()]
-        )
-
-    async def retrieve(self, batch_id: str) -> BatchState:
-        return await self.client.retrieve_batch(batch_id)
-
-    async def list_since(self, moment: datetime) -> list[BatchState]:
-        return await self.client.list_batches(moment)
-
-    def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
-        return self.client.batch_results(batch_id)
+def _detail(message: Message) -> str:
+    """Return why the answer is not complete, as far as the provider or the message says."""
+    details = message.stop_details
+    if details:
+        return ": ".join(filter(None, [details.category, details.explanation]))
+    if any(block.type == "text" and block.text.strip() for block in message.content):
+        return ""
+    return "thinking only" if any("thinking" in block.type for block in message.content) else "empty"

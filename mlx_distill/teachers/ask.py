@@ -15,18 +15,11 @@ from mlx_distill.records import TeacherRecord, Usage
 from mlx_distill.storage.jsonl import each_jsonl
 from mlx_distill.teachers import signals
 from mlx_distill.teachers.base import BatchTeacher, RetryPolicy, Teacher
-from mlx_distill.teachers.batches import BatchRunner, prompt_keys_in_batches
-from mlx_distill.teachers.pending import (
-    AnswerSummary,
-    BatchMode,
-    FailedPrompt,
-    PendingRequest,
-    Plan,
-    Requests,
-    make_plan,
-)
-from mlx_distill.teachers.pricing import Budget, UsageReport, cost_of, max_input_tokens, worst_case_usd
+from mlx_distill.teachers.batches import BatchRunner
+from mlx_distill.teachers.pending import AnswerSummary, BatchMode, FailedPrompt, PendingRequest, Requests, make_plan
+from mlx_distill.teachers.pricing import Budget, UsageReport, cost_of, is_paid, max_input_tokens, worst_case_usd
 from mlx_distill.teachers.runner import Runner
+from mlx_distill.teachers.session import Session
 from mlx_distill.teachers.store import AnswerStore
 
 BYTES_PER_TOKEN = 3.0
@@ -103,57 +96,42 @@ def ask(
     looked at. Raises InputError for a missing price, a locked folder or damaged files. What stops the run later
     (TeacherError, BudgetError, Interrupted) is returned in `stopped_by`: every answer that arrived is saved.
     """
-    budget, policy, began = budget or Budget(), policy or RetryPolicy(), time.monotonic()
+    budget, began = budget or Budget(), time.monotonic()
     _check_batches(teacher, batch_mode)
     with AnswerStore(journal, budget, report) as store:
-
-        def plan_again(in_batches: Collection[str], retry: Collection[str]) -> Plan:
-            return make_plan(
-                requests, journal, max_retry_tokens=teacher.max_retry_tokens, retry=retry, in_batches=in_batches
-            )
-
-        plan = plan_again(prompt_keys_in_batches(store) if batch_mode else (), retry)
-        ours = [batch for batch in store.batches if batch.teacher == teacher.name]
-        paid = is_paid(teacher, budget) and bool(plan.missing or ours)
-        if paid:
+        session = Session(
+            teacher,
+            requests,
+            store,
+            retry=retry,
+            with_batches=batch_mode is not None,
+            policy=policy or RetryPolicy(),
+            report=report,
+            job=job,
+        )
+        if session.paid and (session.plan.missing or teacher.name in {batch.teacher for batch in store.batches}):
             budget.price_of(teacher.billed_model)
-        runners: list[BatchRunner | Runner] = []
         if batch_mode and isinstance(teacher, BatchTeacher) and (store.batches or batch_mode == "all"):
-            batch_runner = BatchRunner(
-                teacher, plan, store, paid=paid, make_plan=plan_again, retry=retry, mode=batch_mode,
-                policy=policy, report=report, job=job,
-            )  # fmt: skip
-            signals.run(batch_runner.run(), batch_runner.interrupt, loop_factory)
-            runners.append(batch_runner)
-            plan = batch_runner.plan
-        if plan.missing and batch_mode in (None, "off") and not any(each.stopped_by for each in runners):
-            runner = Runner(
-                teacher, plan, store, paid=paid, concurrency=concurrency, policy=policy, report=report, job=job
-            )
-            signals.run(runner.run(), runner.interrupt, loop_factory)
-            runners.append(runner)
-        failed = tuple(item for each in runners for item in each.failed)
-        stopped_by = next((each.stopped_by for each in runners if each.stopped_by), None)
-        if isinstance(stopped_by, BudgetError):
-            stopped_by = _over_budget(teacher, plan, failed, store, batch=batch_mode in ("wait", "all"))
+            batch_runner = BatchRunner(session, teacher, batch_mode)
+            session.run(batch_runner.run, batch_runner.interrupt, loop_factory)
+        if session.plan.missing and batch_mode in (None, "off") and not session.stopped_by:
+            runner = Runner(session, concurrency)
+            session.run(runner.run, runner.interrupt, loop_factory)
+        if isinstance(session.stopped_by, BudgetError):
+            session.stopped_by = _over_budget(session, batch=batch_mode in ("wait", "all"))
         return AskResult(
             journal=journal,
-            keys=plan.keys,
-            known=plan.known,
-            n_new=sum(each.n_new for each in runners),
-            cost_usd=sum(each.cost_usd for each in runners),
-            failed=failed,
-            in_batches=plan.in_batches,
+            keys=session.plan.keys,
+            known=session.plan.known,
+            n_new=len(session.new_keys),
+            cost_usd=session.cost_usd,
+            failed=tuple(session.failed),
+            in_batches=session.plan.in_batches,
             seconds=time.monotonic() - began,
             usage=store.run_report(),
             total_usage=store.report(),
-            stopped_by=stopped_by,
+            stopped_by=session.stopped_by,
         )
-
-
-def is_paid(teacher: Teacher, budget: Budget) -> bool:
-    """Return whether the teacher's costs are counted."""
-    return bool(teacher.billed_model and budget.track_costs)
 
 
 def _check_batches(teacher: Teacher, batch_mode: BatchMode | None) -> None:
@@ -206,7 +184,7 @@ def estimate(
     _check_batches(teacher, batch_mode)
     budget = budget or Budget()
     store = AnswerStore(journal, budget).read()
-    in_batches = prompt_keys_in_batches(store) if batch_mode else ()
+    in_batches = store.keys_in_batches() if batch_mode else ()
     plan = make_plan(requests, journal, max_retry_tokens=teacher.max_retry_tokens, retry=retry, in_batches=in_batches)
     if batch_mode == "wait":
         plan.missing.clear()
@@ -238,11 +216,10 @@ def estimate(
     )
 
 
-def _over_budget(
-    teacher: Teacher, plan: Plan, failed: Collection[FailedPrompt], store: AnswerStore, *, batch: bool
-) -> BudgetError:
+def _over_budget(session: Session, *, batch: bool) -> BudgetError:
     """Return the error for a reached cap: what was spent, what is left, and the cap that would be enough."""
-    done = {*plan.known, *(item.key for item in failed)}
+    teacher, plan, store = session.teacher, session.plan, session.store
+    done = {*plan.known, *(item.key for item in session.failed)}
     left = [each for each in plan.missing if each.key not in done]
     output_tokens, _ = _mean_output_tokens(plan.known.values())
     likely, worst = _costs(teacher, left, output_tokens, store.budget, batch=batch)

@@ -10,36 +10,33 @@ import asyncio
 import secrets
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from msgspec import structs
 
-from mlx_distill.errors import BudgetError, DistillError, InputError, Interrupted, TeacherError
-from mlx_distill.events import Note, Report, Warning
+from mlx_distill.errors import BudgetError, TeacherError
+from mlx_distill.events import Note, Warning
 from mlx_distill.formatting import format_duration, format_time_of_day, plural
-from mlx_distill.records import Request, TeacherRecord
+from mlx_distill.records import TeacherRecord
 from mlx_distill.storage import files
-from mlx_distill.storage.atomic import remove_empty, write_jsonl
-from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
+from mlx_distill.storage.jsonl import each_jsonl
 from mlx_distill.teachers.base import (
+    MAX_RETRY_AFTER_SECONDS,
     BatchGoneError,
     BatchState,
     BatchTeacher,
     MalformedResponseError,
+    PromptError,
     RetryableError,
-    RetryPolicy,
-    Teacher,
 )
-from mlx_distill.teachers.pending import BatchMode, FailedPrompt, PendingRequest, Plan
-from mlx_distill.teachers.pricing import worst_case_usd
-from mlx_distill.teachers.progress import ProgressReporter
-from mlx_distill.teachers.runner import call_with_retries
-from mlx_distill.teachers.signals import handle_signals
-from mlx_distill.teachers.store import ROUNDING_USD, AnswerStore, PendingBatch
+from mlx_distill.teachers.pending import BatchMode, FailedPrompt, PendingRequest
+from mlx_distill.teachers.session import BATCHES_CONTINUE, Session
+from mlx_distill.teachers.store import ROUNDING_USD, PendingBatch
+
+Result = TypeVar("Result")
 
 KEPT = timedelta(days=29)
 """How long the provider keeps the results of a batch."""
@@ -52,62 +49,14 @@ CLOCK_SLACK = timedelta(days=2)
 LISTED_AFTER_SECONDS = 120.0
 """A batch that is not in the provider's list after this time was not created."""
 LIST_EVERY_SECONDS = 10.0
-KEY_LENGTH = 48
-"""Hex digits of the request's key in a custom_id."""
-COME_BACK = "Batches continue without this machine: run the same command again to import their answers."
-
-PlanMaker = Callable[[Collection[str], Collection[str]], Plan]
-"""Makes a plan from the prompt keys in batches, and the completion statuses to retry."""
-
-
-def custom_id(batch_name: str, pending: PendingRequest) -> str:
-    """Return the id of a request in a batch: at most 64 letters, digits and -."""
-    return f"{batch_name}-{pending.request.key[:KEY_LENGTH]}"
-
-
-def read_requests(folder: Path, batch: PendingBatch) -> dict[str, PendingRequest]:
-    """Return the requests of a pending batch by custom_id."""
-    path = folder / f"{batch.name}.jsonl"
-    advice = (
-        "It has the requests of a pending batch: restore it from a copy. To give up the batch, remove it from "
-        f'"batches" in {folder.parent / files.SPENDING}.'
-    )
-    requests = {custom_id(batch.name, each): each for each in read_jsonl(path, PendingRequest.from_json, advice)}
-    if len(requests) != batch.n_requests:
-        raise InputError(f"{path} has {len(requests)} requests instead of {batch.n_requests}.", advice)
-    return requests
-
-
-def prompt_keys_in_batches(store: AnswerStore) -> set[str]:
-    """Return the prompt keys that pending batches will answer."""
-    folder = store.folder / files.BATCHES
-    return {pending.request.prompt_key for batch in store.batches for pending in read_requests(folder, batch).values()}
 
 
 class BatchRunner:
     """Imports the pending batches of a teacher. Unless the mode is off, it submits new ones and waits for all."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        plan: Plan,
-        store: AnswerStore,
-        *,
-        paid: bool,
-        make_plan: PlanMaker,
-        retry: Collection[str],
-        mode: BatchMode,
-        policy: RetryPolicy,
-        report: Report,
-        job: str,
-    ) -> None:
-        assert isinstance(teacher, BatchTeacher)
-        self._teacher, self._store, self._paid, self._mode = teacher, store, paid, mode
-        self._client: BatchTeacher = teacher
-        self._make_plan, self._retry, self._policy, self._report = make_plan, retry, policy, report
-        self._folder = store.folder / files.BATCHES
-        self._progress = ProgressReporter(report, job, len(plan.unique))
-        self._plan, self._plan_is_stale = plan, False
+    def __init__(self, session: Session, client: BatchTeacher, mode: BatchMode) -> None:
+        self._session, self._client, self._mode = session, client, mode
+        self._store, self._report, self._teacher = session.store, session.report, session.teacher
         self._tries: Counter[str] = Counter()
         self._unanswered: dict[str, str] = {}
         """Prompt keys that a batch left unanswered or truncated, and why."""
@@ -117,70 +66,33 @@ class BatchRunner:
         self._submitting = False
         self._n_not_created = 0
         self._main: asyncio.Task[None] | None = None
-        self._signal: signal.Signals | None = None
-        self.n_new = 0
-        self.stopped_by: DistillError | None = None
-
-    @property
-    def plan(self) -> Plan:
-        """What is missing now."""
-        if self._plan_is_stale:
-            self._plan = self._make_plan(prompt_keys_in_batches(self._store), self._retry)
-            self._plan_is_stale = False
-        return self._plan
-
-    @property
-    def cost_usd(self) -> float:
-        """Cost of the imported answers, as far as it is known."""
-        return self._progress.cost_usd
-
-    @property
-    def failed(self) -> list[FailedPrompt]:
-        """Requests that no batch will answer. If the mode is off, live requests may."""
-        if self._mode == "off":
-            return []
-        missing = [(each, self._given_up.get(each.request.prompt_key)) for each in self.plan.missing]
-        return [FailedPrompt(each.prompt.id, each.key, why) for each, why in missing if why and not each.has_answer]
 
     def interrupt(self, which: signal.Signals) -> None:
         """Stop; but wait for a submission, unless this is called again."""
-        again, self._signal = self._signal is not None, which
+        again, self._session.signal = self._session.signal is not None, which
         if self._main and (again or not self._submitting):
             self._main.cancel()
         elif self._main:
             self._report(Warning("Stopping when the batch is submitted. Press Ctrl-C again to stop at once."))
 
     async def run(self) -> None:
-        """Import and submit. What stopped the run is in `stopped_by`."""
-        self._time = asyncio.get_running_loop().time
-        self._remove_orphans()
-        with handle_signals(self.interrupt):
-            self._main = asyncio.create_task(self._run())
-            try:
-                await self._main
-            except asyncio.CancelledError:
-                if self._signal is None:
-                    raise
-            except DistillError as error:
-                self.stopped_by = error
-            if self._signal:
-                n_pending = len(self.plan.in_batches)
-                self.stopped_by = Interrupted(
-                    f"{len(self.plan.known):,} of {len(self.plan.unique):,} answers are saved in {self._store.journal}"
-                    + (f", {n_pending:,} are in batches." if n_pending else "."),
-                    COME_BACK,
-                    exit_code=128 + self._signal,
-                )
-
-    async def _run(self) -> None:
-        async with self._teacher:
-            if self._teacher.terms and self._mode == "all":
-                self._report(Note(self._teacher.terms))
-            for name in {batch.teacher for batch in self._store.batches} - {self._teacher.name}:
-                self._report(Note(f"A batch of {name} is pending too. To import it: collect --wait --teacher {name}"))
+        """Import and submit. Raises what stops the run. If the mode is off, live requests follow."""
+        self._time, self._main = asyncio.get_running_loop().time, asyncio.current_task()
+        self._store.remove_orphans()
+        if self._teacher.terms and self._mode == "all":
+            self._report(Note(self._teacher.terms))
+        for name in {batch.teacher for batch in self._store.batches} - {self._teacher.name}:
+            self._report(Note(f"A batch of {name} is pending too. To import it: collect --wait --teacher {name}"))
+        try:
             await self._import_all(wait=self._mode == "wait")
             while self._mode != "off" and await self._submit_missing():
                 await self._import_all(wait=True)
+        finally:
+            self._session.replan()
+            for pending in self._session.plan.missing if self._mode != "off" else ():
+                reason = self._given_up.get(pending.request.prompt_key)
+                if reason and not pending.has_answer:
+                    self._session.failed.append(FailedPrompt(pending.prompt.id, pending.key, reason))
 
     @property
     def _batches(self) -> list[PendingBatch]:
@@ -190,8 +102,8 @@ class BatchRunner:
 
     async def _submit_missing(self) -> bool:
         """Submit what is missing, as far as the cap allows; return whether there is a batch to wait for."""
-        missing = deque(each for each in self.plan.missing if self._is_wanted(each.request.prompt_key))
-        self._retry = ()  # the user's retries are sent once
+        missing = deque(each for each in self._session.plan.missing if self._is_wanted(each.request.prompt_key))
+        self._session.retry = ()  # the user's retries are sent once
         n_submitted = 0
         while missing:
             chunk = self._next_chunk(missing)
@@ -199,7 +111,7 @@ class BatchRunner:
                 break
             await self._submit(chunk)
             n_submitted += 1
-        if self._signal:
+        if self._session.signal:
             raise asyncio.CancelledError
         if missing and not self._batches:
             raise BudgetError("The next batch could exceed the cap.")
@@ -221,8 +133,7 @@ class BatchRunner:
         chunk: list[tuple[PendingRequest, float]] = []
         left_usd, left_bytes = self._store.left_usd + ROUNDING_USD, self._client.max_bytes
         while missing and len(chunk) < self._client.max_requests:
-            request = missing[0].request
-            size, worst = self._client.size_bytes(request), self._worst_usd(request) if self._paid else 0.0
+            size, worst = self._client.size_bytes(missing[0].request), self._session.worst_usd(missing[0], batch=True)
             if worst is None or size > self._client.max_bytes:
                 self._give_up(missing.popleft(), "it is too long for a batch, or for the known price")
                 continue
@@ -232,19 +143,13 @@ class BatchRunner:
             chunk.append((missing.popleft(), worst))
         return chunk
 
-    def _worst_usd(self, request: Request) -> float | None:
-        price = self._store.budget.price_of(self._teacher.billed_model)
-        return worst_case_usd(price, request.messages, request.max_tokens, batch=True)
-
     async def _submit(self, chunk: Sequence[tuple[PendingRequest, float]]) -> None:
         name = secrets.token_hex(4)
-        named = {custom_id(name, pending): pending for pending, _ in chunk}
-        requests = {each: pending.request for each, pending in named.items()}
-        write_jsonl(self._folder / f"{name}.jsonl", [pending.to_json() for pending in named.values()])
         usd = sum(worst for _, worst in chunk)
-        batch = PendingBatch(name, self._teacher.name, len(named), usd, datetime.now(UTC).isoformat())
-        self._store.set_batch(batch)
-        self._plan_is_stale = self._submitting = True
+        batch = PendingBatch(name, self._teacher.name, len(chunk), usd, datetime.now(UTC).isoformat())
+        requests = {batch.custom_id(pending): pending.request for pending, _ in chunk}
+        self._store.add_batch(batch, (pending for pending, _ in chunk))
+        self._submitting = True
         try:
             state = await self._call(lambda: self._client.create(requests), only_free=True)
         except (RetryableError, MalformedResponseError) as error:
@@ -267,7 +172,7 @@ class BatchRunner:
             worst = f", at most {usd:.2f} USD" if usd else ""
             self._report(
                 Note(
-                    f"Batch {state.id}: {plural(len(named), 'request')}{worst}. It continues without this machine and "
+                    f"Batch {state.id}: {plural(len(chunk), 'request')}{worst}. It continues without this machine and "
                     f"ends by {state.expires_at.astimezone():%a %H:%M} at the latest."
                 )
             )
@@ -311,18 +216,16 @@ class BatchRunner:
             if not wait or not self._batches:
                 return
             n_polls += 1
-            await asyncio.sleep(self._policy.wait_seconds(n_polls))
+            await asyncio.sleep(self._session.policy.wait_seconds(n_polls))
 
     async def _poll(self, batch: PendingBatch) -> None:
         try:
             if not batch.id:
-                self._plan_is_stale = True
                 age = datetime.now(UTC) - datetime.fromisoformat(batch.submitted_at)
                 await self._find(batch, age_seconds=age.total_seconds())
                 return
             state = self._states[batch.id] = await self._call(lambda: self._client.retrieve(batch.id))
             if state.ended:
-                self._plan_is_stale = True
                 await self._call(lambda: self._import(batch))
         except BatchGoneError as error:
             if datetime.now(UTC) - datetime.fromisoformat(batch.submitted_at) < KEPT:  # probably another key
@@ -338,7 +241,7 @@ class BatchRunner:
 
     async def _import(self, batch: PendingBatch) -> None:
         """Bring the results of an ended batch into the journal, each once. After an error the same call continues."""
-        requests, paid = read_requests(self._folder, batch), batch.usd > 0.0
+        requests, paid = self._store.read_batch(batch), batch.usd > 0.0
         saved = {
             record.key
             for _, record in each_jsonl(self._store.journal, TeacherRecord.from_json, torn_end=True)
@@ -358,15 +261,12 @@ class BatchRunner:
                 if result.answer is None:
                     self._left_unanswered(pending, result.reason, retryable=result.retryable)
                     continue
-                record = pending.record(result.answer, batch.id)
-                if paid:
-                    record = structs.replace(record, cost_usd=self._store.cost_of(record, batch=True))
-                    unknown += [result.custom_id] if record.cost_usd is None else []
+                record = self._session.record(pending, result.answer, paid=paid, batch=batch.id)
+                if paid and record.cost_usd is None:
+                    unknown.append(result.custom_id)
                 if record.key not in saved:
                     saved.add(record.key)
-                    self._store.add(record, durable=False)
-                    self.n_new += 1
-                    self._progress.cost_usd += record.cost_usd or 0.0
+                    self._session.save(record)
                 if record.completion_status == "max_tokens":
                     self._unanswered[pending.request.prompt_key] = "truncated"
         if n_foreign and not seen:
@@ -388,7 +288,7 @@ class BatchRunner:
             self._left_unanswered(requests[each], "no result came", retryable=True)
         self._store.flush()
         lost = [*unknown, *missing] if batch.usd else []
-        self._close(batch, sum(self._worst_usd(requests[each].request) or 0.0 for each in lost), len(lost))
+        self._close(batch, sum(self._session.worst_usd(requests[each], batch=True) or 0.0 for each in lost), len(lost))
         reasons = Counter(reason for reason in seen.values() if reason)
         n_left = reasons.total()
         why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons.most_common(3))
@@ -403,25 +303,40 @@ class BatchRunner:
 
     def _give_up(self, pending: PendingRequest, reason: str) -> None:
         self._given_up[pending.request.prompt_key] = reason
-        self._progress.warn_once(f"{pending.prompt.id} is skipped: {reason}.", reason)
+        self._session.warn(f"{pending.prompt.id} is skipped: {reason}.", reason)
 
     def _close(self, batch: PendingBatch, unknown_usd: float = 0.0, n_unknown: int = 0) -> None:
-        self._plan_is_stale = True
         self._store.close_batch(batch, unknown_usd=unknown_usd, n_unknown=n_unknown)
-        self._remove_orphans()
+        self._session.replan()
 
-    def _remove_orphans(self) -> None:
-        """Remove the requests of batches that are not pending; a kill may leave some."""
-        pending = {batch.name for batch in self._store.batches}
-        for file in self._folder.glob("*.jsonl"):
-            if file.stem not in pending:
-                file.unlink()
-        remove_empty([self._folder])
+    async def _call(self, call: Callable[[], Awaitable[Result]], *, only_free: bool = False) -> Result:
+        """Return the result of `call`; retry it while the provider cannot be reached.
 
-    async def _call(self, call: Callable[[], Any], *, only_free: bool = False) -> Any:
-        return await call_with_retries(
-            call, self._policy, self._progress, self._teacher.name, next_step=COME_BACK, only_free=only_free
-        )
+        Raises TeacherError if the provider rejects it or stays out of reach. With `only_free`, a RetryableError of a
+        call that may have succeeded is raised at once.
+        """
+        policy, name = self._session.policy, self._teacher.name
+        deadline, n_failures = self._time() + policy.limit_seconds, 0
+        while True:
+            try:
+                return await call()
+            except PromptError as error:
+                raise TeacherError(f"{name}: {error.reason}.") from error
+            except RetryableError as error:
+                if only_free and error.may_be_charged:
+                    raise
+                n_failures += 1
+                wait = policy.wait_seconds(n_failures, error.retry_after)
+                if self._time() >= deadline or (error.retry_after or 0.0) > MAX_RETRY_AFTER_SECONDS:
+                    limit = format_duration(policy.limit_seconds)
+                    message = f"{name} has not answered for {limit}: {error.reason}."
+                    raise TeacherError(message, BATCHES_CONTINUE) from error
+                if error.retry_after:
+                    deadline = max(deadline, self._time() + wait + policy.limit_seconds)
+                else:
+                    wait = min(wait, deadline - self._time())
+                self._session.retrying(error, wait)
+                await asyncio.sleep(wait)
 
     def _report_progress(self) -> None:
         states = [self._states[batch.id] for batch in self._batches if batch.id in self._states]
@@ -430,5 +345,5 @@ class BatchRunner:
             age = datetime.now(UTC) - min(state.created_at for state in states)
             which = f"batch {states[0].id}" if len(states) == 1 else f"{len(states)} batches"
             note = f"waiting for {which}, {format_duration(round(age.total_seconds()))} old"
-        n_done = len(self.plan.known) + sum(state.n_done for state in states)
-        self._progress.progress(min(n_done, len(self.plan.unique)), note)
+        n_done = len(self._session.plan.known) + sum(state.n_done for state in states)
+        self._session.progress(min(n_done, len(self._session.plan.unique)), note)

@@ -1,24 +1,30 @@
-"""What the HTTP providers share: response headers, error sorting, redaction, and limits on responses."""
+"""What the HTTP providers share: deadline, sorted errors, redaction, rate-limit headers and a limit on responses."""
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import httpx2
+from msgspec import structs
 
 from mlx_distill.errors import TeacherError
+from mlx_distill.records import Request
 from mlx_distill.teachers.base import (
     BadRequestError,
     MalformedResponseError,
     MaxTokensError,
     PromptError,
     RateLimit,
+    Reply,
     RetryableError,
 )
 
@@ -27,94 +33,126 @@ MAX_RESPONSE_BYTES = 16 * 2**20
 MAX_MESSAGE_LENGTH = 300
 
 
-@dataclass(frozen=True)
-class ErrorResponse:
-    """An HTTP error, as the sorting needs it."""
+class HttpTeacher(ABC):
+    """A teacher behind an HTTP API, through an SDK whose own retries are off."""
 
-    status: int
-    code: str
-    kind: str
-    message: str
-    """One printable line without secrets."""
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Service:
-    """How a provider words its errors, and what its users can do about them."""
-
-    name: str
-    """Subject of error messages: `Anthropic`, or the address of a server."""
-    model: str
-    balance_codes: frozenset[str]
+    service = ""
+    """Subject of error messages. Default: the server's address."""
+    balance_codes: frozenset[str] = frozenset()
     """Error codes or types of an account without balance."""
-    balance_words: tuple[str, ...]
+    balance_words: tuple[str, ...] = ()
     too_long_words: tuple[str, ...]
     blocked_words: tuple[str, ...]
     key_advice: str
     account_advice: str
     model_advice: str
+    secrets: tuple[str | None, ...] = ()
+    """Never shown, even if the server repeats them."""
+    connection: Any = None
+    """The SDK's client, inside `async with teacher:`."""
 
+    def __init__(self, sdk: Any, name: str, model: str, max_seconds: float) -> None:
+        self._sdk, self.name, self.model, self.max_seconds = sdk, name, model, max_seconds
 
-def sort_error(error: ErrorResponse, service: Service) -> Exception:
-    """Return what an HTTP error means for the run: retry the request, skip the prompt, or stop."""
-    status, kind, message, lower = error.status, error.kind, error.message, error.message.lower()
-    detail = f"({status}): {message}"
-    wait = retry_after(error.headers)
-    if (
-        status == 402
-        or {error.code, kind} & service.balance_codes
-        or any(words in lower for words in service.balance_words)
-    ):
-        return TeacherError(
-            f"The account at {service.name} has no balance or has reached its limit {detail}", service.account_advice
+    @abstractmethod
+    def connect(self) -> Any:
+        """Return the SDK's client and set `secrets`. Raises TeacherError for a missing or invalid key."""
+
+    @abstractmethod
+    async def send(self, request: Request) -> Reply:
+        """Send a request. Raises the SDK's errors."""
+
+    @abstractmethod
+    async def sort_status(self, error: Any) -> Exception:
+        """Return what the SDK's APIStatusError means."""
+
+    async def __aenter__(self) -> Self:
+        self.connection = self.connect()
+        url = self.connection.base_url
+        self.address = f"{url.scheme}://{url.netloc.decode('ascii')}"  # without path and password
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.connection is not None:
+            await self.connection.close()
+            self.connection = None
+
+    def deadline_seconds(self, request: Request) -> float:
+        """Return how long the complete answer may take."""
+        return self.max_seconds
+
+    async def complete(self, request: Request) -> Reply:
+        """Send one request within its deadline."""
+        if self.connection is None:
+            raise RuntimeError("use the teacher inside `async with teacher:`")
+        started, deadline = time.monotonic(), self.deadline_seconds(request)
+        try:
+            async with asyncio.timeout(deadline), self.sorted_errors():
+                reply = await self.send(request)
+        except TimeoutError as error:
+            raise RetryableError(f"no complete answer within {deadline:g} s") from error
+        return Reply(structs.replace(reply.answer, seconds=time.monotonic() - started), reply.rate_limits)
+
+    @asynccontextmanager
+    async def sorted_errors(self) -> AsyncIterator[None]:
+        """Turn the SDK's errors into those of the teacher protocol."""
+        try:
+            yield
+        except self._sdk.APIStatusError as error:
+            raise await self.sort_status(error) from error
+        except (self._sdk.APIConnectionError, httpx2.HTTPError, ResponseTooLargeError) as error:
+            raise self._connection_error(error) from error
+        except (self._sdk.APIResponseValidationError, ValueError, RecursionError) as error:
+            raise RetryableError("the response is damaged") from error
+
+    def sort_error(self, status: int, code: str, kind: str, message: str, headers: Mapping[str, str]) -> Exception:
+        """Return what an HTTP error means for the run: retry the request, skip the prompt, or stop."""
+        lower, detail, service = message.lower(), f"({status}): {message}", self.service or self.address
+        if status == 402 or {code, kind} & self.balance_codes or any(words in lower for words in self.balance_words):
+            return TeacherError(
+                f"The account at {service} has no balance or has reached its limit {detail}", self.account_advice
+            )
+        if status == 401 or kind == "authentication_error":
+            return TeacherError(f"{service} refused the API key {detail}", self.key_advice)
+        if status == 403 or kind == "permission_error":
+            return TeacherError(f"The API key may not use {self.model} at {service} {detail}", self.model_advice)
+        if status == 413 or any(words in f"{code} {lower}" for words in self.too_long_words):
+            return PromptError(f"too long for {self.model} {detail}")
+        if any(words in f"{code} {lower}" for words in self.blocked_words):
+            return PromptError(f"blocked by the provider's filter {detail}")
+        # An error inside a stream has the stream's status, 200: its type says what it is. It may be charged.
+        is_free = status in (429, 503, 529)
+        if is_free or kind in ("rate_limit_error", "overloaded_error"):
+            reason = "rate limit" if status == 429 or kind == "rate_limit_error" else "overloaded"
+            wait = retry_after(headers)
+            return RetryableError(f"{reason} {detail}", retry_after=wait, overloaded=True, may_be_charged=not is_free)
+        if status in (408, 409) or status >= 500 or kind in ("api_error", "timeout_error"):
+            return RetryableError(f"server error {detail}", retry_after=retry_after(headers))
+        rejected = MaxTokensError if "max_tokens" in lower or "max_completion_tokens" in lower else BadRequestError
+        return rejected(
+            f"{service} refused the request {detail}", "Check the model, max_tokens and the system message."
         )
-    if status == 401 or kind == "authentication_error":
-        return TeacherError(f"{service.name} refused the API key {detail}", service.key_advice)
-    if status == 403 or kind == "permission_error":
-        return TeacherError(f"The API key may not use {service.model} at {service.name} {detail}", service.model_advice)
-    if status == 413 or any(words in f"{error.code} {lower}" for words in service.too_long_words):
-        return PromptError(f"too long for {service.model} {detail}")
-    if any(words in f"{error.code} {lower}" for words in service.blocked_words):
-        return PromptError(f"blocked by the provider's filter {detail}")
-    # An error inside a stream has the stream's status, 200: its type says what it is. It may have cost something.
-    if status in (429, 503, 529) or kind in ("rate_limit_error", "overloaded_error"):
-        reason = "rate limit" if status == 429 or kind == "rate_limit_error" else "overloaded"
-        free = status in (429, 503, 529)
-        return RetryableError(f"{reason} {detail}", retry_after=wait, overloaded=True, may_be_charged=not free)
-    if status in (408, 409) or status >= 500 or kind in ("api_error", "timeout_error"):
-        return RetryableError(f"server error {detail}", retry_after=wait)
-    rejected = MaxTokensError if "max_tokens" in lower or "max_completion_tokens" in lower else BadRequestError
-    return rejected(
-        f"{service.name} refused the request {detail}",
-        "Check the model, max_tokens and the system message.",
-    )
 
+    def _connection_error(self, error: BaseException) -> Exception:
+        """Return what a failed connection means. A request that never reached the server costs nothing."""
+        cause = error.__cause__ or error
+        if isinstance(cause, ResponseTooLargeError):
+            return MalformedResponseError(f"{self.address}: {cause}.", "Check the address and any proxy in between.")
+        never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+        return RetryableError(
+            f"no connection to {self.address} ({self.clean(cause) or type(cause).__name__})",
+            may_be_charged=not isinstance(cause, never_sent),
+        )
 
-def connection_error(error: BaseException, address: str, *secrets: str | None) -> Exception:
-    """Return what a failed connection means. A request that never reached the server costs nothing."""
-    cause = error.__cause__ or error
-    if isinstance(cause, ResponseTooLargeError):
-        return MalformedResponseError(f"{address}: {cause}.", "Check the address and any proxy in between.")
-    never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-    return RetryableError(
-        f"no connection to {address} ({clean(cause, *secrets) or type(cause).__name__})",
-        may_be_charged=not isinstance(cause, never_sent),
-    )
-
-
-def clean(text: object, *secrets: str | None) -> str:
-    """Return a server's words as one short printable line, without the secrets that it may repeat."""
-    words = str(text)
-    for secret in secrets:
-        words = words.replace(secret, "[key]") if secret else words
-    line = " ".join("".join(char if char.isprintable() else " " for char in words).split())
-    return line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 1] + "…"
-
-
-def address_of(url: httpx2.URL) -> str:
-    """Return the server of a URL, without path and password."""
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+    def clean(self, text: object) -> str:
+        """Return a server's words as one short printable line, without the secrets that it may repeat."""
+        words = str(text)
+        for secret in filter(None, self.secrets):
+            words = words.replace(secret, "[key]")
+        line = " ".join("".join(char if char.isprintable() else " " for char in words).split())
+        return line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 
 def is_valid_key(key: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 from mlx_distill.config import Config, doc
 from mlx_distill.errors import InputError
 from mlx_distill.records import Messages, TeacherRecord, Usage
+from mlx_distill.teachers.base import Teacher
 
 PRICES_AS_OF = "2026-11-24"
 """The day on which the table was compared with the providers' price pages."""
@@ -91,6 +92,11 @@ class Budget:
                 "false). A model on this machine needs no price: openai:MODEL@http://localhost:11434/v1",
             )
         return price
+
+
+def is_paid(teacher: Teacher, budget: Budget) -> bool:
+    """Return whether the teacher's costs are counted."""
+    return bool(teacher.billed_model and budget.track_costs)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mlx_distill.errors import InputError
+from mlx_distill.errors import InputError, MissingError
 from mlx_distill.teachers.base import Teacher
 
 
@@ -95,7 +95,13 @@ def check_key(spec: str, environment: Mapping[str, str]) -> KeyCheck:
 
 
 def open_teacher(spec: str) -> Teacher:
-    """Return the teacher that `spec` names. It reads keys and files only when it is entered."""
-    module, _, name = provider_of(spec).factory.partition(":")
+    """Return the teacher that `spec` names. It reads keys and files only when it is entered.
+
+    Raises MissingError if it needs a package that is not installed.
+    """
+    provider = provider_of(spec)
+    if provider.package and importlib.util.find_spec(provider.package) is None:
+        raise MissingError(f"{spec} needs the package {provider.package}, which is not installed.", provider.install)
+    module, _, name = provider.factory.partition(":")
     teacher: Teacher = getattr(importlib.import_module(module), name)(spec.partition(":")[2].strip())
     return teacher

@@ -1,16 +1,12 @@
-"""Sends the missing requests of a plan, many at once: one retry policy, one store, one progress reporter."""
+"""Sends the missing requests of a plan live, many at once, and retries them."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
-from msgspec import structs
-
-from mlx_distill.errors import BudgetError, DistillError, Interrupted, TeacherError
-from mlx_distill.events import Note, Report
+from mlx_distill.errors import BudgetError, DistillError, TeacherError
+from mlx_distill.events import Note
 from mlx_distill.formatting import format_duration
 from mlx_distill.teachers.base import (
     MAX_RETRY_AFTER_SECONDS,
@@ -20,17 +16,10 @@ from mlx_distill.teachers.base import (
     PromptError,
     Reply,
     RetryableError,
-    RetryPolicy,
-    Teacher,
 )
 from mlx_distill.teachers.limiter import ConcurrencyLimiter, Permit
-from mlx_distill.teachers.pending import AnswerSummary, FailedPrompt, PendingRequest, Plan, better_request
-from mlx_distill.teachers.pricing import worst_case_usd
-from mlx_distill.teachers.progress import ProgressReporter
-from mlx_distill.teachers.signals import handle_signals
-from mlx_distill.teachers.store import AnswerStore
-
-Result = TypeVar("Result")
+from mlx_distill.teachers.pending import AnswerSummary, FailedPrompt, PendingRequest, better_request
+from mlx_distill.teachers.session import Session
 
 DRAIN_SECONDS = 20.0
 """How long a run that stops waits for answers in flight, which are paid for."""
@@ -44,111 +33,44 @@ MAX_BAD_REQUESTS_IN_A_ROW = 50
 """Stop also if this many are rejected in a row later."""
 
 
-async def call_with_retries(
-    call: Callable[[], Awaitable[Result]],
-    policy: RetryPolicy,
-    progress: ProgressReporter,
-    name: str,
-    *,
-    next_step: str,
-    only_free: bool = False,
-) -> Result:
-    """Return the result of `call`; retry it while the provider cannot be reached.
-
-    Raises TeacherError if the provider rejects it or stays out of reach. With `only_free`, a RetryableError of a call
-    that may have succeeded is raised at once.
-    """
-    time = asyncio.get_running_loop().time
-    deadline, n_failures = time() + policy.limit_seconds, 0
-    while True:
-        try:
-            return await call()
-        except PromptError as error:
-            raise TeacherError(f"{name}: {error.reason}.") from error
-        except RetryableError as error:
-            if only_free and error.may_be_charged:
-                raise
-            n_failures += 1
-            wait = policy.wait_seconds(n_failures, error.retry_after)
-            if time() >= deadline or (error.retry_after or 0.0) > MAX_RETRY_AFTER_SECONDS:
-                limit = format_duration(policy.limit_seconds)
-                raise TeacherError(f"{name} has not answered for {limit}: {error.reason}.", next_step) from error
-            if error.retry_after:
-                deadline = max(deadline, time() + wait + policy.limit_seconds)
-            else:
-                wait = min(wait, deadline - time())
-            progress.retrying(error, wait, policy.limit_seconds)
-            await asyncio.sleep(wait)
-
-
 class Runner:
     """Sends live requests until all are answered or skipped, or something stops the run."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        plan: Plan,
-        store: AnswerStore,
-        *,
-        paid: bool,
-        concurrency: int,
-        policy: RetryPolicy,
-        report: Report,
-        job: str,
-    ) -> None:
-        self._teacher, self._plan, self._store, self._paid = teacher, plan, store, paid
-        self._policy, self._report, self._concurrency = policy, report, concurrency
-        self._progress = ProgressReporter(report, job, len(plan.unique))
-        self._max_retry_tokens = teacher.max_retry_tokens
-        self._n_left = len(plan.missing)
+    def __init__(self, session: Session, concurrency: int) -> None:
+        self._session, self._concurrency = session, concurrency
+        self._max_retry_tokens = session.teacher.max_retry_tokens
+        self._n_left = len(session.plan.missing)
         self._n_bad_requests = 0
         self._last_answer_at = -1.0
         self._outage_deadline: float | None = None
         """When to give up if no request is answered; None while requests succeed."""
         self._in_flight: dict[asyncio.Task[None], float] = {}
-        self._new_keys: set[str] = set()
-        self._skipped: set[str] = set()
+        """When each request was sent."""
         self._closing = False
-        self._signal: signal.Signals | None = None
-        self._stop_now = asyncio.Event()
         self._stop = asyncio.Event()
-        self.failed: list[FailedPrompt] = []
-        self.stopped_by: DistillError | None = None
-
-    @property
-    def n_new(self) -> int:
-        """Requests answered in this run."""
-        return len(self._new_keys)
-
-    @property
-    def cost_usd(self) -> float:
-        """Cost of the answers of this run, as far as it is known."""
-        return self._progress.cost_usd
+        self._stop_now = asyncio.Event()
 
     def interrupt(self, which: signal.Signals) -> None:
         """Stop. Paid answers in flight are waited for, unless this is called again."""
-        if self._closing or self._signal or not self._paid:
+        if self._closing or self._session.signal or not self._session.paid:
             self._stop_now.set()
-        self._signal = which
+        self._session.signal = which
         self._stop.set()
 
     async def run(self) -> None:
-        """Send everything that is missing. What stopped the run is in `stopped_by`."""
+        """Send everything that is missing. Raises what stops the run."""
         self._time = asyncio.get_running_loop().time
-        self._limiter = ConcurrencyLimiter(self._concurrency, self._progress.exhausted)
+        self._limiter = ConcurrencyLimiter(self._concurrency, self._session.exhausted)
         self._slot_freed = asyncio.Event()
-        with handle_signals(self.interrupt):
-            try:
-                async with self._teacher:
-                    if self._teacher.terms:
-                        self._report(Note(self._teacher.terms))
-                    self._report_progress()
-                    await self._send_all()
-            except DistillError as error:
-                self.stopped_by = error
+        if self._session.teacher.terms:
+            self._session.report(Note(self._session.teacher.terms))
+        self._report_progress()
+        await self._send_all()
 
     async def _send_all(self) -> None:
-        workers = [asyncio.create_task(self._work()) for _ in range(min(self._concurrency, len(self._plan.missing)))]
+        workers = [
+            asyncio.create_task(self._work()) for _ in range(min(self._concurrency, len(self._session.plan.missing)))
+        ]
         ended = asyncio.create_task(asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION))
         stop, stop_now = asyncio.create_task(self._stop.wait()), asyncio.create_task(self._stop_now.wait())
         try:
@@ -159,16 +81,10 @@ class Runner:
             for task in (*workers, ended, stop, stop_now):
                 task.cancel()
             outcomes = await asyncio.gather(*workers, return_exceptions=True)
-        if self._signal:
-            n_known, n_all = len(self._plan.known), len(self._plan.unique)
-            raise Interrupted(
-                f"{n_known:,} of {n_all:,} answers are saved in {self._store.journal}.",
-                f"Run the same command again to ask for the {n_all - n_known:,} missing answers.",
-                exit_code=128 + self._signal,
-            )
         errors = [error for error in outcomes if isinstance(error, Exception)]
-        for error in sorted(errors, key=lambda error: isinstance(error, DistillError)):  # bugs come first
-            raise error
+        errors.sort(key=lambda error: isinstance(error, DistillError))  # bugs come first
+        if errors and not self._session.signal:
+            raise errors[0]
 
     async def _drain(self, workers: list[asyncio.Task[None]], stop_now: asyncio.Task[bool]) -> None:
         """Start no more requests, and wait for the answers in flight."""
@@ -177,51 +93,51 @@ class Runner:
             task.cancel()
         deadline = self._time() + DRAIN_SECONDS
         while self._in_flight and not stop_now.done() and self._time() < deadline:
-            if self._signal or self._time() > deadline - DRAIN_SECONDS + 1.0:
-                again = " Press Ctrl-C again to stop at once." if self._signal else ""
+            if self._session.signal or self._time() > deadline - DRAIN_SECONDS + 1.0:
+                again = " Press Ctrl-C again to stop at once." if self._session.signal else ""
                 text = f"Stopping: waiting up to {DRAIN_SECONDS:g} s for {len(self._in_flight)} answers in flight."
-                self._progress.warn_once(text + again, "stopping")
+                self._session.warn(text + again, "stopping")
             await asyncio.wait({stop_now, *self._in_flight}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
 
     async def _work(self) -> None:
-        while self._plan.missing and not self._closing:
-            pending = self._plan.missing.popleft()
+        while self._session.plan.missing and not self._closing:
+            pending = self._session.plan.missing.popleft()
             try:
                 await self._answer(pending)
-                if pending.key not in self._plan.known:  # the run stops before it was answered
-                    self._plan.missing.appendleft(pending)
+                if pending.key not in self._session.plan.known:  # the run stops before it was answered
+                    self._session.plan.missing.appendleft(pending)
             except PromptError as error:
                 self._skip(pending, error.reason)
             except (BadRequestError, BudgetError) as error:
                 if not self._may_skip(pending, error):
-                    self._plan.missing.appendleft(pending)  # it is left
+                    self._session.plan.missing.appendleft(pending)  # it is left
                     raise
                 self._skip(pending, error.message)
             except BaseException:
-                self._plan.missing.appendleft(pending)
+                self._session.plan.missing.appendleft(pending)
                 raise
 
     def _may_skip(self, pending: PendingRequest, error: DistillError) -> bool:
         """Decide whether a rejection concerns only this request. If an answer exists already, a retry is optional."""
         if isinstance(error, BudgetError):
-            return pending.key in self._plan.known
+            return pending.key in self._session.plan.known
         if isinstance(error, MaxTokensError):
             self._max_retry_tokens = 0
-            return pending.key in self._plan.known
+            return pending.key in self._session.plan.known
         self._n_bad_requests += 1
-        if self._n_bad_requests <= (MAX_BAD_REQUESTS_IN_A_ROW if self._plan.known else MAX_BAD_REQUESTS):
+        if self._n_bad_requests <= (MAX_BAD_REQUESTS_IN_A_ROW if self._session.plan.known else MAX_BAD_REQUESTS):
             return True
         error.message = f"{pending.prompt.id}: {error.message}"
         return False
 
     def _skip(self, pending: PendingRequest, reason: str) -> None:
         name, reason = pending.prompt.id, reason.rstrip(".")
-        known = self._plan.known.get(pending.key)
+        known = self._session.plan.known.get(pending.key)
         if known:
-            self._progress.warn_once(f"{name}: keeping the first answer ({known.status}): {reason}.", reason)
+            self._session.warn(f"{name}: keeping the first answer ({known.status}): {reason}.", reason)
         else:
-            self.failed.append(FailedPrompt(name, pending.key, reason))
-            self._progress.warn_once(f"{name} is skipped: {reason}.", reason)
+            self._session.failed.append(FailedPrompt(name, pending.key, reason))
+            self._session.warn(f"{name} is skipped: {reason}.", reason)
         self._n_left -= 1
         self._report_progress()
 
@@ -239,7 +155,7 @@ class Runner:
             n_failures += 1
             wait = self._wait_seconds(error, permit, n_failures, waited)
             waited += 0.0 if error.retry_after else wait
-            self._progress.retrying(error, wait, self._policy.limit_seconds)
+            self._session.retrying(error, wait)
             await asyncio.sleep(wait)
 
     def _wait_seconds(self, error: RetryableError, permit: Permit, n_failures: int, waited: float) -> float:
@@ -248,7 +164,7 @@ class Runner:
         A request fails for good after `limit_seconds` of waits, if others are answered meanwhile. The run stops if none
         is answered for that long. Waits that the provider asks for do not count.
         """
-        now, limit = self._time(), self._policy.limit_seconds
+        now, limit = self._time(), self._session.policy.limit_seconds
         unanswered = self._last_answer_at < permit.started
         concerns_all = error.overloaded or unanswered
         if self._outage_deadline is None:
@@ -257,15 +173,16 @@ class Runner:
         if now >= self._outage_deadline or asked > MAX_RETRY_AFTER_SECONDS:
             asks = f" It asks to wait {format_duration(asked)}." if asked else ""
             raise TeacherError(
-                f"{self._teacher.name} has not answered for {format_duration(limit)}: {error.reason}.{asks}",
-                f"{len(self._plan.known):,} of {len(self._plan.unique):,} answers are saved. Run the same command "
-                "again later; collect and expand wait longer with --wait-minutes (in distill.toml: wait_minutes).",
+                f"{self._session.teacher.name} has not answered for {format_duration(limit)}: {error.reason}.{asks}",
+                f"{len(self._session.plan.known):,} of {len(self._session.plan.unique):,} answers are saved. Run the "
+                "same command again later; collect and expand wait longer with --wait-minutes (in distill.toml: "
+                "wait_minutes).",
             )
         if waited >= limit and not asked:
             raise PromptError(f"failed for {format_duration(limit)} while others were answered: {error.reason}")
         if concerns_all:
             n_failures = max(n_failures, self._limiter.n_overloads)
-        wait = self._policy.wait_seconds(n_failures, error.retry_after)
+        wait = self._session.policy.wait_seconds(n_failures, error.retry_after)
         if asked:
             self._outage_deadline = max(self._outage_deadline, now + wait + limit)
         else:
@@ -281,39 +198,35 @@ class Runner:
         assert task is not None
         self._in_flight[task] = self._time()
         try:
-            reply = await self._teacher.complete(pending.request)
+            reply = await self._session.teacher.complete(pending.request)
             self._save(pending, reply, permit, worst)
             return None
         except RetryableError as error:
             self._lost(worst, may_be_charged=error.may_be_charged)
             return error
-        except MalformedResponseError:
-            self._lost(worst, may_be_charged=True)
-            raise
-        except (PromptError, TeacherError):
-            raise
-        except BaseException:
-            self._lost(worst, may_be_charged=True)
+        except BaseException as error:
+            is_free = isinstance(error, PromptError | TeacherError) and not isinstance(error, MalformedResponseError)
+            self._lost(worst, may_be_charged=not is_free)
             raise
         finally:
             del self._in_flight[task]
-            self._store.release(worst)
+            self._session.store.release(worst)
             self._slot_freed.set()
 
     async def _reserve(self, pending: PendingRequest) -> float:
         """Reserve the worst case of a request and return it. While others may turn out cheaper, wait for room."""
-        if not self._paid:
+        if not self._session.paid:
             return 0.0
-        price = self._store.budget.price_of(self._teacher.billed_model)
-        worst = worst_case_usd(price, pending.request.messages, pending.request.max_tokens)
+        model, worst = self._session.teacher.billed_model, self._session.worst_usd(pending)
         if worst is None:
+            limit = self._session.store.budget.price_of(model).max_input_tokens
             raise PromptError(
-                f"the prompt may have more than the {price.max_input_tokens} tokens that the price of "
-                f"{self._teacher.billed_model} holds for (set max_input_tokens under [prices] in distill.toml)"
+                f"the prompt may have more than the {limit} tokens that the price of {model} holds for (set "
+                "max_input_tokens under [prices] in distill.toml)"
             )
         while True:
             try:
-                self._store.reserve(self._teacher.billed_model, worst)
+                self._session.store.reserve(model, worst)
                 return worst
             except BudgetError:
                 if not self._in_flight:
@@ -322,26 +235,22 @@ class Runner:
             await self._slot_freed.wait()
 
     def _lost(self, worst: float, *, may_be_charged: bool) -> None:
-        if may_be_charged and self._paid:
-            self._store.add_unknown(self._teacher.billed_model, worst)
+        if may_be_charged and self._session.paid:
+            self._session.store.add_unknown(self._session.teacher.billed_model, worst)
 
     def _save(self, pending: PendingRequest, reply: Reply, permit: Permit, worst: float) -> None:
         """Write an answer to the disk, count it, and ask again if it was truncated."""
-        record = pending.record(reply.answer)
-        if self._paid:
-            record = structs.replace(record, cost_usd=self._store.cost_of(record))
-        start = self._store.add(record)
-        if self._paid and record.cost_usd is None:
-            self._progress.warn_once(f"The cost of an answer by {record.model} is unknown: its worst case is counted.")
-            self._store.add_unknown(self._teacher.billed_model, worst)
+        record = self._session.record(pending, reply.answer, paid=self._session.paid)
+        start = self._session.save(record)
+        if self._session.paid and record.cost_usd is None:
+            self._session.warn(f"The cost of an answer by {record.model} is unknown: its worst case is counted.")
+            self._session.store.add_unknown(self._session.teacher.billed_model, worst)
         self._limiter.answered(permit, record.usage, reply.rate_limits)
         self._last_answer_at, self._outage_deadline, self._n_bad_requests = self._time(), None, 0
-        self._progress.cost_usd += record.cost_usd or 0.0
-        summary = self._plan.known[pending.key] = AnswerSummary.of(record, start)
-        self._new_keys.add(pending.key)
+        summary = self._session.plan.known[pending.key] = AnswerSummary.of(record, start)
         better = None if pending.has_answer else better_request(pending, summary, self._max_retry_tokens)
         if better:
-            self._plan.missing.appendleft(better)
+            self._session.plan.missing.appendleft(better)
         self._n_left -= better is None
         self._report_progress()
 
@@ -350,7 +259,7 @@ class Runner:
             silent = self._time() - max(self._last_answer_at, min(self._in_flight.values()))
             if silent > SILENCE_SECONDS:
                 text = f"{len(self._in_flight)} in flight, no answer for {format_duration(round(silent))}"
-                self._progress.progress(note=text)
+                self._session.progress(note=text)
 
     def _report_progress(self) -> None:
-        self._progress.progress(len(self._plan.unique) - len(self._plan.in_batches) - self._n_left)
+        self._session.progress(len(self._session.plan.unique) - len(self._session.plan.in_batches) - self._n_left)

@@ -19,13 +19,17 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def run(main: Coroutine[Any, Any, None], on_signal: Handler, loop_factory: LoopFactory) -> None:
     """Run `main` on its own event loop; in another thread if this thread has a running loop, as in a notebook.
 
-    `main` installs the handler with `handle_signals`. It ends soon after the first call, and at once after the second.
+    `main` must end soon after the first call of `on_signal`, and at once after the second.
     """
     loop = loop_factory()
 
+    async def with_signals() -> None:
+        with _handle_signals(on_signal):
+            await main
+
     def run_loop() -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(main)
+            runner.run(with_signals())
 
     try:
         asyncio.get_running_loop()
@@ -43,7 +47,7 @@ def run(main: Coroutine[Any, Any, None], on_signal: Handler, loop_factory: LoopF
 
 
 @contextmanager
-def handle_signals(on_signal: Handler) -> Iterator[None]:
+def _handle_signals(on_signal: Handler) -> Iterator[None]:
     """Call `on_signal` for SIGINT and SIGTERM. Only the main thread can catch signals."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -14,7 +14,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -26,15 +26,19 @@ from mlx_distill.errors import BudgetError, InputError
 from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Record, TeacherRecord, explain
 from mlx_distill.storage import files
-from mlx_distill.storage.atomic import missing_parents, remove_empty, write_json
+from mlx_distill.storage.atomic import missing_parents, remove_empty, write_json, write_jsonl
 from mlx_distill.storage.journal import Journal
-from mlx_distill.storage.jsonl import each_jsonl
+from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
+from mlx_distill.teachers.pending import PendingRequest
 from mlx_distill.teachers.pricing import Budget, ModelUsage, UsageReport, cost_of, price_of, usage_of, usage_report
 
 SLACK = 1.25
 """The ceiling is raised above the worst cases in flight by this factor, so that it is written rarely."""
 ROUNDING_USD = 1e-9
 """More than the rounding error of the sum of many costs."""
+
+KEY_LENGTH = 48
+"""Hex digits of the request's key in a custom_id."""
 
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -61,6 +65,10 @@ class PendingBatch(Record, frozen=True):
     not_ours: tuple[str, ...] = ()
     """Batches that looked like this one and were not."""
 
+    def custom_id(self, pending: PendingRequest) -> str:
+        """Return the id of a request in the batch: at most 64 letters, digits and -."""
+        return f"{self.name}-{pending.request.key[:KEY_LENGTH]}"
+
 
 class Spending(Record, frozen=True):
     """The content of `spending.json`."""
@@ -81,7 +89,7 @@ class AnswerStore:
     def __init__(self, journal: Path, budget: Budget, report: Report = ignore) -> None:
         self.journal, self.budget, self._report = journal, budget, report
         self.folder = journal.parent
-        self._file = self.folder / files.SPENDING
+        self._file, self._batches = self.folder / files.SPENDING, self.folder / files.BATCHES
         self._spending = Spending()
         self._usages: dict[str, ModelUsage] = {}
         self._new: list[ModelUsage] = []
@@ -246,6 +254,27 @@ class AnswerStore:
 
     # Batches
 
+    def read_batch(self, batch: PendingBatch) -> dict[str, PendingRequest]:
+        """Return the requests of a pending batch by custom_id."""
+        path = self._batches / f"{batch.name}.jsonl"
+        advice = (
+            "It has the requests of a pending batch: restore it from a copy. To give up the batch, remove it from "
+            f'"batches" in {self._file}.'
+        )
+        requests = {batch.custom_id(each): each for each in read_jsonl(path, PendingRequest.from_json, advice)}
+        if len(requests) != batch.n_requests:
+            raise InputError(f"{path} has {len(requests)} requests instead of {batch.n_requests}.", advice)
+        return requests
+
+    def keys_in_batches(self) -> set[str]:
+        """Return the prompt keys that pending batches will answer."""
+        return {each.request.prompt_key for batch in self.batches for each in self.read_batch(batch).values()}
+
+    def add_batch(self, batch: PendingBatch, requests: Iterable[PendingRequest]) -> None:
+        """Add a pending batch. Its requests are on the disk first."""
+        write_jsonl(self._batches / f"{batch.name}.jsonl", [pending.to_json() for pending in requests])
+        self.set_batch(batch)
+
     def set_batch(self, batch: PendingBatch) -> None:
         """Add a pending batch, or replace the one of the same name."""
         others = tuple(each for each in self._spending.batches if each.name != batch.name)
@@ -265,6 +294,15 @@ class AnswerStore:
                     usage = self._count(record)
                     if usage:
                         self._new.append(usage)
+        self.remove_orphans()
+
+    def remove_orphans(self) -> None:
+        """Remove the requests of batches that are not pending; a kill may leave some."""
+        pending = {batch.name for batch in self.batches}
+        for file in self._batches.glob("*.jsonl"):
+            if file.stem not in pending:
+                file.unlink()
+        remove_empty([self._batches])
 
     def _with_unknown(self, model: str, n_requests: int, usd: float) -> dict[str, UnknownCost]:
         known = self._spending.unknown.get(model, UnknownCost())

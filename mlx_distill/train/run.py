@@ -12,6 +12,7 @@ from mlx_distill.errors import InputError
 from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.models.load import load_student
 from mlx_distill.storage import files
+from mlx_distill.storage.atomic import only_writer
 from mlx_distill.train.checkpoint import refuse_to_overwrite
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.cpu_kernels import fast_layers
@@ -38,10 +39,22 @@ def run(
     """Train an adapter. Keep the best one by validation loss, and the last one.
 
     `execution` defaults to what suits the device. `on_start` gets the tokens of the largest micro-batch before the
-    first forward pass. Raises InputError for rows or settings that cannot be trained on,
-    before anything is written; MachineError if the memory does not suffice; Interrupted after a signal, with a
-    checkpoint to resume from.
+    first forward pass. Raises InputError for rows or settings that cannot be trained on, before anything is written,
+    and if another process trains in the same folder; MachineError if the memory does not suffice; Interrupted after
+    a signal, with a checkpoint to resume from.
     """
+    with only_writer(config.adapter):
+        return _train(config, report, objectives, now, execution, on_start)
+
+
+def _train(
+    config: TrainConfig,
+    report: Report,
+    objectives: Mapping[str, Objective],
+    now: Callable[[], float],
+    execution: Execution | None,
+    on_start: Callable[[int], None] | None,
+) -> TrainResult:
     refuse_to_overwrite(config)
     objective = objectives.get(config.objective)
     if not objective:

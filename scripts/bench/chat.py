@@ -51,6 +51,7 @@ def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations
     from mlx_distill.chat.conversation import Conversation
     from mlx_distill.models.adapter import load_adapter
     from mlx_distill.models.chat_model import ChatModel
+    from mlx_distill.models.config import ChatConfig
     from mlx_distill.models.load import load_student
 
     student = load_student(model)
@@ -58,7 +59,8 @@ def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations
     seconds: list[list[float]] = [[] for _ in DAYS]
     rows: list[dict[str, Any]] = []
     for _ in range(conversations):
-        conversation = Conversation(ChatModel(student, attached), max_tokens=answer_tokens)
+        chat_model = ChatModel(student, attached)
+        conversation = Conversation(chat_model, ChatConfig(model, max_tokens=answer_tokens))
         rows = []
         for number, day in enumerate(DAYS):
             started = time.perf_counter()
@@ -67,9 +69,8 @@ def measure(model: Path, adapter: Path | None, answer_tokens: int, conversations
             seconds[number].append(time.perf_counter() - started)
             for _piece in pieces:
                 pass
-            turn = conversation.turn
-            assert turn is not None
-            rows.append({"turn": number + 1, "n_prompt": turn.n_prompt, "n_reused": turn.n_reused})
+            n_prompt = len(chat_model.render(conversation.messages[:-1]))
+            rows.append({"turn": number + 1, "n_prompt": n_prompt, "n_reused": chat_model.n_reused})
     for row, times in zip(rows, seconds, strict=True):
         row["least_seconds"] = round(min(times), 4)
         row["median_seconds"] = round(statistics.median(times), 4)

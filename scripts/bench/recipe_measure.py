@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_distill.compare.figures import HeldOut, PairedRow, held_out
-
+from mlx_distill.compare.statistics import bootstrap, sum_by_family
+from mlx_distill.compare.table import Estimate
 from mlx_distill.errors import MissingError
 from mlx_distill.records import Example
 
@@ -24,15 +24,6 @@ BOOTSTRAP_SEED = 0
 Scorer = Callable[[Path, Sequence[Path]], list[dict[str, Any]]]
 """Scores a model folder and adapters; returns the sums of each text, those of the base first."""
 Renderer = Callable[["Student"], "list[Rendered]"]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The sums of a row, averaged over several students."""
-
-    loss_sum: float
-    n_correct: float
-    n_tokens: int
 
 
 @dataclass(frozen=True)
@@ -118,19 +109,31 @@ def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], render
     ]
 
 
-def figures(scored: Iterable[Mapping[str, Any]], only: int | None = None) -> HeldOut:
-    """Compare the base with the mean of all adapters, or with one of them (0 is the first)."""
-    rows = []
-    for row in scored:
-        base, *others = (
-            Mean(loss, correct, row["n_tokens"])
-            for loss, correct in zip(row["loss_sums"], row["n_correct"], strict=True)
-        )
-        chosen = others if only is None else [others[only]]
-        distilled = Mean(
-            sum(one.loss_sum for one in chosen) / len(chosen),
-            sum(one.n_correct for one in chosen) / len(chosen),
-            row["n_tokens"],
-        )
-        rows.append(PairedRow(row["family"], row["category"], base, distilled))
-    return held_out(rows, BOOTSTRAP_SEED)
+@dataclass(frozen=True)
+class Measured:
+    """Mean loss and token accuracy of base and distilled on some rows, and the differences with intervals."""
+
+    base: tuple[float, float]
+    distilled: tuple[float, float]
+    difference: tuple[Estimate, ...]
+    n_rows: int
+    n_tokens: int
+    n_families: int
+
+
+def measure(scored: Sequence[Mapping[str, Any]], only: int | None = None) -> Measured:
+    """Compare the base with the mean of all adapters, or with one of them (0 is the first).
+
+    Each token has the same weight; intervals resample families.
+    """
+
+    def of_row(row: Mapping[str, Any]) -> tuple[float, ...]:
+        picked = [values[1:] if only is None else [values[1 + only]] for values in (row["loss_sums"], row["n_correct"])]
+        distilled = [sum(values) / len(values) for values in picked]
+        return (row["n_tokens"], row["loss_sums"][0], row["n_correct"][0], *distilled)
+
+    sums = sum_by_family([row["family"] for row in scored], [of_row(row) for row in scored])
+    total = sums.sum(axis=0)
+    base_loss, base_accuracy, loss, accuracy = (float(value) for value in total[1:] / total[0])
+    difference = bootstrap(sums, lambda sums: (sums[..., 3:] - sums[..., 1:3]) / sums[..., :1], BOOTSTRAP_SEED)
+    return Measured((base_loss, base_accuracy), (loss, accuracy), difference, len(scored), int(total[0]), len(sums))

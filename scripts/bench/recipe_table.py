@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlx_distill.compare.figures import Bounded, HeldOut, Measured
-from recipe_measure import figures
+from recipe_measure import Measured, measure
 from recipe_runs import Done, best_of, settings_text
+
+from mlx_distill.compare.table import Estimate
 
 PARTS = {
     "rates": "learning rate",
@@ -54,20 +55,22 @@ def _sweep(runs: Sequence[Done]) -> str:
 
 
 def _test(scored: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
-    rows = [_figures(f"seed {seed}", figures(scored, number)) for number, seed in enumerate(seeds)]
-    mean = figures(scored)
+    rows = [_figures(f"seed {seed}", measure(scored, number)) for number, seed in enumerate(seeds)]
+    mean = measure(scored)
     rows.append(_figures("mean of the seeds", mean))
     return f"Test: {_scope(mean)}\n\n{_table(_HEADER, rows)}"
 
 
 def _folds(scored: Sequence[Mapping[str, Any]], n_folds: int) -> str:
-    every = figures(scored)
-    rows = [_figures(name, part) for name, part in every.by_category.items()] + [_figures("all", every)]
+    every = measure(scored)
+    categories = dict.fromkeys(row["category"] for row in scored)
+    rows = [_figures(name, measure([row for row in scored if row["category"] == name])) for name in categories]
+    rows.append(_figures("all", every))
     return f"Folds ({n_folds} of them): {_scope(every)}\n\n{_table(_HEADER, rows)}"
 
 
 def _harm(lines: Sequence[Mapping[str, Any]]) -> str:
-    measured: list[tuple[str, HeldOut]] = [(line["text"], figures(line["scored"])) for line in lines]
+    measured = [(line["text"], measure(line["scored"])) for line in lines]
     return _table(_HEADER, [_figures(f"{name} ({part.n_rows} texts)", part) for name, part in measured])
 
 
@@ -75,18 +78,19 @@ _HEADER = ("", "n", "loss, base → distilled", "change (95 %)", "token accuracy
 
 
 def _figures(name: str, part: Measured) -> tuple[str, ...]:
-    base, distilled, difference = part.base, part.distilled, part.difference
+    (base_loss, base_accuracy), (loss, accuracy) = part.base, part.distilled
+    loss_change, accuracy_change = part.difference
     return (
         name,
         f"{part.n_rows} rows, {part.n_families} families, {part.n_tokens} tokens",
-        f"{base.loss:.3f} → {distilled.loss:.3f}",
-        f"{difference.loss.value / base.loss:+.1%}{_bounds(difference.loss, 1 / base.loss, '+.1%')}",
-        f"{base.token_accuracy:.1%} → {distilled.token_accuracy:.1%}",
-        f"{100 * difference.token_accuracy.value:+.1f}{_bounds(difference.token_accuracy, 100, '+.1f')}",
+        f"{base_loss:.3f} → {loss:.3f}",
+        f"{loss_change.value / base_loss:+.1%}{_bounds(loss_change, 1 / base_loss, '+.1%')}",
+        f"{base_accuracy:.1%} → {accuracy:.1%}",
+        f"{100 * accuracy_change.value:+.1f}{_bounds(accuracy_change, 100, '+.1f')}",
     )
 
 
-def _bounds(figure: Bounded, factor: float, form: str) -> str:
+def _bounds(figure: Estimate, factor: float, form: str) -> str:
     if figure.low is None or figure.high is None:
         return ""
     return f" ({figure.low * factor:{form}} to {figure.high * factor:{form}})"

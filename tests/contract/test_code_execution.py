@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from mlx_distill.code_blocks.execution import Limits, run_blocks
+from mlx_distill.code_blocks.execution import Limits, run_blocks, runner_command
 from mlx_distill.compare.answers import check_blocks
 from mlx_distill.compare.metrics.code_parses import code_parses
 from mlx_distill.compare.report import Execution
@@ -42,6 +43,50 @@ def test_an_endless_block_is_killed_with_its_children(tmp_path: Path) -> None:
     assert found == ["", "still running after 2 s", "not run: the process had ended"]
     time.sleep(2.5)
     assert not left.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot adopt processes that leave the session")
+@pytest.mark.parametrize("ending", ["", "while True: pass", "os._exit(1)"])
+def test_a_process_that_leaves_the_session_is_killed(tmp_path: Path, ending: str) -> None:
+    left, ready = tmp_path / "left", tmp_path / "ready"
+    code = (
+        "import os, pathlib, time\n"
+        "if not os.fork():\n    os.setsid()\n    if not os.fork():\n"
+        f"        pathlib.Path({str(ready)!r}).touch(); {_late(left)}\n    os._exit(0)\n"
+        f"while not os.path.exists({str(ready)!r}): pass\n{ending}"
+    )
+    run_blocks([code], Limits(seconds=2.0))
+    assert ready.exists()
+    time.sleep(3.2)
+    assert not left.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_parent_holds_no_keys() -> None:
+    block = (
+        "import os\n"
+        "text = open(f'/proc/{os.getppid()}/environ').read()\n"
+        "raise ValueError('PATH=' in text, 'KEY' in text)"
+    )
+    code = f"from mlx_distill.code_blocks.execution import run_blocks\nprint(run_blocks([{block!r}])[0])"
+    environment = {**os.environ, "ANTHROPIC_API_KEY": "a-key-for-tests"}  # /proc shows what a process started with
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert found == "ValueError: (True, False)\n"
+
+
+def test_a_stopped_runner_does_not_hang_the_parent() -> None:
+    stop = "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)"
+    found = run_blocks([stop, "while True: pass"], Limits(1.0), grace_seconds=0.5)
+    assert found == ["", "ended the process that runs the blocks"]
+
+
+def test_macos_denies_network_and_foreign_files(tmp_path: Path) -> None:
+    plain = runner_command(tmp_path, 3, has_sandbox=False)
+    boxed = runner_command(tmp_path, 3, has_sandbox=True)
+    assert boxed[-len(plain) :] == plain
+    assert boxed[: -len(plain)][:4] == ["/usr/bin/sandbox-exec", "-D", f"WORK={tmp_path.resolve()}", "-p"]
+    assert '(deny network*)(deny file-write*)(allow file-write* (subpath (param "WORK"))' in boxed[4]
 
 
 def _late(file: Path) -> str:

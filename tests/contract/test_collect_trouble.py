@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mlx_distill.cli import main
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Event, Progress
 from tests.support.collecting import KEY, Collect, Records, cautions, scripted, usage_of
+from tests.support.hostile_server import HOSTILE, hostile_reply
 from tests.support.messages_server import DROPPED, Call, MessagesServer, Reply, answer, error, message, streamed, text
 
 # What is waited out
@@ -131,6 +134,19 @@ def test_malformed_answer_stops_and_counts_in_full(
     total = usage_of(tmp_path / "out").total
     assert total.n_unknown == len(server.calls) > 0
     assert 0.0 < total.usd == total.unknown_usd <= 0.5
+
+
+@pytest.mark.parametrize("trouble", list(HOSTILE))
+def test_a_hostile_server_is_refused_in_one_line(server: MessagesServer, collect: Collect, trouble: str) -> None:
+    with MessagesServer(lambda call: answer()).running() as other:
+        server.script = lambda call: hostile_reply(trouble, f"{other.url}/v1/messages")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(TeacherError, match=HOSTILE[trouble]) as caught:
+            collect()
+        assert other.calls == []
+    assert "\n" not in caught.value.message
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000 * (1024 if sys.platform == "darwin" else 1)  # kilobytes on Linux
 
 
 def test_a_near_model_name_is_proposed(server: MessagesServer, collect: Collect) -> None:

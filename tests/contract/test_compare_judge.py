@@ -17,6 +17,7 @@ from mlx_distill.events import Event, Warning
 from tests.support.adapters import make_adapter
 from tests.support.collecting import REAL_USD
 from tests.support.comparing import make_config
+from tests.support.hostile_server import HOSTILE, hostile_reply
 from tests.support.messages_server import Call, MessagesServer, Reply, answer, error
 
 JUDGE = "anthropic:claude-sonnet-4-6"
@@ -160,6 +161,17 @@ def test_a_judge_that_stops_loses_only_its_verdicts(server: MessagesServer, conf
     server.script, before = opinion, len(server.calls)
     assert tally(run(config)) == [N_PAIRS, 0, 0, 0]
     assert not answered & {call.prompt for call in server.calls[before:]}
+
+
+@pytest.mark.parametrize("trouble", list(HOSTILE))
+def test_a_hostile_judge_is_given_up_in_one_line(server: MessagesServer, config: CompareConfig, trouble: str) -> None:
+    with MessagesServer(lambda call: answer("Verdict: A")).running() as other:
+        server.script = lambda call: hostile_reply(trouble, f"{other.url}/v1/messages")
+        result = run(config)
+        assert other.calls == []
+    [warning] = [warning for warning in result.report.warnings if HOSTILE[trouble] in warning]
+    assert warning.count("\n") == 1  # the message and the next step
+    assert "judge" not in result.report.tables
 
 
 def test_a_judge_of_the_teachers_family_is_a_warning(server: MessagesServer, config: CompareConfig) -> None:

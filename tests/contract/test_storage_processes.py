@@ -1,4 +1,4 @@
-"""Storage under kills and full disks, in child processes."""
+"""Storage under kills, full disks and a second writer, with child processes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlx_distill.convert.config import ConvertConfig
+from mlx_distill.convert.run import run as convert
+from mlx_distill.errors import InputError
+from mlx_distill.fuse.config import FuseConfig
+from mlx_distill.fuse.run import run as fuse
+from mlx_distill.prepare.config import PrepareConfig
+from mlx_distill.prepare.run import run as prepare
 from mlx_distill.storage.atomic import write_text
 from mlx_distill.storage.journal import Journal
+from mlx_distill.storage.lock import exclusive
+from mlx_distill.train.config import TrainConfig
+from mlx_distill.train.run import run as train
+from tests.support.adapters import write_test_rows
 
 FULL_DISK = """
     import signal, sys
@@ -59,6 +71,47 @@ def test_killed_writer_leaves_complete_lines_and_no_lock(tmp_path: Path) -> None
     with Journal(path) as journal:
         journal.append({"n": 8})
     assert lines(path) == [{"n": n} for n in range(9)]
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[int]:
+    """Another process that writes the folder `out`; its id."""
+    code = """
+        import os, sys
+        from pathlib import Path
+        from mlx_distill.storage.lock import exclusive
+        with exclusive(Path(sys.argv[1])):
+            print(os.getpid(), flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield int(process.stdout.readline())
+        process.communicate()
+
+
+@pytest.mark.parametrize("stage", ["convert", "prepare", "train", "fuse"])
+def test_a_second_process_is_told_who_writes_the_folder(
+    stage: str, holder: int, tmp_path: Path, tiny_student: Path
+) -> None:
+    out = tmp_path / "out"
+    write_test_rows(tmp_path / "data")
+    stages: dict[str, Callable[[], object]] = {
+        "convert": lambda: convert(ConvertConfig(str(tiny_student), out)),
+        "prepare": lambda: prepare(PrepareConfig(data=out, model=tiny_student)),
+        "train": lambda: train(TrainConfig(model=tiny_student, data=tmp_path / "data", adapter=out)),
+        "fuse": lambda: fuse(FuseConfig(tiny_student, tmp_path / "adapter", tmp_path / "data", out)),
+    }
+    with pytest.raises(InputError, match=rf"out is being written by another mlx-distill \(process {holder}\)"):
+        stages[stage]()
+    assert not out.exists()
+
+
+def test_another_name_of_a_folder_has_the_same_lock(holder: int, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(InputError, match=f"process {holder}"), exclusive(tmp_path / "link" / "out"):
+        pass
 
 
 @pytest.mark.parametrize(

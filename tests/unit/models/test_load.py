@@ -76,6 +76,7 @@ NESTED = "[" * 100_000
     ("name", "text"),
     [
         ("config.json", NESTED),
+        ("config.json", "\ufeff{}"),
         ("tokenizer_config.json", NESTED),
         ("tokenizer.json", NESTED),
         ("tokenizer.json", '{"decoder": ' + NESTED),

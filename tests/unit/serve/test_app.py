@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +138,23 @@ def test_a_long_body_without_a_length_is_refused(client: ServerClient, jobs: Job
     head = HEAD.split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
     with client.send(head + b"%x\r\n" % (MAX_BODY + 1) + b"x" * (MAX_BODY + 1)) as connection:
         assert connection.recv(12) == b"HTTP/1.1 413"
+    assert jobs.empty()
+
+
+@pytest.mark.parametrize(
+    ("framing", "statuses"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 47\r\nConnection: close\r\n", [b"200"]),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 47\r\nContent-Length: 5\r\n", [b"400"]),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n", [b"400"]),
+    ],
+)
+def test_a_body_is_not_read_as_the_next_request(
+    client: ServerClient, jobs: Jobs, framing: bytes, statuses: list[bytes]
+) -> None:
+    with client.send(framing + b"\r\nGET /v1/models/base HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1\.1 (\d+)", response) == statuses
     assert jobs.empty()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.storage.jsonl import read_jsonl, read_text
+from mlx_distill.storage.jsonl import each_line, read_jsonl, read_text
 
 
 def same(data: object) -> object:
@@ -61,3 +62,11 @@ def test_missing_file_and_folder_are_told_apart(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "none.jsonl", same)
     with pytest.raises(InputError, match="is a folder"):
         read_jsonl(tmp_path, same)
+
+
+@pytest.mark.parametrize("read", [read_text, lambda path: list(each_line(path)), lambda path: read_jsonl(path, str)])
+def test_a_pipe_or_a_device_is_refused(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="is a pipe or a device"):
+            read(path)

@@ -1,0 +1,28 @@
+"""Text from outside cannot command the terminal, wherever the command line prints it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_distill.cli.output import MAX_CHARACTERS, print_error, print_facts, reporting
+from mlx_distill.errors import InputError
+from mlx_distill.events import Note, Progress, Warning
+
+HOSTILE = "\x1b]0;title\x07\x1b[31mname\x9b2J\u202e"
+
+
+def test_hostile_text_is_printed_as_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(InputError(f"{HOSTILE}: wrong", f"Remove {HOSTILE}.", [HOSTILE]))
+    print_facts(HOSTILE, [("model", HOSTILE)])
+    with reporting() as report:
+        for event in (Note(HOSTILE), Warning(HOSTILE), Progress(HOSTILE, 1, 1, HOSTILE, HOSTILE)):
+            report(event)
+    captured = capsys.readouterr()
+    text = captured.out + captured.err
+    assert text.count("name") == 10
+    assert text.replace("\n", "").isprintable()
+
+
+def test_long_text_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(InputError("x" * 100_000, "y" * 100_000, ["z" * 100_000]))
+    assert len(capsys.readouterr().err) < 3 * MAX_CHARACTERS + 100
