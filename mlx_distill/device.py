@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import resource
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 MAX_STREAMS = 8
+MAX_CACHE_BYTES = 2 << 30
+"""Limit for the buffers that MLX keeps for reuse on Metal, where its own limit is nearly all memory.
+
+Each padded length leaves buffers of other sizes, so that a training would take all memory whatever it needs. A quarter
+of the usable memory is the limit on small Macs.
+"""
+OPEN_FILES = 4096
+"""Terminal.app allows 256, fewer than the connections of a large `collect` or of `serve`."""
 DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
 DTYPES = ("float32", "bfloat16", "float16")
 ADVICE_TO_INSTALL = (
@@ -38,6 +48,8 @@ class Device:
     """Memory that a job may use: Metal's recommended working set, or the system's memory."""
     blas: cpu.Blas | None
     """The matrix library that `cpu.activate()` chose. None on a Mac, and in a program that uses the library."""
+    warning: str = ""
+    """One line if the device is not the one that the user expects."""
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -45,17 +57,37 @@ class Device:
 
         The environment variable MLX_DISTILL_DTYPE overrides it.
         """
+        return self._dtype("bfloat16" if self.kind == "metal" else "float32")
+
+    def dtype_for(self, file_dtype: str) -> mx.Dtype:
+        """The compute type for inference: on Metal the type of float16 files, which M1 and M2 compute faster too.
+
+        Training stays with bfloat16, whose range is that of float32.
+        """
+        return self._dtype("float16") if (self.kind, file_dtype) == ("metal", "float16") else self.dtype
+
+    def _dtype(self, default: str) -> mx.Dtype:
         import mlx.core as mx
 
-        wanted = os.environ.get(DTYPE_VARIABLE) or ("bfloat16" if self.kind == "metal" else "float32")
+        wanted = os.environ.get(DTYPE_VARIABLE) or default
         if wanted not in DTYPES:
             raise InputError(f"{DTYPE_VARIABLE} is {wanted!r}.", f"Set it to one of {', '.join(DTYPES)}, or unset it.")
         found: mx.Dtype = getattr(mx, wanted)
         return found
 
 
+@dataclass
+class _Process:
+    is_own: bool = False
+
+
+_process = _Process()
+
+
 def configure_process() -> None:
     """Set what a process of our own needs, before MLX is imported. Library calls never do this."""
+    _process.is_own = True
+    raise_open_file_limit()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizers would warn about every child process
     if os.environ.get(DTYPE_VARIABLE) == "float32":
         os.environ.setdefault("MLX_ENABLE_TF32", "0")  # an M5 would compute float32 products in TF32
@@ -75,10 +107,23 @@ def prepare() -> Device:
     if mx.metal.is_available() and mx.device_count(mx.gpu):
         info = mx.device_info()
         usable = int(info.get("max_recommended_working_set_size", info["memory_size"]))
+        if _process.is_own:
+            mx.set_cache_limit(min(MAX_CACHE_BYTES, usable // 4))
         return Device("metal", str(info.get("device_name", "Apple GPU")), usable, None)
+    warning = ""
     if mx.metal.is_available():
         mx.set_default_device(mx.cpu)  # otherwise every operation asks for the GPU
-    return Device("cpu", cpu_name(), system_memory_bytes(), cpu.active_blas())
+        warning = "No GPU is visible, as in a sandbox or a virtual machine: computing on the CPU, which is much slower."
+    return Device("cpu", cpu_name(), system_memory_bytes(), cpu.active_blas(), warning)
+
+
+def raise_open_file_limit() -> None:
+    """Raise the soft limit for open files to OPEN_FILES, or as far as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # the system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def release_memory() -> None:

@@ -6,6 +6,8 @@ end the process. The texts are those of mlx/backend/metal and of Metal's command
 
 from __future__ import annotations
 
+import re
+
 from mlx_distill.errors import MachineError
 
 AGAIN = "Run the same command again; training continues from the last checkpoint."
@@ -43,10 +45,23 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
 """(text in the error, cause, advice). The first match counts."""
 
 
+_BEFORE_MESSAGE = re.compile(
+    r"^(RuntimeError: |MemoryError: |libc\+\+abi: |terminating due to uncaught exception of type [\w:]+: "
+    r"|terminate called after throwing an instance of '|\s*what\(\):\s*)*"
+)
+"""Words of Python and of C++ runtimes before the message of an exception that ended a process."""
+
+
 def is_machine_error(text: str) -> bool:
     """Return whether an error text, or the last lines of a process's error output, is about memory or the GPU."""
-    lines = [line.removeprefix("RuntimeError: ").removeprefix("libc++abi: ") for line in text.strip().splitlines()]
+    lines = [_BEFORE_MESSAGE.sub("", line) for line in text.strip().splitlines()]
     return any(line.startswith(PREFIXES) for line in lines) or "kIOGPUCommandBufferCallbackError" in text
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Return True if smaller micro-batches may help."""
+    words = ("OutOfMemory", "Insufficient Memory", "[malloc", "std::bad_alloc", "maximum allowed buffer size")
+    return is_machine_error(text) and any(word in text for word in words)
 
 
 def explain(error: BaseException | str) -> MachineError | None:
@@ -56,5 +71,5 @@ def explain(error: BaseException | str) -> MachineError | None:
         return None
     for word, cause, advice in CAUSES:
         if word in text:
-            return MachineError(f"{cause[0].upper()}{cause[1:]}.", advice)
+            return MachineError(f"{cause if cause.startswith('macOS') else cause[0].upper() + cause[1:]}.", advice)
     return MachineError(text.strip().splitlines()[-1][:300], AGAIN)

@@ -69,8 +69,9 @@ def check_fused(
     fused_folder: Path, model: Path, adapter_folder: Path, examples: Sequence[Example], report: Report
 ) -> FuseCheck:
     """Compare a fused model with its base and adapter. VerificationError lists every reason to refuse it."""
-    compute = device.prepare().dtype
-    dtype = compute if str(compute).endswith(f".{read_headers(model).dtype}") else mx.float32
+    file_dtype = read_headers(model).dtype
+    compute = device.prepare().dtype_for(file_dtype)
+    dtype = compute if str(compute).endswith(f".{file_dtype}") else mx.float32
     student = load_student(model, dtype=dtype)
     rows = [render(student.tokenizer, example.messages) for example in examples]
     batches = [pad([rows[index] for index in group]) for group in make_batches([len(row.tokens) for row in rows])]

@@ -11,10 +11,11 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, stream_generate
 from mlx_lm.sample_utils import make_sampler
 
+from mlx_distill import device
 from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.models.load import Student
 
-BATCH_SIZE = 16
+BATCH_SIZE, METAL_BATCH_SIZE = 16, 32
 """Number of prompts to answer at the same time."""
 
 
@@ -58,12 +59,13 @@ def generate_batch(
     if not prompts:
         return []
     mx.random.seed(seed)
+    batch_size = METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
     generator = BatchGenerator(
         student.model,
         stop_tokens=[[token] for token in sorted(student.tokenizer.eos_token_ids)],
         sampler=make_sampler(temp=temperature),
-        completion_batch_size=BATCH_SIZE,
-        prefill_batch_size=BATCH_SIZE,
+        completion_batch_size=batch_size,
+        prefill_batch_size=batch_size,
     )
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     started, n_tokens = time.perf_counter(), 0

@@ -74,13 +74,13 @@ class Student:
 
 
 def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
-    """Load a model folder with all floating weights cast to `dtype` (default: the device's compute type).
+    """Load a model folder with all floating weights cast to `dtype` (default: the device's type for inference).
 
     Raises MissingError if there is no model, InputError if its files are broken or not supported. MLX's errors about
     memory pass through.
     """
-    dtype = dtype or device.prepare().dtype
     model, config = load_weights(path)
+    dtype = dtype or device.prepare().dtype_for(read_headers(path).dtype)
     with _explained(path, "not a model that can be loaded"):
         model.set_dtype(dtype)
         mx.eval(model.parameters())

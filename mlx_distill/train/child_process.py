@@ -1,18 +1,20 @@
-"""Train in a child process: start it, pass on its events and our signals, and explain its death.
+"""Train in a child process: start it, pass on its events and our signals, and retry or explain if it dies.
 
-macOS ends a process that holds the GPU or the memory for too long with an abort that no `except` can catch. `run`
-survives the abort of a child and can say what to do. The child runs this module: `python -m
+macOS may kill a process that takes too much memory. `run` survives that of a child, and starts it again with smaller
+micro-batches if the memory ran out. The child runs this module: `python -m
 mlx_distill.train.child_process CONFIG.json` prints one message a line.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +23,9 @@ import msgspec
 from mlx_distill import device
 from mlx_distill.config import parse, to_plain
 from mlx_distill.errors import DistillError, Interrupted, MachineError
-from mlx_distill.events import Event, Note, Report
+from mlx_distill.events import Event, Note, Report, Warning
+from mlx_distill.gpu_errors import AGAIN, CLOSE_PROGRAMS, explain, is_out_of_memory
+from mlx_distill.storage import files
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.signals import handle_signals
 
@@ -29,21 +33,17 @@ COMMAND = (sys.executable, "-m", "mlx_distill.train.child_process")
 SIGNALS_TO_KILL = 3
 """Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
-_CONTINUE = "Run the same command again; it continues from the last checkpoint."
-_DEATHS = {
-    "kIOGPUCommandBufferCallbackErrorImpactingInteractivity": (
-        "macOS stopped the training because the GPU was busy for too long while the display needed it"
-    ),
-    "kIOGPUCommandBufferCallbackErrorTimeout": "macOS stopped the training because one piece of GPU work took too long",
-    "kIOGPUCommandBufferCallbackErrorOutOfMemory": "the GPU ran out of memory during training",
-    "greater than the maximum allowed buffer size": "one training step needs too large a buffer",
-    "std::bad_alloc": "the memory ran out during training",
-}
-"""Text in the error output of an aborted process, and its meaning."""
-_ADVICE = (
-    f"{_CONTINUE} Close other programs and let the display sleep. "
-    "If it happens again, use smaller micro-batches: --set train.micro_batch_tokens=512"
-)
+MAX_RETRIES = 2
+"""Retries after the memory ran out, each with half the micro-batch."""
+RELAX_WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
+"""Makes macOS tolerate GPU work that delays the display; without it, it ended LoRA trainings (ml-explore/mlx#3267)."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """A training is about to compute its first forward pass."""
+
+    largest_micro_batch: int
+    """Its tokens."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
@@ -61,23 +61,60 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     exit_code: int
 
 
-Message = Event | Finished | Failed
+Message = Event | Started | Finished | Failed
 encode = msgspec.json.Encoder(enc_hook=str).encode  # of a message; paths become text
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message, dec_hook=lambda kind, value: kind(value))
 
 
 def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] = COMMAND) -> TrainResult:
-    """Train in a child process.
+    """Train in a child process. If the memory runs out, continue from the checkpoint with half the micro-batch.
 
-    SIGINT and SIGTERM go to the child, which saves and stops; then Interrupted is raised. Raises the child's own
-    DistillError, and MachineError if the system ended it.
+    SIGINT, SIGTERM and SIGHUP go to the child, which saves and stops; then Interrupted is raised. Raises the child's
+    own DistillError, and MachineError if the memory or the GPU ended it.
     """
-    received: list[int] = []
+    for retries_left in reversed(range(MAX_RETRIES + 1)):
+        end = _run_child(config, report, command)
+        out_of_memory = end.last is None and not end.signals and is_out_of_memory(end.errors)
+        half = end.largest_micro_batch // 2
+        if not (out_of_memory and half and retries_left and (config.adapter / files.CHECKPOINT).exists()):
+            break
+        report(Warning(f"train: the memory ran out. Continuing from the last checkpoint with {half} tokens at a time."))
+        config = config.replace(micro_batch_tokens=half, resume=True, force=False)
+    if isinstance(end.last, Finished):
+        return end.last.result
+    if end.last and end.last.exit_code > 128:
+        raise Interrupted(end.last.message, AGAIN, end.last.exit_code)
+    if end.last:
+        raise DistillError(end.last.message, end.last.next_step, end.last.problems)
+    if end.signals:
+        raise Interrupted("train: stopped before it could save.", AGAIN, 128 + end.signals[-1])
+    raise _explain_death(end.exit_code, end.errors)
+
+
+@dataclass
+class _End:
+    """The end of a child."""
+
+    exit_code: int = 0
+    """Negative: the number of the signal that ended it."""
+    errors: str = ""
+    """Its error output."""
+    signals: list[int] = field(default_factory=list)
+    """Signals that were passed on."""
+    largest_micro_batch: int = 0
+    """0: it ended before training."""
+    last: Finished | Failed | None = None
+    """None: it died."""
+
+
+def _run_child(config: TrainConfig, report: Report, command: Sequence[str]) -> _End:
+    """Start a child, pass on its events and our signals, and wait for its end."""
+    end = _End()
 
     def pass_on(number: int) -> None:
-        received.append(number)
+        end.signals.append(number)
         if child.poll() is None:
-            child.send_signal(number if len(received) < SIGNALS_TO_KILL else signal.SIGKILL)
+            child.send_signal(number if len(end.signals) < SIGNALS_TO_KILL else signal.SIGKILL)
 
     with tempfile.TemporaryDirectory(prefix="mlx-distill-") as scratch, tempfile.TemporaryFile() as error_output:
         settings = Path(scratch, "train.json")
@@ -90,31 +127,28 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
             process_group=0,  # so that the terminal's Ctrl-C reaches it once, through us
             text=True,
             encoding="utf-8",
+            env=child_environment(),
         ) as child:
             assert child.stdout is not None
             try:
                 with handle_signals(pass_on):
-                    last = _follow(child.stdout, report)
-                    child.wait()
+                    _follow(child.stdout, report, end)
+                    end.exit_code = child.wait()
             finally:
                 if child.poll() is None:  # an error on our side: do not leave the child behind
                     child.terminate()
         error_output.seek(0)
-        errors = error_output.read().decode("utf-8", "replace")
-    if isinstance(last, Finished):
-        return last.result
-    if last and last.exit_code > 128:
-        raise Interrupted(last.message, _CONTINUE, last.exit_code)
-    if last:
-        raise DistillError(last.message, last.next_step, last.problems)
-    if received:
-        raise Interrupted("train: stopped before it could save.", _CONTINUE, 128 + received[-1])
-    raise _explain_death(child.returncode, errors)
+        end.errors = error_output.read().decode("utf-8", "replace")
+    return end
 
 
-def _follow(lines: IO[str], report: Report) -> Finished | Failed | None:
-    """Report the child's events until it closes its output. Return its last message."""
-    last: Finished | Failed | None = None
+def child_environment(system: str = sys.platform) -> dict[str, str]:
+    """Return the environment of the child. The user's own value of a variable is kept."""
+    return {**({RELAX_WATCHDOG: "1"} if system == "darwin" else {}), **os.environ}
+
+
+def _follow(lines: IO[str], report: Report, end: _End) -> None:
+    """Report the child's events until it closes its output; note the other messages in `end`."""
     for line in lines:
         try:
             message = _decoder.decode(line)
@@ -122,20 +156,21 @@ def _follow(lines: IO[str], report: Report) -> Finished | Failed | None:
             if line.strip():
                 report(Note(line.strip()))
             continue
-        if isinstance(message, (Finished, Failed)):
-            last = message
+        if isinstance(message, Started):
+            end.largest_micro_batch = message.largest_micro_batch
+        elif isinstance(message, (Finished, Failed)):
+            end.last = message
         else:
             report(message)
-    return last
 
 
 def _explain_death(code: int, errors: str) -> Exception:
     """Return the error for a child that ended without a last message. An unknown reason is a bug."""
-    for sign, reason in _DEATHS.items():
-        if sign in errors:
-            return MachineError(f"train: {reason}.", _ADVICE)
+    machine_error = explain(errors)
+    if machine_error:
+        return MachineError(f"train: {machine_error.message}", machine_error.next_step)
     if code == -signal.SIGKILL:
-        return MachineError("train: the system killed the training, probably for lack of memory.", _ADVICE)
+        return MachineError("train: the system killed the training, probably for lack of memory.", CLOSE_PROGRAMS)
     how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
     tail = "\n".join(errors.strip().splitlines()[-40:])
     return RuntimeError(f"The training process ended {how} and gave no result. Its error output:\n{tail}")
@@ -148,7 +183,7 @@ def main(path: Path) -> int:
     from mlx_distill.train.run import run  # imports MLX, so after the line above
 
     try:
-        result = run(config, _send)
+        result = run(config, _send, on_start=lambda tokens: _send(Started(tokens)))
     except DistillError as error:
         _send(Failed(error.message, error.next_step, error.problems, error.exit_code))
         return error.exit_code

@@ -22,6 +22,8 @@ from mlx_distill.models.load import Student
 LOG2_E = math.log2(math.e)
 QUERY_BLOCK = 128
 """Queries in a block of attention. A block skips the keys after it."""
+PATCHED = {"swiglu", "scaled_dot_product_attention"}
+"""Functions of mlx-lm's models that are replaced."""
 Arrays = tuple[mx.array, ...]
 
 
@@ -35,22 +37,30 @@ def exp2(values: mx.array) -> mx.array:
     return mx.power(mx.array(2.0), values)
 
 
+def has_fast_layers(student: Student) -> bool:
+    """Return True if `cpu` is active and mlx-lm's layers of this architecture can use the kernels below."""
+    return cpu.has_slow_exp() and student.dtype == mx.float32 and _namespace(student).keys() >= PATCHED
+
+
 @contextmanager
 def fast_layers(student: Student, wanted: bool | None = None) -> Iterator[None]:
-    """Within the block, mlx-lm's layers of this architecture use the kernels below. Default: if `cpu` is active."""
-    namespace = vars(sys.modules[type(student.model).__module__])
-    names = ("swiglu", "scaled_dot_product_attention")
-    wanted = cpu.has_slow_exp() if wanted is None else wanted
-    if not wanted or student.dtype != mx.float32 or not all(name in namespace for name in names):
+    """Within the block, mlx-lm's layers use the kernels below. Default: `has_fast_layers`."""
+    if not (has_fast_layers(student) if wanted is None else wanted and student.dtype == mx.float32):
         yield
         return
-    before = {name: namespace[name] for name in names}
+    namespace = _namespace(student)
+    before = {name: namespace[name] for name in PATCHED}
     namespace["swiglu"] = swiglu
     namespace["scaled_dot_product_attention"] = _causal_or(before["scaled_dot_product_attention"])
     try:
         yield
     finally:
         namespace.update(before)
+
+
+def _namespace(student: Student) -> dict[str, Any]:
+    """Return the names in mlx-lm's module of this architecture."""
+    return vars(sys.modules[type(student.model).__module__])
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlx_distill.errors import InputError, raise_problems
 from mlx_distill.models.load import Student
 from mlx_distill.models.score import batches_by_length
-from mlx_distill.models.tokenize import Rendered
+from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.records import Example
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.train.objectives import Objective
@@ -25,7 +25,7 @@ class Rows:
     """The rows of train.jsonl or valid.jsonl, in the order of the file."""
 
     ids: tuple[str, ...]
-    rows: tuple[Rendered, ...]
+    rows: tuple[TokenizedChat, ...]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -18,11 +18,13 @@ from mlx.utils import tree_flatten
 from mlx_distill.errors import MachineError
 from mlx_distill.formatting import format_bytes
 from mlx_distill.models.load import Student
-from mlx_distill.models.score import CHUNK_BYTES
-from mlx_distill.models.tokenize import Rendered
+from mlx_distill.models.score import chunk_limit
+from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.train.config import TrainConfig
+from mlx_distill.train.cpu_kernels import QUERY_BLOCK, has_fast_layers
 from mlx_distill.train.data import micro_batches
 from mlx_distill.train.execution import Execution
+from mlx_distill.train.lora import CastLoRALinear
 
 MAX_TOKENS, MIN_TOKENS = 4096, 256
 """Bounds of the chosen micro-batch tokens. More than 4096 makes a step no faster."""
@@ -35,7 +37,11 @@ TRAINED_LOW_RANK = 4
 """Weight, gradient, two moments."""
 TRAINED_FULL = 7
 """The same, and AdamW's temporary arrays over all weights."""
-HIDDEN, INNER, SCORES, LOGITS = 8, 4, 2, 3
+HIDDEN, INNER, SCORES = 8, 4, 2
+LOGITS, LOGITS_16_BITS = 3, 4
+"""Float32 copies of the logits. With 16-bit weights, logits and their gradient exist in 16 bits too."""
+RECOMPUTED = 1 / 3
+"""The fraction of one layer that gradient checkpointing adds to the loss."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def check_weights_fit(config: TrainConfig, itemsize: int, usable_bytes: int) -> 
 
 
 def make_plan(
-    student: Student, config: TrainConfig, rows: Sequence[Rendered], execution: Execution, usable_bytes: int
+    student: Student, config: TrainConfig, rows: Sequence[TokenizedChat], execution: Execution, usable_bytes: int
 ) -> MemoryPlan:
     """Choose the largest micro-batches whose estimate fits, after `make_trainable`. The user's own are always kept.
 
@@ -103,7 +109,7 @@ def make_plan(
 
 
 def estimate_memory(
-    student: Student, config: TrainConfig, rows: Sequence[Rendered], max_tokens: int, execution: Execution
+    student: Student, config: TrainConfig, rows: Sequence[TokenizedChat], max_tokens: int, execution: Execution
 ) -> MemoryEstimate:
     """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
     multiple, n_streams = execution.length_multiple, len(execution.streams)
@@ -122,8 +128,8 @@ def estimate_memory(
         kept = n_layers * layer
         if config.grad_checkpoint:  # each layer's input, and after the loss one layer at a time
             inputs = sum(n_tokens) * itemsize * student.config["hidden_size"]
-            kept = n_layers * inputs + max(layer - group_loss, 0)
-        activations, loss = max((activations, loss), (kept, group_loss), key=sum)
+            kept = n_layers * inputs + max(layer - group_loss, RECOMPUTED * layer)
+        activations, loss = max((activations, loss), (int(kept), group_loss), key=sum)
     trained = [value for _, value in tree_flatten(student.model.trainable_parameters())]
     copies = TRAINED_FULL if config.method == "full" else TRAINED_LOW_RANK
     weights = sum(value.nbytes for _, value in tree_flatten(student.model.parameters()))
@@ -139,16 +145,21 @@ def _layer_width(student: Student, length: int) -> int:
     """Return the numbers that one layer keeps of each token in a row of `length` tokens for the backward pass."""
     sizes = student.config
     width = HIDDEN * sizes["hidden_size"] + INNER * sizes["intermediate_size"]
-    width += SCORES * sizes["num_attention_heads"] * length
-    # DoRA: the gradient of a magnitude (`m`) needs the output of its linear layer.
-    layer: list[tuple[str, mx.array]] = tree_flatten(student.model.layers[0].trainable_parameters())
-    return int(width + sum(value.size for name, value in layer if name.endswith(".m")))
+    scores = (length + QUERY_BLOCK) / 2 if has_fast_layers(student) else SCORES * length
+    width += sizes["num_attention_heads"] * scores
+    for module in student.model.layers[0].modules():
+        if "m" in module:  # DoRA: the gradient of a magnitude needs the output of its linear layer
+            width += module.m.size
+        if "lora_a" in module and student.dtype.size == 2 and not isinstance(module, CastLoRALinear):
+            width += 2 * module.lora_a.shape[0]  # its input in float32
+    return int(width)
 
 
 def _loss_bytes(student: Student, config: TrainConfig, n_supervised: int) -> int:
     """Return the bytes of the logits and what the loss computes from them; of one chunk if the head is frozen."""
     logits = n_supervised * student.config["vocab_size"] * FLOAT32_BYTES
-    return int(LOGITS * (logits if config.method == "full" else min(logits, CHUNK_BYTES)))
+    copies = LOGITS_16_BITS if student.dtype.size == 2 else LOGITS
+    return int(copies * (logits if config.method == "full" else min(logits, chunk_limit())))
 
 
 def _does_not_fit(needed: str, usable_bytes: int, config: TrainConfig) -> MachineError:

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_distill.models.load import Student
 from mlx_distill.models.score import Batch, pad, token_losses
-from mlx_distill.models.tokenize import Rendered, render
+from mlx_distill.models.tokenize import TokenizedChat, render
 from mlx_distill.records import Example
 from mlx_distill.train.loss import linear_cross_entropy
 
@@ -24,9 +24,9 @@ from mlx_distill.train.loss import linear_cross_entropy
 class Objective:
     """One way to learn from examples. `tokenize` and `make_batch` may return subclasses that carry more data."""
 
-    tokenize: Callable[[Student, Example], Rendered]
+    tokenize: Callable[[Student, Example], TokenizedChat]
     """Turn an example into tokens and answer mask. Runs once, before training."""
-    make_batch: Callable[[Student, Sequence[Rendered], int], Batch]
+    make_batch: Callable[[Student, Sequence[TokenizedChat], int], Batch]
     """Put rows into one batch. Runs before each forward pass, with the student as it is then.
 
     The lengths of all arrays are multiples of the number given, so that there are few shapes to compile.
@@ -38,12 +38,12 @@ class Objective:
     """
 
 
-def tokenize(student: Student, example: Example) -> Rendered:
+def tokenize(student: Student, example: Example) -> TokenizedChat:
     """Return the conversation as tokens. The assistant turns are supervised."""
     return render(student.tokenizer, example.messages)
 
 
-def make_batch(_student: Student, rows: Sequence[Rendered], length_multiple: int) -> Batch:
+def make_batch(_student: Student, rows: Sequence[TokenizedChat], length_multiple: int) -> Batch:
     """Pad rows to one length."""
     return pad(rows, length_multiple)
 

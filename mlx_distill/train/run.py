@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_distill import cpu, device
 from mlx_distill.errors import InputError
-from mlx_distill.events import Report, ignore
+from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.models.load import load_student
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import only_writer
@@ -34,15 +34,17 @@ def run(
     objectives: Mapping[str, Objective] = OBJECTIVES,
     now: Callable[[], float] = time.perf_counter,
     execution: Execution | None = None,
+    on_start: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train an adapter. Keep the best one by validation loss, and the last one.
 
-    `execution` defaults to what suits the device. Raises InputError for rows or settings that cannot be trained on,
-    before anything is written, and if another process trains in the same folder; MachineError if the memory does not
-    suffice; Interrupted after a signal, with a checkpoint to resume from.
+    `execution` defaults to what suits the device. `on_start` gets the tokens of the largest micro-batch before the
+    first forward pass. Raises InputError for rows or settings that cannot be trained on, before anything is written,
+    and if another process trains in the same folder; MachineError if the memory does not suffice; Interrupted after
+    a signal, with a checkpoint to resume from.
     """
     with only_writer(config.adapter):
-        return _train(config, report, objectives, now, execution)
+        return _train(config, report, objectives, now, execution, on_start)
 
 
 def _train(
@@ -51,6 +53,7 @@ def _train(
     objectives: Mapping[str, Objective],
     now: Callable[[], float],
     execution: Execution | None,
+    on_start: Callable[[int], None] | None,
 ) -> TrainResult:
     refuse_to_overwrite(config)
     objective = objectives.get(config.objective)
@@ -61,15 +64,19 @@ def _train(
     hardware = device.prepare()
     # Full training needs float32: in 16 bits, rounding would lose small updates.
     dtype = mx.float32 if config.method == "full" else hardware.dtype
+    if hardware.warning:
+        report(Warning(hardware.warning))
     check_weights_fit(config, dtype.size, hardware.usable_bytes)
     student = load_student(config.model, dtype=dtype)
     train_rows, valid_rows = (
         read_rows(config.data / name, student, objective, config.max_length) for name in (files.TRAIN, files.VALID)
     )
     execution = execution or Execution.on(hardware)
-    adapter_config = make_trainable(student, config)
+    adapter_config = make_trainable(student, config, cast_adapters=execution.cast_adapters)
     plan = make_plan(student, config, train_rows.rows, execution, hardware.usable_bytes)
     train_step = TrainStep(config, student, objective, train_rows, plan.micro_batch_tokens, execution)
+    if on_start:
+        on_start(train_step.largest_micro_batch)
     budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
     with handle_signals(stop.set), cpu.shared_cores(len(execution.streams)), fast_layers(student):
         return Trainer(config, train_step, valid_rows, plan, adapter_config, budget, stop, report).train()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to finish the step and save, instead of an exception in the middle of it."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to finish the step and save, instead of an exception."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from dataclasses import dataclass
 
 @contextmanager
 def handle_signals(handler: Callable[[int], None]) -> Iterator[None]:
-    """Call `handler` for SIGINT and SIGTERM within the block. Other threads than the main one receive no signals."""
+    """Call `handler` for SIGINT and SIGTERM within the block. SIGHUP (the terminal was closed) counts as SIGTERM.
+
+    Other threads than the main one receive no signals. `nohup` ignores SIGHUP, which stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, _frame: handler(number)) for number in numbers}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    def handle(number: int, _frame: object) -> None:
+        handler(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

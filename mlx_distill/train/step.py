@@ -105,6 +105,12 @@ class TrainStep:
             step_seconds=seconds,
         )
 
+    @property
+    def largest_micro_batch(self) -> int:
+        """Tokens of the largest micro-batch, without padding."""
+        longest = sorted(self.lengths)[-self.config.batch_size :]
+        return max(max(longest), min(sum(longest), self.micro_batch_tokens))
+
     def _make_functions(self) -> tuple[Gradient, Update]:
         """Make the functions at the first step: compiled ones keep the optimizer's state, which resuming replaces.
 

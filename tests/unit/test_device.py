@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -53,8 +55,52 @@ def test_a_mac_without_a_visible_gpu_computes_on_the_cpu(
     monkeypatch.setattr(mx, "device_count", lambda _kind: n_gpus)
     monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M9", "memory_size": 8})
     monkeypatch.setattr(mx, "set_default_device", defaults.append)
-    assert device.prepare().kind == kind
+    monkeypatch.setattr(mx, "set_cache_limit", lambda _limit: None)
+    prepared = device.prepare()
+    assert prepared.kind == kind
+    assert ("No GPU is visible" in prepared.warning) == (kind == "cpu")
     assert defaults == ([mx.cpu] if kind == "cpu" else [])
+
+
+@pytest.mark.usefixtures("fresh_prepare")
+@pytest.mark.parametrize(
+    ("gigabytes", "is_own", "limits"), [(4, True, [1 << 30]), (64, True, [2 << 30]), (4, False, [])]
+)
+def test_metal_has_a_cache_limit_in_our_own_process(
+    gigabytes: int, is_own: bool, limits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_limits: list[int] = []
+    monkeypatch.setattr(device._process, "is_own", is_own)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_count", lambda _kind: 1)
+    monkeypatch.setattr(mx, "device_info", lambda: {"memory_size": gigabytes << 30})
+    monkeypatch.setattr(mx, "set_cache_limit", set_limits.append)
+    device.prepare()
+    assert set_limits == limits
+
+
+@pytest.mark.parametrize(
+    ("kind", "file_dtype", "wanted", "expected"),
+    [
+        ("metal", "float16", "", mx.float16),
+        ("metal", "bfloat16", "", mx.bfloat16),
+        ("metal", "float32", "", mx.bfloat16),
+        ("metal", "float16", "float32", mx.float32),
+        ("cpu", "float16", "", mx.float32),
+    ],
+)
+def test_inference_keeps_float16_files_on_metal(
+    kind: str, file_dtype: str, wanted: str, expected: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_DISTILL_DTYPE", wanted)
+    assert HARDWARE[kind].dtype_for(file_dtype) == expected
+
+
+def test_the_open_file_limit_is_raised() -> None:
+    code = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, r.getrlimit(r.RLIMIT_NOFILE)[1]));"
+    code += "from mlx_distill.device import configure_process as c; c(); print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    soft, hard = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert int(soft) == (4096 if int(hard) < 0 else min(4096, int(hard)))
 
 
 def test_streams_work_in_every_thread() -> None:

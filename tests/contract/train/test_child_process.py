@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +18,15 @@ import pytest
 from mlx_distill.errors import DistillError, Interrupted, MachineError
 from mlx_distill.events import Event, Note, Progress, Warning, ignore
 from mlx_distill.train import TrainConfig, TrainResult
-from mlx_distill.train.child_process import Failed, Finished, encode, train_in_child
+from mlx_distill.train.child_process import (
+    RELAX_WATCHDOG,
+    Failed,
+    Finished,
+    Started,
+    child_environment,
+    encode,
+    train_in_child,
+)
 from tests.support.rows import make_rows
 
 FIGURES = {**dict.fromkeys(TrainResult.__struct_fields__, 1), "adapter": "adapters/mine", "stopped": "finished"}
@@ -35,7 +45,7 @@ def child(tmp_path: Path, code: str) -> Sequence[str]:
     return [sys.executable, str(file)]
 
 
-def say(event: Event | Failed) -> str:
+def say(event: Event | Failed | Started) -> str:
     """Return the code that sends a message."""
     return f"print({encode(event).decode()!r}, flush=True)"
 
@@ -77,18 +87,83 @@ def test_an_error_keeps_its_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ("kIOGPUCommandBufferCallbackErrorImpactingInteractivity", "while the display needed it"),
-        ("kIOGPUCommandBufferCallbackErrorTimeout", "one piece of GPU work took too long"),
-        ("kIOGPUCommandBufferCallbackErrorOutOfMemory", "the GPU ran out of memory"),
-        ("Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size", "too large a buffer"),
-        ("terminate called after throwing an instance of 'std::bad_alloc'", "the memory ran out"),
+        ("kIOGPUCommandBufferCallbackErrorImpactingInteractivity", "because the display needed the GPU"),
+        ("kIOGPUCommandBufferCallbackErrorTimeout", "one piece of it took too long"),
+        ("kIOGPUCommandBufferCallbackErrorOutOfMemory", "The GPU ran out of memory"),
+        (
+            "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size",
+            "larger",
+        ),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "not enough memory"),
+        (
+            "libc++abi: terminating due to uncaught exception of type std::bad_alloc: std::bad_alloc",
+            "not enough memory",
+        ),
     ],
 )
 def test_an_abort_is_explained(tmp_path: Path, output: str, reason: str) -> None:
     with pytest.raises(MachineError, match=reason) as error:
         train(tmp_path, f"print({output!r}, file=sys.stderr, flush=True); os.abort()")
-    for advice in ("Close other programs", "display sleep", "train.micro_batch_tokens=512", "last checkpoint"):
-        assert advice in error.value.next_step
+    assert "train.micro_batch_tokens=512" in error.value.next_step
+
+
+OUT_OF_MEMORY = "RuntimeError: [METAL] Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+
+
+def runs_out_of_memory(tmp_path: Path, times: int, error: str = OUT_OF_MEMORY) -> str:
+    """Return the code of a child that writes down its config, and ends with an error for the first `times` times."""
+    return f"""
+        import json, pathlib
+        seen = pathlib.Path({str(tmp_path / "configs")!r})
+        text = pathlib.Path(sys.argv[1]).read_text()
+        seen.write_text((seen.read_text() if seen.exists() else "") + json.dumps(json.loads(text)) + chr(10))
+        config = json.loads(text)
+        {say(Started(1001))}
+        adapter = pathlib.Path(config["adapter"])
+        adapter.mkdir(exist_ok=True)
+        (adapter / "checkpoint.safetensors").touch()
+        if len(seen.read_text().splitlines()) <= {times}:
+            sys.exit({error!r})
+        {FINISH}
+    """
+
+
+def configs(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "configs").read_text().splitlines()]
+
+
+def test_training_continues_with_half_the_micro_batch(tmp_path: Path) -> None:
+    events: list[Event] = []
+    assert train(tmp_path, runs_out_of_memory(tmp_path, 1), events) == RESULT
+    assert [(c["micro_batch_tokens"], c["resume"]) for c in configs(tmp_path)] == [(0, False), (500, True)]
+    assert [event.text for event in events if isinstance(event, Warning)] == [
+        "train: the memory ran out. Continuing from the last checkpoint with 500 tokens at a time."
+    ]
+
+
+def test_out_of_memory_is_retried_twice(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="ran out of memory"):
+        train(tmp_path, runs_out_of_memory(tmp_path, 9))
+    assert len(configs(tmp_path)) == 3
+
+
+def test_other_gpu_errors_are_not_retried(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="took too long"):
+        train(tmp_path, runs_out_of_memory(tmp_path, 9, "[METAL] kIOGPUCommandBufferCallbackErrorTimeout"))
+    assert len(configs(tmp_path)) == 1
+
+
+def test_out_of_memory_before_a_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="ran out of memory"):
+        train(tmp_path, f"{say(Started(1000))}; sys.exit({OUT_OF_MEMORY!r})")
+
+
+def test_the_watchdog_is_relaxed_on_macos_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RELAX_WATCHDOG, raising=False)
+    assert child_environment("darwin")[RELAX_WATCHDOG] == "1"
+    assert child_environment("linux") == dict(os.environ)
+    monkeypatch.setenv(RELAX_WATCHDOG, "0")
+    assert child_environment("darwin")[RELAX_WATCHDOG] == "0"
 
 
 def test_a_kill_by_the_system_is_explained_as_lack_of_memory(tmp_path: Path) -> None:
@@ -102,7 +177,7 @@ def test_a_bug_in_the_child_shows_its_traceback(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in str(error.value)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_reaches_the_child_which_saves(tmp_path: Path, number: int, code: int) -> None:
     saves = f"""
         def save(number, frame):

@@ -135,7 +135,7 @@ def test_a_run_frees_its_memory(config: TrainConfig) -> None:
 # -- interrupted ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_saves_after_the_step_and_resume_is_exact(
     config: TrainConfig, tmp_path: Path, number: int, code: int
 ) -> None:

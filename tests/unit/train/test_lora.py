@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm import load
@@ -15,10 +17,13 @@ from mlx_lm.models import qwen2
 from mlx_distill.errors import InputError
 from mlx_distill.models.adapter import attach
 from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.score import pad
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.lora import make_trainable
+from mlx_distill.train.objectives import sft_loss
 from mlx_distill.train.run import run
-from tests.support.training import quantized, read_metrics, read_weights
+from mlx_distill.train.step import scalar
+from tests.support.training import quantized, read_metrics, read_weights, tokenized
 
 QWEN2_5_05B = {
     "model_type": "qwen2",
@@ -79,6 +84,25 @@ def test_only_target_layers_are_adapted(config: TrainConfig) -> None:
     with pytest.raises(InputError, match="has no layer attn_q") as error:
         run(config.replace(targets=("attn_q",), force=True))
     assert "self_attn.q_proj" in error.value.next_step
+
+
+def test_cast_adapters_compute_in_the_type_of_the_activations(config: TrainConfig) -> None:
+    losses, gradients = [], []
+    for cast in (False, True):
+        student = load_student(config.model, dtype=mx.bfloat16)
+        make_trainable(student, config, cast_adapters=cast)
+        layer = student.model.layers[0].mlp.up_proj
+        layer.lora_b = mx.random.normal(layer.lora_b.shape, key=mx.random.key(1)) / 10
+        assert layer.lora_a.dtype == layer.lora_b.dtype == mx.float32
+        assert layer(mx.ones((1, 64), mx.bfloat16)).dtype == mx.bfloat16
+        batch = pad(tokenized(config.data / "train.jsonl", student))
+        (loss, _), gradient = nn.value_and_grad(student.model, partial(sft_loss, student))(batch)
+        losses.append(scalar(loss))
+        gradients.append(gradient["model"]["layers"][0]["mlp"]["up_proj"]["lora_a"])
+    assert losses[0] != losses[1]
+    assert math.isclose(losses[0], losses[1], rel_tol=5e-3)
+    assert gradients[1].dtype == mx.float32
+    assert scalar(mx.linalg.norm(gradients[0] - gradients[1])) < 0.05 * scalar(mx.linalg.norm(gradients[0]))
 
 
 def test_gradient_checkpointing_trains_the_same(config: TrainConfig, tmp_path: Path) -> None:

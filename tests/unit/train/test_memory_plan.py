@@ -10,14 +10,14 @@ from mlx.utils import tree_flatten
 
 from mlx_distill.errors import MachineError
 from mlx_distill.models.load import Student, load_student
-from mlx_distill.models.tokenize import Rendered
+from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import MAX_TOKENS, USABLE_FRACTION, check_weights_fit, make_plan
 from tests.support.training import quantized
 
-ROWS = tuple(Rendered(tuple(range(500)), (False,) * 100 + (True,) * 400) for _ in range(8))
+ROWS = tuple(TokenizedChat(tuple(range(500)), (False,) * 100 + (True,) * 400) for _ in range(8))
 TWO_STREAMS = Execution((mx.new_stream(mx.cpu), mx.new_stream(mx.cpu)))
 
 
