@@ -45,7 +45,7 @@ class AskConfig(Config, frozen=True, kw_only=True):
 
     @property
     def budget(self) -> Budget:
-        """What asking may cost."""
+        """The limit on costs."""
         return Budget(self.max_cost, self.prices, self.track_costs)
 
     @property
@@ -66,7 +66,7 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
 
     @property
     def batch_mode(self) -> BatchMode:
-        """What goes into new batches."""
+        """The requests that go into new batches."""
         return "all" if self.batch else "wait" if self.wait else "off"
 
     def inputs(self) -> list[Path]:
@@ -91,18 +91,18 @@ class CollectResult:
     n_answered: int
     n_new: int
     stop_reasons: Mapping[str, int]
-    """How the answers ended; `empty` for complete answers without text."""
+    """Number of answers by their end; `empty` for complete answers without text."""
     failed: tuple[FailedPrompt, ...]
     n_in_batches: int
     """Prompts in pending batches, whose answers come later."""
     seconds: float
     cost_usd: float
     total_cost_usd: float
-    """What all answers of the set cost, when each was bought."""
+    """Cost of all answers of the set, at the time of their request."""
     usage: UsageReport
-    """Of this run."""
+    """Usage of this run."""
     total_usage: UsageReport
-    """Of the project."""
+    """Usage of the whole project."""
 
     def after(self, earlier: CollectResult) -> CollectResult:
         """Return this run and an earlier one as one result."""

@@ -63,9 +63,9 @@ class ExpandResult:
     seconds: float
     cost_usd: float
     usage: UsageReport
-    """Of this run."""
+    """Usage of this run."""
     total_usage: UsageReport
-    """Of the project."""
+    """Usage of the whole project."""
 
 
 def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:

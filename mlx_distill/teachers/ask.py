@@ -47,9 +47,9 @@ class AskResult:
     """Keys of requests that pending batches will answer."""
     seconds: float
     usage: UsageReport
-    """Of this run."""
+    """Usage of this run."""
     total_usage: UsageReport
-    """Of the project."""
+    """Usage of the whole project."""
     stopped_by: DistillError | None = None
 
     def raise_if_stopped(self) -> None:
@@ -142,7 +142,7 @@ def _check_batches(teacher: Teacher, batch_mode: BatchMode | None) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to ask, and its cost. Costs are None if they are not counted, or if the teacher has no batches."""
+    """Number of missing answers and their cost. Costs are None if they are not counted, or if the teacher has no batches."""
 
     teacher: str
     n_prompts: int
@@ -155,19 +155,19 @@ class Estimate:
     input_tokens: int
     output_tokens: int
     basis: str
-    """How the figures were estimated."""
+    """Basis of the estimate."""
     usd: float | None
     batch_usd: float | None
     worst_usd: float | None
     """If every answer, and its retry with a larger limit, reaches max_tokens."""
     worst_batch_usd: float | None
     spent_usd: float
-    """By the project so far."""
+    """Spent by the project so far."""
     max_cost: float | None
 
     @property
     def costs_money(self) -> bool:
-        """Whether asking will cost money that is counted."""
+        """Return whether the missing answers cost money that is counted."""
         return bool(self.n_to_ask and self.usd)
 
 

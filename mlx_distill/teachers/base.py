@@ -80,7 +80,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """What a rate limit still allows, as the provider reports it with an answer."""
+    """The rest of a rate limit, as the provider reports it with an answer."""
 
     unit: Literal["requests", "input tokens", "output tokens"]
     limit: int
@@ -107,7 +107,7 @@ class Teacher(Protocol):
 
     @property
     def terms(self) -> str:
-        """What the user must know before training on the answers. May be empty."""
+        """Terms that the user must know before training on the answers. May be empty."""
 
     @property
     def billed_model(self) -> str:

@@ -45,7 +45,7 @@ MAX_READINGS = 4
 MAX_TRIES = 3
 """How often one run submits a request that errors or expires."""
 CLOCK_SLACK = timedelta(days=2)
-"""How far the provider's clock may be from ours: more than a time zone."""
+"""Maximum difference between the provider's clock and ours: more than a time zone."""
 LISTED_AFTER_SECONDS = 120.0
 """A batch that is not in the provider's list after this time was not created."""
 LIST_EVERY_SECONDS = 10.0

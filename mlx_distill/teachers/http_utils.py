@@ -1,4 +1,4 @@
-"""What the HTTP providers share: deadline, sorted errors, redaction, rate-limit headers and a limit on responses."""
+"""Shared parts of the HTTP providers: deadline, sorted errors, redaction, rate-limit headers and a limit on responses."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ RETRIES: tuple[Retry, ...] = get_args(Retry)
 """Completion statuses that users can ask to retry."""
 
 BatchMode = Literal["off", "wait", "all"]
-"""What goes into new batches: nothing, what a batch left unanswered, or everything that is missing."""
+"""The content of new batches: nothing, what a batch left unanswered, or everything that is missing."""
 Requests = Sequence[tuple[Prompt, Request]]
 
 
@@ -60,7 +60,7 @@ class AnswerSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer is complete and not empty."""
+        """Return whether the answer is complete and not empty."""
         return self.status == "complete"
 
 
@@ -68,7 +68,7 @@ class PendingRequest(Record, frozen=True):
     """One request to send."""
 
     key: str
-    """Of the original request: a retry with a larger limit keeps it."""
+    """Key of the original request: a retry with a larger limit keeps it."""
     prompt: Prompt
     request: Request
     has_answer: bool = False

@@ -60,7 +60,7 @@ PRICES: Prices = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What a project may spend, and how its costs are counted."""
+    """The limit on a project's spending, and the prices to count it with."""
 
     max_cost: float | None = None
     """US dollars for the whole project. None: no limit."""
@@ -144,7 +144,7 @@ def worst_case_usd(price: Price, messages: Messages, max_tokens: int, *, batch: 
 
 @dataclass(frozen=True)
 class ModelUsage:
-    """What one model cost."""
+    """Usage and cost of one model."""
 
     model: str
     n_answers: int = 0
@@ -182,7 +182,7 @@ class ModelUsage:
 
 @dataclass(frozen=True)
 class UsageReport:
-    """What was spent, by model and in total."""
+    """Usage and cost by model and in total."""
 
     models: tuple[ModelUsage, ...] = ()
     total_usd: float = 0.0

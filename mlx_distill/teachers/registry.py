@@ -14,10 +14,10 @@ from mlx_distill.teachers.base import Teacher
 
 @dataclass(frozen=True)
 class Provider:
-    """How users write a teacher of this provider, and where its class is."""
+    """The form of a teacher's name with this provider, and the place of its class."""
 
     usage: str
-    """For help texts: `anthropic:MODEL`."""
+    """The form in help texts: `anthropic:MODEL`."""
     factory: str
     """`module:Class`. The class takes the text after the colon; it is imported when the teacher is opened."""
     key_names: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Provider:
     install: str = ""
     """Command that installs it."""
     advice: str = ""
-    """What to do if there is no key."""
+    """Advice if there is no key."""
 
 
 PROVIDERS: dict[str, Provider] = {
@@ -72,7 +72,7 @@ def provider_of(spec: str) -> Provider:
 
 @dataclass(frozen=True)
 class KeyCheck:
-    """Whether a teacher could be asked, as `doctor` reports it."""
+    """The result of checking a teacher's key, as `doctor` reports it."""
 
     status: Literal["ok", "warning", "problem"]
     text: str

@@ -27,7 +27,7 @@ BATCHES_CONTINUE = "Batches continue without this machine: run the same command 
 
 
 class Session:
-    """What a run has to ask, what it has done, and what stopped it."""
+    """State of a run: its pending requests, its results, and the reason for a stop."""
 
     def __init__(
         self,

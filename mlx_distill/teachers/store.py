@@ -76,7 +76,7 @@ class Spending(Record, frozen=True):
     earlier_usd: Amount = 0.0
     """Spent before this file existed, according to `ledger.jsonl`."""
     unknown: dict[str, UnknownCost] = msgspec.field(default_factory=dict)
-    """By model."""
+    """Unknown outcomes by model."""
     ceiling_usd: Amount | None = None
     """Set while a run sends requests."""
     ceiling_model: str = ""
@@ -173,14 +173,14 @@ class AnswerStore:
 
     @property
     def spent_usd(self) -> float:
-        """What counts as spent, without what is in flight in this run."""
+        """Return the spending, without requests in flight in this run."""
         unknown = sum(each.usd for each in self._spending.unknown.values())
         pending = sum(batch.usd for batch in self._spending.batches)
         return self._spending.earlier_usd + self._answers_usd + unknown + pending
 
     @property
     def left_usd(self) -> float:
-        """What may still be sent."""
+        """Return the amount that is left."""
         cap = math.inf if self.budget.max_cost is None else self.budget.max_cost
         return cap - self.spent_usd - self._in_flight_usd
 

@@ -4,7 +4,7 @@
     python scripts/bench/chat.py --model models/SmolLM2-135M-Instruct [--adapter adapters/NAME] [--json]
 
 Every conversation asks the same ten questions. A turn's figure is its median time over the conversations; the least is
-printed beside it. Exits with 1 where turn 10 takes more than 1.5 times as long as turn 2. Some four minutes with the
+printed with it. Exits with 1 if turn 10 takes more than 1.5 times as long as turn 2. Some four minutes with the
 sample student on two cores without a GPU, which should have nothing else to do.
 """
 

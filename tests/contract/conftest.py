@@ -30,7 +30,7 @@ def events() -> list[Event]:
 
 @pytest.fixture
 def teacher() -> str:
-    """Who is asked unless a test says otherwise."""
+    """Return the teacher, unless a test names another one."""
     return "anthropic:claude-sonnet-4-6"
 
 

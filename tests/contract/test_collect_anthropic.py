@@ -192,7 +192,7 @@ def test_a_torn_last_line_is_cut_off_said_and_asked_again(
 def test_concurrency_is_used_and_never_exceeded(server: MessagesServer, collect: Collect) -> None:
     server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.05)
     collect(n=30, concurrency=6)
-    assert server.most_at_once == 6
+    assert server.max_at_once == 6
 
 
 def test_it_works_where_an_event_loop_runs_already(server: MessagesServer, collect: Collect) -> None:

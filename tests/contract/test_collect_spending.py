@@ -1,4 +1,4 @@
-"""What collecting costs, through the real SDK: the cap, the estimate before, the bill after, and retries chosen."""
+"""The costs of collecting, through the real SDK: the cap, the estimate before, the bill after, and retries chosen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SLOW = Reply(body=message(text("Fine.")), after_seconds=0.02)
 
 
 def worst(max_tokens: int = 4096) -> float:
-    """Of one prompt of eight bytes."""
+    """Return the cost of one prompt of eight bytes."""
     usd = worst_case_usd(PRICES["claude-sonnet-4-6"], build_messages("Prompt 0", TEACHER_SYSTEM), max_tokens)
     assert usd is not None
     return usd
@@ -51,7 +51,7 @@ def test_cap_stops_and_names_what_is_left(
     with pytest.raises(BudgetError) as raised:
         collect(n=60, concurrency=64, max_tokens=300, max_cost=cap)
     n_answered = len(records())
-    assert server.most_at_once <= 3
+    assert server.max_at_once <= 3
     assert cap - worst(300) - 1e-5 < usage_of(tmp_path / "out").total_usd <= cap
     assert n_answered == len(server.calls) == int((cap - worst(300)) / REAL_USD) + 1
     said = re.search(r"(\d+) of 60 prompts are left: about ([\d.]+) USD, at most ([\d.]+) USD", raised.value.message)

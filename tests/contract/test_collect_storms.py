@@ -203,7 +203,7 @@ def test_cap_holds_in_a_storm_at_any_concurrency(
 
 
 def collect_in_child(folder: str, url: str, concurrency: int, max_cost: float) -> None:
-    """What runs in the process that is killed."""
+    """Run in the process that is killed."""
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
     out = Path(folder)
     teacher = "anthropic:claude-sonnet-4-6"

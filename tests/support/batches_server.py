@@ -1,4 +1,4 @@
-"""The Message Batches API beside the Messages API: when they end and with what is a test's to say."""
+"""A server with the Message Batches API and the Messages API; a test sets when batches end, and their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.messages_server import DROPPED, MessagesServer, Reply, Script
 PATH = "/v1/messages/batches"
 Result = Mapping[str, Any]
 Outcome = Callable[[str, int], Result]
-"""What becomes of a prompt that is in a batch for the nth time."""
+"""Maps (prompt, number of its batches so far) to a result."""
 
 
 def succeeded(value: str, **more: Any) -> Result:
@@ -38,7 +38,7 @@ class Batch:
     requests: list[Mapping[str, Any]]
     created_at: datetime
     n_bytes: int = 0
-    """Of the request that made it."""
+    """Headers of the request that created it."""
     n_looks: int = 0
     ended: bool = False
 
@@ -67,7 +67,7 @@ class BatchesServer(MessagesServer):
         self.on_create: Callable[[], object] = lambda: None
         """Called before a batch is made."""
         self.broken_results: list[str] = []
-        """What is wrong with the results, one reading after the other: `cut`, `short` or `garbage`."""
+        """Faults of the results, one for each reading: `cut`, `short` or `garbage`."""
         self.unreachable = False
         self._batches_lock = threading.Lock()
 

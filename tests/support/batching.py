@@ -1,4 +1,4 @@
-"""What the tests of batches share: what they cost, a look at what was written, and Ctrl-C at the right moment."""
+"""Helpers for tests of batches: costs, written files, and Ctrl-C at the right moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.batches_server import BatchesServer
 from tests.support.collecting import REAL_USD, journal_of
 
 HALF_USD = REAL_USD / 2
-"""What an answer of a batch costs."""
+"""Cost of one answer in a batch."""
 
 
 def pending_batches(out: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the tests of collecting share: a key, scripts for the server, and a look at what was written."""
+"""Helpers for tests of collecting: a key, scripts for the server, and the written files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Records = Callable[[], list[dict[str, Any]]]
 
 KEY = "sk-ant-test-0123456789-secret"
 REAL_USD = (100 * 3 + 50 * 15) / 1e6
-"""What each answer of the server costs: 100 tokens in, 50 out."""
+"""Cost of each answer of the server: 100 tokens in, 50 out."""
 
 
 def journal_of(out: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a server of the Chat Completions API sends, for `MessagesServer` under another path."""
+"""Responses of the Chat Completions API, for `MessagesServer` under another path."""
 
 from __future__ import annotations
 

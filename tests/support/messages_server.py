@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to send back: JSON data, a page's text, or bytes as JSON. Without a body the connection is dropped."""
+    """The response: JSON data, a page's text, or bytes as JSON. Without a body the connection is dropped."""
 
     status: int = 200
     body: Any = None
@@ -108,9 +108,9 @@ class MessagesServer:
         self.script = script
         self.path = path
         self.pages: dict[str, Reply] = {}
-        """What a GET of a path gets."""
+        """Responses to GET, by path."""
         self.calls: list[Call] = []
-        self.most_at_once = 0
+        self.max_at_once = 0
         self.at_once = 0
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", port), _handler(self))
@@ -121,7 +121,7 @@ class MessagesServer:
 
     @property
     def prompts(self) -> list[str]:
-        """What was asked, in order of arrival."""
+        """Return the prompts in order of arrival."""
         return [call.prompt for call in self.calls]
 
     @contextmanager
@@ -149,7 +149,7 @@ class MessagesServer:
             call = Call(prompt, self.prompts.count(prompt) + 1, body, headers, time.monotonic())
             self.calls.append(call)
             self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.max_at_once = max(self.max_at_once, self.at_once)
         try:
             reply = self.script(call)
             time.sleep(reply.after_seconds)

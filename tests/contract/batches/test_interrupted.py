@@ -218,7 +218,7 @@ def test_results_that_are_nobodys_or_come_twice_change_nothing(
 
 
 def batch_in_child(folder: str, url: str, max_cost: float) -> None:
-    """What runs in the process that is killed."""
+    """Run in the process that is killed."""
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
     AnthropicTeacher.max_requests = 20
     out = Path(folder)
