@@ -142,7 +142,7 @@ def _check_batches(teacher: Teacher, batch_mode: BatchMode | None) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Number of missing answers and their cost. Costs are None if they are not counted, or if the teacher has no batches."""
+    """Missing answers and their cost. Costs are None if they are not counted, or if there are no batches."""
 
     teacher: str
     n_prompts: int

@@ -1,4 +1,4 @@
-"""Shared parts of the HTTP providers: deadline, sorted errors, redaction, rate-limit headers and a limit on responses."""
+"""Parts that HTTP providers share: deadline, sorted errors, redaction, rate-limit headers, size limit."""
 
 from __future__ import annotations
 
