@@ -18,7 +18,7 @@ class LlamaCpp:
     def __init__(self, path: Path) -> None:
         if find_spec("xllamacpp") is None:
             skip("llama.cpp is not installed: pip install xllamacpp")
-        import xllamacpp  # type: ignore[import-untyped]
+        import xllamacpp
 
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
