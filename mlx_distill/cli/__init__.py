@@ -85,6 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
 
         print_error(error)
         code = error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):  # Abort is a RuntimeError, so before it
+        click.echo("\nStopped.", err=True)
+        code = 130
     except RuntimeError as error:  # MLX raises it for memory and GPU errors
         from mlx_distill.cli.output import print_error
         from mlx_distill.gpu_errors import explain
@@ -94,9 +97,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print_error(machine_error)
         code = machine_error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("\nStopped.", err=True)
-        code = 130
     except click.ClickException as error:
         error.show()
         code = error.exit_code
