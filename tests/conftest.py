@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,8 +23,6 @@ if sys.platform == "darwin":
     # Tests compare numbers, so they compute in float32 on Metal, and not in TF32.
     os.environ.setdefault("MLX_DISTILL_DTYPE", "float32")
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
-# Matplotlib makes its list of fonts once, not in the new home of each test.
-os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="mlx-distill-matplotlib-"))
 device.configure_process()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the suite in the background ignores Ctrl-C for it. The tests send it to their children.

@@ -127,7 +127,8 @@ class Conversation:
     def _fit(self, text: str) -> tuple[int, list[int]]:
         """Return how many of the oldest turns to drop, and the prompt without them.
 
-        The prompt leaves room for `max_tokens`. If even a prompt without history does not, the answer is shorter.
+        Old turns go until `max_tokens` fit after the prompt. If even a prompt without history is too long for that, the
+        answer is shorter.
         """
         messages = (*self.messages, Message("user", text))
         head, turns = (messages[:1], messages[1:]) if self.system else ((), messages)

@@ -22,9 +22,8 @@ from mlx_distill.models.load import Student
 from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.sanitize import encodable
+from mlx_distill.storage import files
 
-JOURNAL = "test_answers.jsonl"
-"""The teacher's answers to test prompts, in the data folder. No stage trains on them."""
 RUN_WORDS = 4
 
 
@@ -83,7 +82,7 @@ def teacher_answers(
         for one in prompts
         if one.id not in records
     ]
-    replies = ask(config.teacher, asks, config, JOURNAL, report)
+    replies = ask(config.teacher, asks, config, files.TEST_ANSWERS, report)
     found = {prompt.id: replies.records[request.key] for prompt, request in asks if request.key in replies.records}
     n_missing, warnings = len(asks) - len(found), []
     if replies.error:

@@ -18,9 +18,8 @@ from mlx_distill.events import Report
 from mlx_distill.formatting import plural
 from mlx_distill.records import Messages, Prompt, Request, TeacherRecord, build_messages, content_hash
 from mlx_distill.sanitize import encodable
+from mlx_distill.storage import files
 
-JOURNAL = "judgements.jsonl"
-"""The judge's replies, in the data folder. No stage trains on them."""
 MAX_TOKENS = 1024
 """Enough for a few sentences and a verdict, also for a model that thinks first."""
 
@@ -63,7 +62,7 @@ def judge(
         for one, both in zip(answers, requests, strict=True)
         for request in both
     ]
-    replies = ask(config.judge, asks, config, JOURNAL, report)
+    replies = ask(config.judge, asks, config, files.JUDGEMENTS, report)
     if replies.error and not replies.records:
         return list(answers), None, [_not_judged(config.judge, replies)]
     judged = [

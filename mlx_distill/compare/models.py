@@ -14,7 +14,7 @@ from mlx_distill.compare.history import read_training
 from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, CheckedAnswer, ModelInfo
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.models.adapter import Adapter, attach, read_adapter_config
+from mlx_distill.models.adapter import Adapter, load_adapter, read_adapter_config
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.provenance import Provenance
 from mlx_distill.models.score import RowScore
@@ -128,7 +128,7 @@ class ModelLoader:
             device.release_memory()
             self._student = load_student(spec.model)
         if spec.adapter and not self._adapter:
-            self._adapter = attach(self._student, spec.adapter)
+            self._adapter = load_adapter(self._student, spec.adapter)
         if self._adapter:
             self._adapter.enabled = spec.adapter is not None
         return self._student, self._adapter if spec.adapter else None
@@ -151,7 +151,7 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
     weights = (item for layer in adapter.layers.values() for item in tree_flatten(layer.parameters()))
     found = AdapterInfo(
         folder=adapter.folder,
-        checkpoint=adapter.moment,
+        checkpoint=adapter.checkpoint,
         rank=adapter.rank,
         scale=adapter.scale,
         n_trainable=sum(value.size for name, value in weights if name.startswith("lora_") or name == "m"),  # m: DoRA

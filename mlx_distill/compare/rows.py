@@ -12,7 +12,7 @@ from mlx_distill.errors import InputError, MissingError, VerificationError, rais
 from mlx_distill.events import Report
 from mlx_distill.models.load import Student
 from mlx_distill.models.score import RowScore, score
-from mlx_distill.models.tokenize import Rendered, render
+from mlx_distill.models.tokenize import TokenizedChat, render
 from mlx_distill.records import Example
 from mlx_distill.storage import files
 from mlx_distill.storage.jsonl import read_jsonl
@@ -35,9 +35,9 @@ def read_rows(file: Path) -> list[Example]:
     return read_jsonl(file, Example.from_json) if file.exists() else []
 
 
-def render_rows(student: Student, rows: Sequence[Example], file: Path) -> list[Rendered]:
+def render_rows(student: Student, rows: Sequence[Example], file: Path) -> list[TokenizedChat]:
     """Return the rows as tokens. Raises InputError with every row that the chat template cannot render."""
-    rendered: list[Rendered] = []
+    rendered: list[TokenizedChat] = []
     problems: list[str] = []
     for row in rows:
         try:
@@ -49,7 +49,7 @@ def render_rows(student: Student, rows: Sequence[Example], file: Path) -> list[R
 
 
 def check_same_tokens(
-    rows: Sequence[Example], models: Sequence[ModelInfo], rendered: Sequence[Sequence[Rendered]]
+    rows: Sequence[Example], models: Sequence[ModelInfo], rendered: Sequence[Sequence[TokenizedChat]]
 ) -> None:
     """Raise InputError if the two models read the rows as different tokens."""
     for row, first, second in zip(rows, *rendered, strict=True):
@@ -125,7 +125,7 @@ def find_warnings(models: Iterable[ModelInfo], rows: Sequence[Example], system: 
 
 
 def score_rows(
-    student: Student, rendered: Sequence[Rendered], model: ModelInfo, report: Report
+    student: Student, rendered: Sequence[TokenizedChat], model: ModelInfo, report: Report
 ) -> tuple[RowScore, ...]:
     """Score a model on the rows. Raises VerificationError if its loss is not a usable number."""
     result = score(student, rendered, report, f"score {model.name}")

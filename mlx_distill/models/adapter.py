@@ -71,8 +71,6 @@ class Adapter:
         """True if the adapter changes nothing: training never took a step."""
         return not any(bool(mx.any(layer.lora_b != 0)) for layer in self.layers.values())
 
-    moment = property(lambda self: self.checkpoint)  # old name, until compare uses the new one
-
 
 def load_adapter(student: Student, folder: Path) -> Adapter:
     """Put an adapter folder's weights onto a student, enabled.
@@ -149,6 +147,3 @@ def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> 
     if loaded:
         report(Note(f"With the adapter {loaded.label}."))
     return student, loaded
-
-
-attach, MOMENT = load_adapter, CHECKPOINT_KEY  # old names, until train and compare use the new ones

@@ -34,7 +34,7 @@ class Provenance(Record, frozen=True):
         return self._changed({Path(path): state for path, state in self.inputs.items()})
 
     def missing_outputs(self, folder: Path) -> list[str]:
-        """Return the names of files that are no longer in the folder."""
+        """Return the names of recorded files that are missing from the folder."""
         return [name for name in self.outputs if not (folder / name).exists()]
 
     def edited_outputs(self, folder: Path) -> list[str]:

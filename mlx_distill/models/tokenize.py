@@ -164,6 +164,3 @@ def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
     if len(text) > MAX_TEMPLATE_CHARACTERS + 4 * sum(len(message.content) for message in messages):
         raise InputError(f"The chat template makes {len(text)} characters of a short conversation.", _OTHER_MODEL)
     return text
-
-
-Rendered = TokenizedChat  # old name, until all callers use the new one

@@ -60,25 +60,9 @@ def read_jsonl(path: Path, parse: Callable[[object], T], missing_step: str = "")
 def each_jsonl(path: Path, parse: Callable[[object], T], *, torn_end: bool = False) -> Iterator[tuple[int, T]]:
     """Yield (byte offset, record) for each line of a long journal. Problems are raised after the last line.
 
-    `read_at` reads a record again by its offset. `torn_end` skips a last line without a newline, which another process
-    may be writing now.
+    `torn_end` skips a last line without a newline, which another process may be writing now.
     """
     return _parse_lines(path, each_line(path, torn_end=torn_end), parse)
-
-
-def read_at(path: Path, offsets: Iterable[int], parse: Callable[[object], T]) -> Iterator[T]:
-    """Yield the records whose lines start at these byte offsets. Raises InputError if no record starts there."""
-    with _read_errors(path), path.open("rb") as file:
-        for offset in offsets:
-            file.seek(offset)
-            try:
-                record = parse(json.loads(_decode(path, offset, file.readline())))
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{path} changed while it was read: no record starts at byte {offset} ({error}).",
-                    "Run the same command again.",
-                ) from error
-            yield record
 
 
 @contextmanager

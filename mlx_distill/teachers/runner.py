@@ -214,7 +214,10 @@ class Runner:
             self._slot_freed.set()
 
     async def _reserve(self, pending: PendingRequest) -> float:
-        """Reserve the worst case of a request and return it. While others may turn out cheaper, wait for room."""
+        """Reserve the worst case of a request and return it.
+
+        If it does not fit under the cap now, wait: requests in flight may cost less than their reservations.
+        """
         if not self._session.paid:
             return 0.0
         model, worst = self._session.teacher.billed_model, self._session.worst_usd(pending)

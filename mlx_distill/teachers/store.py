@@ -10,7 +10,6 @@ sent, and removed at the end of a run. After a kill the ceiling counts as spent,
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from mlx_distill.storage import files
 from mlx_distill.storage.atomic import missing_parents, remove_empty, write_json, write_jsonl
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
+from mlx_distill.storage.lock import take_lock
 from mlx_distill.teachers.pending import PendingRequest
 from mlx_distill.teachers.pricing import Budget, ModelUsage, UsageReport, cost_of, price_of, usage_of, usage_report
 
@@ -106,13 +106,7 @@ class AnswerStore:
             stack.callback(self._remove_if_empty)
             lock = os.open(self.folder, os.O_RDONLY)
             stack.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"{self.folder}: another mlx-distill is asking a teacher for this folder.",
-                    "Wait for it to end, or stop it, and try again.",
-                ) from error
+            take_lock(lock, self.folder)
             if self._journal.torn:
                 n_bytes = len(self._journal.torn)
                 self._report(Warning(f"{self.journal}: removed an incomplete last line ({n_bytes} bytes)."))

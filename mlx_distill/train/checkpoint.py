@@ -17,7 +17,7 @@ import msgspec
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.models.adapter import MOMENT
+from mlx_distill.models.adapter import CHECKPOINT_KEY
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import new_file, write_json
 from mlx_distill.train.config import TrainConfig
@@ -87,7 +87,7 @@ def model_digest(folder: Path) -> str:
 def save_adapter(folder: Path, model: nn.Module, config: Mapping[str, Any], label: str) -> None:
     """Write the trained weights as an adapter folder that mlx-lm reads. `label` names the step: `best, step 40`."""
     write_json(folder / files.ADAPTER_CONFIG, config)
-    _save(folder / files.ADAPTER_WEIGHTS, dict(tree_flatten(model.trainable_parameters())), {MOMENT: label})
+    _save(folder / files.ADAPTER_WEIGHTS, dict(tree_flatten(model.trainable_parameters())), {CHECKPOINT_KEY: label})
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: optim.Optimizer, state: TrainState) -> None:

@@ -40,7 +40,7 @@ def run(
 
     `execution` defaults to what suits the device. `on_start` gets the tokens of the largest micro-batch before the
     first forward pass. Raises InputError for rows or settings that cannot be trained on, before anything is written,
-    and if another process trains in the same folder; MachineError if the memory does not suffice; Interrupted after
+    and if another process trains in the same folder; MachineError if there is not enough memory; Interrupted after
     a signal, with a checkpoint to resume from.
     """
     with only_writer(config.adapter):

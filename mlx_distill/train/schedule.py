@@ -31,7 +31,7 @@ class TimeBudget:
         self.minutes = minutes
         """0: no limit."""
         self.eval_seconds = 0.0
-        """Duration of the last evaluation. The budget keeps room for another one."""
+        """Duration of the last evaluation. The budget reserves this time for one more."""
         self._now = now
         self._started = now()
 

@@ -174,13 +174,13 @@ def process(arguments: Sequence[str], scratch: Path, text: str = "") -> dict[str
 def generate_here(options: argparse.Namespace) -> None:
     """Write the answers as `compare` does: one copy of the base, the adapter off and on, all prompts at once."""
     device.configure_process()
-    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.adapter import load_adapter
     from mlx_distill.models.generate import generate_batch
     from mlx_distill.models.load import load_student
     from mlx_distill.models.tokenize import render_prompt
 
     student = load_student(options.model)
-    adapter = attach(student, options.adapter)
+    adapter = load_adapter(student, options.adapter)
     asked = [
         render_prompt(student.tokenizer, build_messages(text, STUDENT_SYSTEM))
         for text in shipped_prompts(options.prompts)

@@ -93,7 +93,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
 
     from mlx_distill.models.load import Student
     from mlx_distill.models.score import pad
-    from mlx_distill.models.tokenize import Rendered
+    from mlx_distill.models.tokenize import TokenizedChat
     from mlx_distill.train.objectives import sft_loss
 
     config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
@@ -110,7 +110,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
 
     if side == "mlx-distill":
         mask = (False, *[True] * options.length)
-        batch = pad([Rendered(tuple(row), mask) for row in tokens.tolist()])  # type: ignore[union-attr, arg-type]
+        batch = pad([TokenizedChat(tuple(row), mask) for row in tokens.tolist()])  # type: ignore[union-attr, arg-type]
         student = Student(Path(), model, None, config, mx.float32)  # a step needs no tokenizer
 
         def take() -> Any:

@@ -17,13 +17,13 @@ from mlx_distill.records import Example
 
 if TYPE_CHECKING:
     from mlx_distill.models.load import Student
-    from mlx_distill.models.tokenize import Rendered
+    from mlx_distill.models.tokenize import TokenizedChat
 
 PROSE = Path(__file__).with_name("recipe_prose.txt")
 BOOTSTRAP_SEED = 0
 Scorer = Callable[[Path, Sequence[Path]], list[dict[str, Any]]]
 """Scores a model folder and adapters; returns the sums of each text, those of the base first."""
-Renderer = Callable[["Student"], "list[Rendered]"]
+Renderer = Callable[["Student"], "list[TokenizedChat]"]
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ def human_eval() -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode("utf-8").splitlines() if line]
 
 
-def continued(student: Student, start: str, rest: str) -> Rendered:
+def continued(student: Student, start: str, rest: str) -> TokenizedChat:
     """Tokenise plain text whose `rest` is supervised. A token across the border is not supervised."""
-    from mlx_distill.models.tokenize import Rendered
+    from mlx_distill.models.tokenize import TokenizedChat
 
     given, tokens = (student.tokenizer.encode(text, add_special_tokens=False) for text in (start, start + rest))
     n_shared = next((n for n, pair in enumerate(zip(given, tokens, strict=False)) if pair[0] != pair[1]), len(given))
     n_given = min(n_shared + 1, len(given))
-    return Rendered(tuple(tokens), tuple(index >= n_given for index in range(len(tokens))))
+    return TokenizedChat(tuple(tokens), tuple(index >= n_given for index in range(len(tokens))))
 
 
 def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], rendered: Renderer) -> list[dict[str, Any]]:
-    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.adapter import load_adapter
     from mlx_distill.models.load import load_student
     from mlx_distill.models.score import score
 
@@ -96,7 +96,7 @@ def _scored(model: Path, adapters: Sequence[Path], texts: Sequence[Text], render
     for adapter in (None, *adapters):
         student = load_student(model)
         if adapter:
-            attach(student, adapter)
+            load_adapter(student, adapter)
         scores.append(score(student, rendered(student)).rows)
     return [
         {

@@ -97,7 +97,7 @@ def score(settings: dict[str, Any]) -> None:
     import mlx.core as mx
 
     from mlx_distill.models import score as scoring
-    from mlx_distill.models.adapter import attach
+    from mlx_distill.models.adapter import load_adapter
     from mlx_distill.models.load import load_student
     from mlx_distill.train.data import read_rows
     from mlx_distill.train.objectives import OBJECTIVES
@@ -107,7 +107,7 @@ def score(settings: dict[str, Any]) -> None:
         student = load_student(Path(settings["model"]), dtype=mx.float32)
         rows = read_rows(Path(settings["data"]) / "test.jsonl", student, OBJECTIVES["sft"], 1 << 20).rows
         if folder:
-            attach(student, Path(folder))
+            load_adapter(student, Path(folder))
         losses[name] = scoring.score(student, rows).loss
     print(json.dumps(losses))
 

@@ -19,7 +19,7 @@ import pytest
 
 from mlx_distill.errors import MachineError, MissingError
 from mlx_distill.events import Event, Note
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.chat_model import ChatModel
 from mlx_distill.models.generate import stream
 from mlx_distill.models.load import load_student
@@ -64,7 +64,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         student = load_student(base)
         prompt = render_prompt(student.tokenizer, build_messages("Write a function.", SYSTEM))
         expected = {"base": "".join(piece.text for piece in stream(student, prompt, max_tokens=24))}
-        model = ChatModel(student, attach(student, adapter))
+        model = ChatModel(student, load_adapter(student, adapter))
         expected["distilled"] = "".join(piece.text for piece in stream(student, prompt, max_tokens=24))
         with listen(config.port) as listener:
             server = Server(model, config, listener, events.append)

@@ -22,7 +22,7 @@ from mlx_distill.export import gguf as gguf_export
 from mlx_distill.export.config import GgufConfig
 from mlx_distill.fuse import run as fuse
 from mlx_distill.fuse.config import FuseConfig
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.prefix_cache import PrefixCache
@@ -108,7 +108,7 @@ def check_same(reference: Reference, write: Write, link: str) -> None:
 def reference_of(base: Path, adapter_folder: Path, examples: list[Example]) -> Reference:
     student = load_student(base, dtype=mx.float32)
     base_loss = loss_of(student, examples)
-    attach(student, adapter_folder)
+    load_adapter(student, adapter_folder)
     messages = [(Message("system", "You are a helpful assistant."), Message("user", text)) for text in QUESTIONS]
     prompts = [render_prompt(student.tokenizer, turns) for turns in messages]
     answers = generate_batch(student, prompts, max_tokens=MAX_TOKENS)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_distill.models.load import Student
-from mlx_distill.models.tokenize import Rendered
+from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.train.data import read_rows
 from mlx_distill.train.objectives import OBJECTIVES
 
@@ -34,7 +34,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def tokenized(path: Path, student: Student) -> tuple[Rendered, ...]:
+def tokenized(path: Path, student: Student) -> tuple[TokenizedChat, ...]:
     """Return the rows of a split as `sft` tokenises them."""
     return read_rows(path, student, OBJECTIVES["sft"], 1024).rows
 

@@ -87,14 +87,17 @@ except MachineError as error:
 """
 
 
-@pytest.mark.parametrize("room", [100, 50_000])
-def test_a_full_disk_leaves_what_was_saved(config: TrainConfig, room: int) -> None:
-    """`room` does not suffice for the metrics of step 0, or for a checkpoint."""
+@pytest.mark.parametrize("max_bytes", [100, 50_000])
+def test_a_full_disk_leaves_what_was_saved(config: TrainConfig, max_bytes: int) -> None:
+    """`max_bytes` is too small for the metrics of step 0, or for a checkpoint."""
     run(config)
     before = read_weights(config.adapter)
     again = to_plain(config.replace(force=True, seed=1))
     finished = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, json.dumps(again), str(room)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FULL_DISK, json.dumps(again), str(max_bytes)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert finished.returncode == 1
     assert "cannot write" in finished.stderr and "Free disk space" in finished.stderr

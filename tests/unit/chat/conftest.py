@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlx_distill.chat.conversation import Conversation
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.chat_model import ChatModel
 from mlx_distill.models.config import ChatConfig
 from mlx_distill.models.load import Student, load_student
@@ -26,7 +26,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
     folder = tmp_path_factory.mktemp("adapted")
     base = make_tiny_qwen2(folder / "base", dtype="float32")
     student = load_student(base)
-    return ChatModel(student, attach(student, make_adapter(base, folder / "adapter")))
+    return ChatModel(student, load_adapter(student, make_adapter(base, folder / "adapter")))
 
 
 def converse(model: Student | ChatModel, *, context_tokens: int = 0, **settings: Any) -> Conversation:

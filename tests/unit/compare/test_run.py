@@ -15,7 +15,7 @@ from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.run import run
 from mlx_distill.errors import InputError, MissingError, VerificationError
 from mlx_distill.events import Event, Warning
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example, build_messages
@@ -77,7 +77,7 @@ def test_figures_equal_a_plain_computation_with_mlx_lm(config: CompareConfig) ->
 
 def test_base_under_an_adapter_is_the_base_bit_for_bit(config: CompareConfig, adapter: Path) -> None:
     alone, adapted = load_student(config.model), load_student(config.model)
-    switch = attach(adapted, adapter)
+    switch = load_adapter(adapted, adapter)
     tokens = mx.array([render_prompt(alone.tokenizer, build_messages("What is a queue?", SYSTEM))])
     assert not mx.array_equal(adapted.model(tokens), alone.model(tokens))
     switch.enabled = False

@@ -1,5 +1,3 @@
-"""Settings of training: what they refuse, old names, presets, the files that a manifest watches."""
-
 from __future__ import annotations
 
 import math

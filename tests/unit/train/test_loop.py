@@ -15,7 +15,7 @@ from mlx_lm import load
 
 from mlx_distill.errors import DistillError, InputError, Interrupted, MachineError, MissingError
 from mlx_distill.events import Event, Note, Progress
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.load import load_student
 from mlx_distill.models.score import score
 from mlx_distill.train import TrainConfig
@@ -75,11 +75,11 @@ def test_best_and_last_adapter_are_kept(config: TrainConfig) -> None:
     result = run(config.replace(epochs=12, learning_rate=0.2, schedule="constant", eval_every=1))
     assert 0 < result.best_step < result.steps, "the settings must overshoot, or this test proves nothing"
     student = load_student(config.model)
-    adapter = attach(student, config.adapter)
+    adapter = load_adapter(student, config.adapter)
     best = score(student, tokenized(config.data / "valid.jsonl", student))
     assert math.isclose(best.loss, result.valid_loss, rel_tol=1e-5)
     assert adapter.scale == config.scale
-    assert adapter.moment == f"best, step {result.best_step}"
+    assert adapter.checkpoint == f"best, step {result.best_step}"
     assert not same_weights(config.adapter, config.adapter / "last")
 
 

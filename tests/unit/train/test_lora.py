@@ -15,7 +15,7 @@ from mlx_lm import load
 from mlx_lm.models import qwen2
 
 from mlx_distill.errors import InputError
-from mlx_distill.models.adapter import attach
+from mlx_distill.models.adapter import load_adapter
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.score import pad
 from mlx_distill.train import TrainConfig
@@ -55,7 +55,7 @@ def test_dora_is_read_by_mlx_lm(config: TrainConfig) -> None:
     assert result.valid_loss < result.valid_loss_before - 0.1
     assert {name.rsplit(".", 1)[1] for name in read_weights(config.adapter)} == {"lora_a", "lora_b", "m"}
     load(str(config.model), adapter_path=str(config.adapter))
-    assert not attach(load_student(config.model), config.adapter).is_zero
+    assert not load_adapter(load_student(config.model), config.adapter).is_zero
 
 
 def test_full_training_trains_all_weights(config: TrainConfig) -> None:
@@ -64,7 +64,7 @@ def test_full_training_trains_all_weights(config: TrainConfig) -> None:
     assert result.valid_loss < result.valid_loss_before - 0.1
     assert json.loads((config.adapter / "adapter_config.json").read_text())["fine_tune_type"] == "full"
     with pytest.raises(InputError, match="all weights") as error:
-        attach(load_student(config.model), config.adapter)
+        load_adapter(load_student(config.model), config.adapter)
     assert "python -m mlx_lm fuse" in error.value.next_step
 
 
