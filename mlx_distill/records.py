@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 import msgspec
 from msgspec.structs import force_setattr
 
+from mlx_distill.sanitize import surrogate_problem
+
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -109,7 +111,8 @@ class Prompt(Record, frozen=True):
             reject_misspelt(data, (*cls.__struct_fields__, "variations"))
         prompt = super().from_json(data)
         for value in (prompt.prompt, prompt.id, prompt.family, prompt.category):
-            _reject_surrogates(value)
+            if problem := surrogate_problem(value):
+                raise ValueError(problem)
         return prompt
 
     @property
@@ -135,13 +138,6 @@ def reject_misspelt(data: Mapping[str, Any], known: Sequence[str]) -> None:
         close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
         if close and close[0] not in data:
             raise ValueError(f"unknown field {name!r}; did you mean {close[0]!r}?")
-
-
-def _reject_surrogates(text: str) -> None:
-    """Raise ValueError for a lone surrogate: JSON can write it, but UTF-8 cannot, so no teacher can receive it."""
-    found = re.search(r"[\ud800-\udfff]", text)
-    if found:
-        raise ValueError(f"contains \\u{ord(found.group()):04x}, which is half of a character")
 
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -282,9 +278,6 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
     @property
     def request(self) -> Request:
         return Request(self.teacher, self.messages, self.max_tokens)
-
-    def to_answer(self) -> Answer:
-        return Answer(self.answer, self.stop_reason, self.model, self.usage, self.cost_usd, self.seconds, self.detail)
 
     @property
     def completion_status(self) -> str:

@@ -31,6 +31,12 @@ def printable(text: str, limit: int | None = None) -> str:
     return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
 
 
+def surrogate_problem(text: str) -> str:
+    """Return which lone surrogate `text` contains: JSON can write it, but UTF-8 cannot. Empty if there is none."""
+    found = _SURROGATES.search(text)
+    return f"contains \\u{ord(found.group()):04x}, which is half of a character" if found else ""
+
+
 def encodable(text: str) -> str:
     """Return `text` with U+FFFD for lone surrogates, which UTF-8 cannot write."""
     return _SURROGATES.sub("\ufffd", text)

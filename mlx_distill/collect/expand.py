@@ -18,6 +18,7 @@ from mlx_distill.config import doc
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Prompt, Request, TeacherRecord, build_messages
+from mlx_distill.sanitize import surrogate_problem
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.teachers import ask, open_teacher, pricing
@@ -157,15 +158,10 @@ def parse_variations(record: TeacherRecord) -> list[str]:
         items = json.loads(record.answer[start : end + 1])
     except ValueError as error:
         raise ValueError("its answer contains no JSON list") from error
-    texts = [item.strip() for item in items if isinstance(item, str) and item.strip() and _is_utf8(item)]
+    texts = [item.strip() for item in items if isinstance(item, str) and item.strip() and not surrogate_problem(item)]
     if not texts:
         raise ValueError("its answer contains no list of strings")
     return texts
-
-
-def _is_utf8(text: str) -> bool:
-    """Return whether UTF-8 can encode the text. JSON may contain half of a surrogate pair."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _expanded(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]], n_each: int) -> tuple[list[Prompt], int]:

@@ -15,6 +15,7 @@ from mlx_distill.prepare.config import Nearest, PrepareConfig
 from mlx_distill.prepare.rows import Row
 from mlx_distill.prepare.select import Reason, Rejection
 from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
+from mlx_distill.sanitize import surrogate_problem
 from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import package_data_path
@@ -79,8 +80,8 @@ class RowFilter:
         """Return the row, or the reason of the first failed check with its detail."""
         config, limits, answer = self._config, self._config.filter, example.messages[-1].content
         text, normalized_prompt = f"{prompt}\n{answer}", normalize(prompt)
-        if surrogate := re.search(r"[\ud800-\udfff]", text):
-            return Reason.INVALID_TEXT, f"contains \\u{ord(surrogate.group()):04x}, which is half of a character"
+        if problem := surrogate_problem(text):
+            return Reason.INVALID_TEXT, problem
         # A test prompt of one or two words is a single n-gram: only the prompt alone can match it.
         overlaps = (*self._protected.find(prompt), *self._protected.find(text))
         overlap = max(overlaps, key=lambda match: match.similarity, default=None)
