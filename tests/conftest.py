@@ -24,9 +24,10 @@ if sys.platform == "darwin":
     os.environ.setdefault("MLX_DISTILL_DTYPE", "float32")
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
 device.configure_process()
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that starts the suite in the background ignores Ctrl-C for it. The tests send it to their children.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the suite in the background ignores Ctrl-C for it, and nohup ignores SIGHUP. Tests send both.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # A busy machine is not a reason to fail, so examples have no deadline.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
