@@ -1,4 +1,4 @@
-"""Whether a teacher's probabilities can teach a student: both must read and write the same tokens.
+"""Check that a teacher's probabilities can teach a student: both must read and write the same tokens.
 
 The check needs tokenizer files only, so that a wrong pair is refused before any weights are loaded. The heads may have
 different widths: models of one family pad theirs to different multiples. Both are cut to the shared ids.
