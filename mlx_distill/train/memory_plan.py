@@ -8,16 +8,13 @@ rows. The factors were fitted to measured peaks: `scripts/bench/memory.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_distill.errors import MachineError
 from mlx_distill.formatting import format_bytes
-from mlx_distill.models.load import Student
+from mlx_distill.models.load import Student, weight_bytes
 from mlx_distill.models.score import chunk_limit
 from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.train.config import TrainConfig
@@ -77,14 +74,7 @@ class MemoryPlan:
 
 def check_weights_fit(config: TrainConfig, itemsize: int, usable_bytes: int) -> None:
     """Raise MachineError if the weights alone do not fit, `itemsize` bytes for a float. Does not read the weights."""
-    weights: list[Any] = []
-    with suppress(RuntimeError):  # `load_student` explains a broken file
-        weights = [mx.load(str(file)) for file in config.model.glob("model*.safetensors")]  # reads shapes only
-    needed = sum(
-        value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
-        for part in weights
-        for value in part.values()
-    )
+    needed = weight_bytes(config.model, itemsize)
     if needed > USABLE_FRACTION * usable_bytes:
         raise _does_not_fit(f"{format_bytes(needed)} for the weights alone", usable_bytes, config)
 
