@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.config import Config, doc, fields_of
 from mlx_distill.formatting import format_percent
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -59,6 +60,13 @@ class TrainConfig(Config, frozen=True):
     beta: Annotated[float, doc("jsd: weight of the teacher in the mixture", gt=0, lt=1)] = 0.5
     temperature: Annotated[float, doc("kd: divides the logits of teacher and student in the loss", gt=0)] = 1.0
     hard_labels: Annotated[float, doc("kd: fraction of the loss that is sft's", ge=0, lt=1)] = 0.0
+    teacher: Annotated[
+        str,
+        doc(
+            "kd: a teacher to keep in memory, mlx:FOLDER, mlx:OWNER/NAME or self; default: the stored log-probabilities"
+        ),
+    ] = ""
+    teacher_context: ContextConfig = ContextConfig()
     method: Annotated[
         Literal["lora", "dora", "full"], doc("what is trained: a low-rank update (lora, dora) or all weights (full)")
     ] = "lora"
@@ -130,8 +138,11 @@ class TrainConfig(Config, frozen=True):
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that training reads."""
-        logprobs = [self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST] if self.objective == "kd" else []
-        return [self.model, self.data / files.TRAIN, self.data / files.VALID, *logprobs]
+        signal: list[Path] = []
+        if self.objective == "kd":
+            logprobs = self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST
+            signal = self.teacher_context.inputs() if self.teacher else [logprobs]
+        return [self.model, self.data / files.TRAIN, self.data / files.VALID, *signal]
 
     def outputs(self) -> list[Path]:
         """Return the files that later stages read."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from mlx_distill.models.load import Student
 from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.objectives.base import Objective
-from mlx_distill.train.objectives.kd import StoredKd
+from mlx_distill.train.objectives.kd import kd
 from mlx_distill.train.objectives.sft import Sft
 
 __all__ = ["OBJECTIVES", "Objective", "Objectives"]
 
 Objectives = Mapping[str, Callable[[TrainConfig, Student], Objective]]
-OBJECTIVES: Objectives = {"sft": Sft, "kd": StoredKd}
+OBJECTIVES: Objectives = {"sft": Sft, "kd": kd}

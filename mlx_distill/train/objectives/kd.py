@@ -9,17 +9,21 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
+from mlx_distill.config import to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Progress, Report
+from mlx_distill.models.context import read_context
 from mlx_distill.models.load import Student
+from mlx_distill.models.local_teacher import open_local_teacher
 from mlx_distill.models.score import Batch, make_batches, map_batches, pad
 from mlx_distill.models.signal import TeacherSignal, row_key
 from mlx_distill.models.tokenize import TokenizedChat, render
 from mlx_distill.models.tokenizer_match import tokenizer_digest
 from mlx_distill.records import Example, content_hash
 from mlx_distill.storage import files
-from mlx_distill.train.checkpoint import Evaluation
+from mlx_distill.train.checkpoint import Evaluation, model_digest
 from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.divergences import Divergence, Losses, TeacherHead, TopK, sum_divergence, token_divergences
 from mlx_distill.train.objectives.base import Objective
@@ -102,7 +106,7 @@ class StoredKd(Kd):
     def tokenize(self, example: Example) -> StoredRow:
         """Find the row's log-probabilities. Raises InputError if there are none."""
         row = render(self.student.tokenizer, example.messages)
-        key = row_key(row)
+        key = row_key(row, example.context)
         if key not in self.signal:
             self.signal.row(key, example.id)  # raises an error that names the row
         return StoredRow(row.tokens, row.mask, key)
@@ -116,3 +120,61 @@ class StoredKd(Kd):
 
     def teacher_of(self, batch: StoredBatch) -> TopK:
         return TopK(batch.ids, batch.log_probs)
+
+
+@dataclass(frozen=True)
+class LiveRow(TokenizedChat):
+    """A row, and what the teacher sees of it."""
+
+    view: TokenizedChat
+
+
+@dataclass(frozen=True)
+class LiveBatch(Batch):
+    """A batch with the teacher's hidden state for each target."""
+
+    teacher_hidden: mx.array  # (N, E)
+
+
+class LiveKd(Kd):
+    """Learns from the whole distribution of a teacher that stays in memory and reads each row again in each epoch."""
+
+    logits_copies = 1.5
+
+    def __init__(self, config: TrainConfig, student: Student) -> None:
+        super().__init__(config, student)
+        self.teacher = open_local_teacher(config.teacher, student, read_context(config.teacher_context))
+        self.vocabulary = self.teacher.vocabulary
+
+    @property
+    def source(self) -> Mapping[str, str]:
+        context = self.teacher.context
+        return {
+            "weights of the teacher": model_digest(self.teacher.model.path),
+            "context of the teacher": content_hash([context.system, to_plain(context.examples)]),
+        }
+
+    @property
+    def teacher_bytes(self) -> int:
+        if self.teacher.model is self.student:
+            return 0
+        return sum(value.nbytes for _, value in tree_flatten(self.teacher.model.model.parameters()))
+
+    def tokenize(self, example: Example) -> LiveRow:
+        """Put the teacher's context before the student's tokens."""
+        row = render(self.student.tokenizer, example.messages)
+        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context))
+
+    def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> LiveBatch:
+        """Let the teacher read the rows."""
+        batch = pad(rows, length_multiple)
+        hidden = self.teacher.hidden([row.view for row in rows])
+        return LiveBatch(batch.inputs, batch.positions, batch.targets, batch.tokens_of_row, hidden)
+
+    def teacher_of(self, batch: LiveBatch) -> TeacherHead:
+        return TeacherHead(self.teacher.head, batch.teacher_hidden)
+
+
+def kd(config: TrainConfig, student: Student) -> Kd:
+    """Open the objective `kd`: with a teacher in memory if the settings name one, else on stored log-probabilities."""
+    return LiveKd(config, student) if config.teacher else StoredKd(config, student)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,13 +15,17 @@ import pytest
 from mlx_distill.cli.train import print_result
 from mlx_distill.errors import InputError, Interrupted, MissingError
 from mlx_distill.events import Event, Progress, ignore
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.models.load import load_student
 from mlx_distill.models.score import score
+from mlx_distill.records import Example, Message
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.data import read_rows
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
-from mlx_distill.train.objectives.kd import StoredKd
+from mlx_distill.train.memory_plan import MemoryEstimate, make_plan
+from mlx_distill.train.objectives import OBJECTIVES
+from mlx_distill.train.objectives.kd import LiveRow, StoredKd
 from mlx_distill.train.run import run
 from mlx_distill.train.step import StepMetrics, TrainStep
 from mlx_distill.training_run import TrainingRun, read_metrics
@@ -44,6 +49,21 @@ def taught_rows(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return rows
 
 
+@pytest.fixture(params=["stored", "mlx", "self"])
+def any_kd(request: pytest.FixtureRequest, kd: TrainConfig, teacher: Path, tmp_path: Path) -> TrainConfig:
+    """Return settings for each source of probabilities. The student's own weights teach with a context."""
+    if request.param == "mlx":
+        return kd.replace(teacher=f"mlx:{teacher}")
+    return kd.replace(teacher="self", teacher_context=context(tmp_path)) if request.param == "self" else kd
+
+
+def context(folder: Path) -> ContextConfig:
+    """Return a context with a system message and one example dialogue."""
+    dialogue = Example((Message("user", "Write queue."), Message("assistant", "def queue(): 1")))
+    (folder / "shots.jsonl").write_text(json.dumps(dialogue.to_json()))
+    return ContextConfig(system="You write Python.", examples=folder / "shots.jsonl")
+
+
 @pytest.fixture
 def kd(config: TrainConfig, taught_rows: Path) -> TrainConfig:
     return config.replace(objective="kd", data=taught_rows)
@@ -57,7 +77,7 @@ def copy_rows(config: TrainConfig, folder: Path) -> TrainConfig:
 
 def one_step(config: TrainConfig, micro_batch_tokens: int = 4096, compiled: bool = False) -> StepMetrics:
     """Take a step over all rows, and return its figures."""
-    objective = StoredKd(config, load_student(config.model, dtype=mx.float32))
+    objective = OBJECTIVES["kd"](config, load_student(config.model, dtype=mx.float32))
     rows = read_rows(config.data / "train.jsonl", objective, 1024)
     make_trainable(objective.student, config)
     step = TrainStep(objective, rows, micro_batch_tokens, Execution(STREAM, compiled=compiled))
@@ -120,8 +140,8 @@ def test_the_student_itself_teaches_nothing(kd: TrainConfig, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("change", [{}, {"divergence": "jsd", "beta": 0.3}, {"hard_labels": 0.5, "temperature": 2.0}])
-def test_micro_batches_and_compilation_change_nothing(kd: TrainConfig, change: dict[str, object]) -> None:
-    kd = kd.replace(**change)
+def test_micro_batches_and_compilation_change_nothing(any_kd: TrainConfig, change: dict[str, object]) -> None:
+    kd = any_kd.replace(**change)
     whole = one_step(kd)
     for other in (one_step(kd, micro_batch_tokens=64), one_step(kd, compiled=True)):
         assert other.train_loss == pytest.approx(whole.train_loss, rel=1e-5)
@@ -130,8 +150,8 @@ def test_micro_batches_and_compilation_change_nothing(kd: TrainConfig, change: d
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_resumed_kd_run_ends_with_equal_weights(kd: TrainConfig, tmp_path: Path, compiled: bool) -> None:
-    kd = kd.replace(checkpoint_every=1, dropout=0.1, model=make_tiny_qwen2(tmp_path / "model", layers=1))
+def test_a_resumed_kd_run_ends_with_equal_weights(any_kd: TrainConfig, tmp_path: Path, compiled: bool) -> None:
+    kd = any_kd.replace(checkpoint_every=1, dropout=0.1, model=make_tiny_qwen2(tmp_path / "model", layers=1))
     execution = Execution(STREAM, compiled=compiled)
     run(kd.replace(adapter=tmp_path / "whole"), execution=execution)
 
@@ -144,6 +164,50 @@ def test_a_resumed_kd_run_ends_with_equal_weights(kd: TrainConfig, tmp_path: Pat
     run(kd.replace(resume=True), execution=execution)
     assert same_weights(kd.adapter, tmp_path / "whole")
     assert same_weights(kd.adapter / "last", tmp_path / "whole" / "last")
+
+
+def test_a_teacher_in_memory_equals_its_stored_probabilities(kd: TrainConfig, teacher: Path, tmp_path: Path) -> None:
+    whole = copy_rows(kd, tmp_path / "rows")
+    write_signal(whole.data, teacher, load_student(teacher).config["vocab_size"])
+    stored, live = one_step(whole), one_step(whole.replace(teacher=f"mlx:{teacher}"))
+    assert live.train_loss == pytest.approx(stored.train_loss, rel=2e-3)  # stored in float16
+    assert live.gradient_norm == pytest.approx(stored.gradient_norm, rel=2e-3)
+    assert (live.train_accuracy, live.supervised_tokens) == (stored.train_accuracy, stored.supervised_tokens)
+
+
+def test_only_the_teacher_sees_the_context(kd: TrainConfig, tmp_path: Path) -> None:
+    student = load_student(kd.model, dtype=mx.float32)
+    plain = kd.replace(teacher="self", teacher_context=ContextConfig(system=""))
+    with_shots = plain.replace(teacher_context=context(tmp_path))
+    assert one_step(plain).train_loss <= 1e-6
+    assert one_step(with_shots).train_loss > 0.1
+    rows = read_rows(kd.data / "train.jsonl", OBJECTIVES["kd"](with_shots, student), 1024).rows
+    for row, own in zip(rows, tokenized(kd.data / "train.jsonl", student), strict=True):
+        assert isinstance(row, LiveRow)
+        assert (row.tokens, row.mask) == (own.tokens, own.mask)
+        assert len(row.view.tokens) > len(row.tokens)
+        assert row.view.n_supervised == row.n_supervised
+
+
+def test_self_learns_to_behave_as_with_the_context(kd: TrainConfig, tmp_path: Path) -> None:
+    result = run(kd.replace(teacher="self", teacher_context=context(tmp_path), epochs=8))
+    assert result.valid_kl is not None and result.valid_kl_before is not None
+    assert result.valid_kl < 0.9 * result.valid_kl_before
+
+
+def test_the_memory_plan_counts_the_teacher(kd: TrainConfig, teacher: Path, tmp_path: Path) -> None:
+    def plan(change: dict[str, object]) -> MemoryEstimate:
+        objective = OBJECTIVES["kd"](kd.replace(**change), load_student(kd.model, dtype=mx.float32))
+        rows = read_rows(kd.data / "train.jsonl", objective, 1024)
+        make_trainable(objective.student, kd)
+        estimate = make_plan(objective, rows.rows, Execution(STREAM), 1 << 40).estimate
+        assert estimate
+        return estimate
+
+    stored, own, other = plan({}), plan({"teacher": "self"}), plan({"teacher": f"mlx:{teacher}"})
+    assert own.weights == stored.weights
+    assert other.weights - own.weights == 4 * load_student(teacher).n_parameters
+    assert own.loss > stored.loss
 
 
 def test_a_run_does_not_resume_with_another_teacher(kd: TrainConfig, tmp_path: Path) -> None:
