@@ -171,7 +171,7 @@ def test_a_teacher_in_memory_equals_its_stored_probabilities(kd: TrainConfig, te
     write_signal(whole.data, teacher, load_student(teacher).config["vocab_size"])
     stored, live = one_step(whole), one_step(whole.replace(teacher=f"mlx:{teacher}"))
     assert live.train_loss == pytest.approx(stored.train_loss, rel=2e-3)  # stored in float16
-    assert live.gradient_norm == pytest.approx(stored.gradient_norm, rel=2e-3)
+    assert live.gradient_norm == pytest.approx(stored.gradient_norm, rel=1e-2)
     assert (live.train_accuracy, live.supervised_tokens) == (stored.train_accuracy, stored.supervised_tokens)
 
 
