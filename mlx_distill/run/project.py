@@ -128,6 +128,11 @@ class Project:
     def run_log(self) -> Path:
         return self.report / RUN_LOG
 
+    @property
+    def _teacher_in_memory(self) -> bool:
+        """True if no log-probabilities are stored: then the teacher is loaded for training."""
+        return self.sections.get("logprobs", {}).get("top_k") == 0
+
     def values(self, section: str) -> dict[str, Any]:
         """Return the values of a section: paths and shared settings of the project, and the section's own settings."""
         config = self.config
@@ -143,7 +148,14 @@ class Project:
                 "data": self.data,
                 CONTEXT_SECTION: to_plain(self.context),
             },
-            "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},
+            "train": {
+                "model": self.model,
+                "data": self.data,
+                "adapter": self.adapter,
+                "seed": config.seed,
+                CONTEXT_SECTION: to_plain(self.context),
+                **({"teacher": config.teacher} if self._teacher_in_memory else {}),
+            },
             "compare": {
                 "model": self.model,
                 "adapter": self.adapter,
