@@ -6,7 +6,6 @@ A finished stage writes a manifest in reports/NAME/manifests, which `run` compar
 from __future__ import annotations
 
 import copy
-import importlib
 import subprocess
 import sys
 import time
@@ -56,7 +55,7 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
             force = force or stage.name == config.first
             if stage is LOGPROBS and not _needs_logprobs(configs["train"], configs["logprobs"]):
                 continue
-            outcome = run_stage(stage, configs[stage.name], project.manifests, report, force=force)
+            outcome = update_stage(stage, configs[stage.name], project.manifests, report, force=force)
             outcomes.append(outcome)
             if not outcome.skipped:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -71,7 +70,7 @@ def collect_config(config: RunConfig) -> CollectConfig:
 
 
 def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
-    """Run one stage for its own command.
+    """Run one stage for its own command, up to date or not.
 
     If `config` has the settings of the project in the working folder, the manifest is written, so that `run` skips the
     stage.
@@ -82,16 +81,16 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
         manifest = _begin(stage, config, project.manifests)
     started = time.monotonic()
     with keep_awake():
-        result = execute(stage, config, report)
+        result = stage.run(config, report)
     if project and manifest:
         _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
     return result
 
 
-def run_stage(
+def update_stage(
     stage: Stage[Any, Any], config: Any, manifests: Path, report: Report = ignore, *, force: bool = False
 ) -> StageOutcome:
-    """Run one stage, unless its manifest in `manifests` says that it is up to date."""
+    """Run one stage if its manifest in `manifests` says that it is not up to date, or with `force`."""
     file = _manifest_file(stage, manifests)
     before = Manifest.load(file)
     if force:
@@ -113,21 +112,13 @@ def run_stage(
     elif isinstance(config, CollectConfig):
         result = _collect(config, report)
     elif isinstance(config, FuseConfig):
-        result = execute(stage, config.replace(force=may_replace), report)
+        result = stage.run(config.replace(force=may_replace), report)
     else:
-        result = execute(stage, config.replace(force=True) if force and hasattr(config, "force") else config, report)
+        result = stage.run(config.replace(force=True) if force and hasattr(config, "force") else config, report)
     device.release_memory()
     finished = _finish(manifest, config, result, time.monotonic() - started)
     finished.save(file)
     return StageOutcome(stage.name, reason, finished.seconds, finished.summary, tuple(finished.outputs))
-
-
-def execute(stage: Stage[C, R], config: C, report: Report) -> R:
-    """Import a stage's code and run it."""
-    if stage.uses_mlx:
-        device.prepare()  # a fast BLAS must be loaded before MLX
-    result: R = importlib.import_module(f"mlx_distill.{stage.name}.run").run(config, report)
-    return result
 
 
 def load_project(config: RunConfig) -> Project:

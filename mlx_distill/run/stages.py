@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from mlx_distill import device
 from mlx_distill.chat import ChatConfig
 from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.compare.config import CompareConfig, CompareResult
 from mlx_distill.config import Config, to_plain
 from mlx_distill.convert.config import ConvertConfig, ConvertResult
+from mlx_distill.events import Report, ignore
 from mlx_distill.fuse.config import FuseConfig, FuseResult
 from mlx_distill.logprobs.config import LogprobsConfig, LogprobsResult
 from mlx_distill.prepare.config import PrepareConfig, PrepareResult
@@ -47,6 +50,13 @@ class Stage(Generic[C, R]):
     def name(self) -> str:
         """The name of the stage's package: `train` for mlx_distill.train."""
         return self.config.__module__.split(".")[1]
+
+    def run(self, config: C, report: Report = ignore) -> R:
+        """Import the stage's package and run it. Writes no manifest."""
+        if self.uses_mlx:
+            device.prepare()  # a fast BLAS must be loaded before MLX
+        result: R = importlib.import_module(f"mlx_distill.{self.name}.run").run(config, report)
+        return result
 
 
 COLLECT = Stage(
