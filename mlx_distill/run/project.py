@@ -21,7 +21,7 @@ from mlx_distill.storage.jsonl import read_text
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
 from mlx_distill.teachers.registry import teacher_usage
 
-SECTION_NAMES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
+SECTION_NAMES = ("collect", "expand", "prepare", "convert", "logprobs", "train", "compare", "fuse", "chat")
 PRICES_SECTION = "prices"
 CONTEXT_SECTION = "teacher_context"
 
@@ -142,6 +142,12 @@ class Project:
             "expand": {"teacher": config.teacher, "data": self.data, **budget},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
+            "logprobs": {
+                "teacher": config.teacher,
+                "model": self.model,
+                "data": self.data,
+                CONTEXT_SECTION: to_plain(self.context),
+            },
             "train": {
                 "model": self.model,
                 "data": self.data,
