@@ -73,8 +73,10 @@ class Student:
         return self.model.lm_head  # type: ignore[no-any-return]
 
 
-def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
+def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool = True) -> Student:
     """Load a model folder with all floating weights cast to `dtype` (default: the device's type for inference).
+
+    Without `plain_head`, any architecture of mlx-lm will do: only text is wanted.
 
     Raises MissingError if there is no model, InputError if its files are broken or not supported. MLX's errors about
     memory pass through.
@@ -85,7 +87,8 @@ def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
         model.set_dtype(dtype)
         mx.eval(model.parameters())
     student = Student(path, model, load_tokenizer(path), config, dtype)
-    _check_supported_architecture(student)
+    if plain_head:
+        _check_supported_architecture(student)
     return student
 
 

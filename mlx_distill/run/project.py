@@ -133,8 +133,15 @@ class Project:
         config = self.config
         budget = {"max_cost": config.max_cost, "track_costs": config.track_costs, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {
-            "collect": {"teacher": config.teacher, "out": self.data, CONTEXT_SECTION: to_plain(self.context), **budget},
-            "expand": {"teacher": config.teacher, "data": self.data, **budget},
+            "collect": {
+                "teacher": config.teacher,
+                "model": self.model,
+                "out": self.data,
+                CONTEXT_SECTION: to_plain(self.context),
+                "seed": config.seed,
+                **budget,
+            },
+            "expand": {"teacher": config.teacher, "model": self.model, "data": self.data, **budget},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
             "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},

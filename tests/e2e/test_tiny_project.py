@@ -140,7 +140,7 @@ def test_a_new_project_runs_with_the_anthropic_teacher(tmp_path: Path, tiny_stud
         ran = json.loads(succeed(cli("run", "--json", *overrides, cwd=tmp_path / "mine", env=environment)).out)
         n_calls = len(server.calls)
         succeed(cli("run", *overrides, cwd=tmp_path / "mine", env=environment))
-    assert ran["stages"][0]["summary"].startswith("104 of 104 answered")
+    assert ran["stages"][1]["summary"].startswith("104 of 104 answered")
     assert n_calls == 104 + 4 == len(server.calls), "one call a prompt and one a test prompt, none twice"
     report = json.loads((tmp_path / "mine/reports/mine/report.json").read_text())
     assert all(prompt["teacher"]["text"] for prompt in report["answers"])
