@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill import device
 from mlx_distill.errors import InputError, MachineError, MissingError
@@ -20,15 +21,17 @@ from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import format_bytes
 from mlx_distill.models import hub
 from mlx_distill.models.adapter import adapter_off
+from mlx_distill.models.config import MLX, SELF, is_local, local_folder
 from mlx_distill.models.context import TeacherContext, with_context
 from mlx_distill.models.load import Head, Student, load_student, load_tokenizer, read_config, weight_bytes
-from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.models.score import Batch, batches_by_length, chunks, pad, vocabulary_of
 from mlx_distill.models.tokenize import TokenizedChat, check_chat_template, render_prompt
 from mlx_distill.models.tokenizer_match import check_same_tokenizer, shared_vocabulary
-from mlx_distill.records import Messages
+from mlx_distill.records import Messages, content_hash
+from mlx_distill.storage.file_states import file_hash
+from mlx_distill.storage.files import MODEL_CONFIG
 
-SELF, MLX = "self", "mlx:"
 BATCH_TOKENS = 2048
 """Tokens, padding included, in one forward pass of the teacher (a longer row is alone)."""
 USABLE_FRACTION = 0.8
@@ -58,18 +61,10 @@ class LocalTeacher:
     def view(self, chat: TokenizedChat, messages: Messages, document: str = "") -> TokenizedChat:
         """Return a row as the teacher sees it: its context and the prompt, then the student's tokens as they are.
 
-        `chat` holds the student's tokens of `messages`, which may end before the answer (a rollout).
+        `chat` holds the student's tokens of `messages`, which may end before the answer (a rollout). Raises InputError
+        if it does not begin with the tokens of the prompt.
         """
-        first = next((n for n, message in enumerate(messages) if message.role == "assistant"), len(messages))
-        prompt, tokenizer = messages[:first], self.model.tokenizer
-        own = render_prompt(tokenizer, prompt)
-        if list(chat.tokens[: len(own)]) != own or any(chat.mask[: len(own)]):
-            raise InputError(
-                "The tokens before the first answer are not those of the prompt.",
-                "Use the same chat template for teacher and student.",
-            )
-        seen = render_prompt(tokenizer, with_context(self.context, prompt, document))
-        return TokenizedChat((*seen, *chat.tokens[len(own) :]), (*([False] * len(seen)), *chat.mask[len(own) :]))
+        return view(self.model.tokenizer, self.context, chat, messages, document)
 
     def hidden(self, rows: Sequence[TokenizedChat]) -> mx.array:
         """Return the hidden states (N, D) that predict each supervised token of the rows, row after row.
@@ -126,9 +121,20 @@ class LocalTeacher:
                     model.train()
 
 
-def is_local(spec: str) -> bool:
-    """Return whether a teacher's name means a model on this machine."""
-    return spec == SELF or spec.startswith(MLX)
+def view(
+    tokenizer: TokenizerWrapper, context: TeacherContext, chat: TokenizedChat, messages: Messages, document: str = ""
+) -> TokenizedChat:
+    """Return a row as a teacher sees it: see `LocalTeacher.view`. Needs no weights."""
+    first = next((n for n, message in enumerate(messages) if message.role == "assistant"), len(messages))
+    prompt = messages[:first]
+    own = render_prompt(tokenizer, prompt)
+    if list(chat.tokens[: len(own)]) != own or any(chat.mask[: len(own)]):
+        raise InputError(
+            "The tokens before the first answer are not those of the prompt.",
+            "Use the same chat template for teacher and student.",
+        )
+    seen = render_prompt(tokenizer, with_context(context, prompt, document))
+    return TokenizedChat((*seen, *chat.tokens[len(own) :]), (*([False] * len(seen)), *chat.mask[len(own) :]))
 
 
 def teacher_folder(spec: str, student: Path, report: Report = ignore) -> Path:
@@ -142,12 +148,10 @@ def teacher_folder(spec: str, student: Path, report: Report = ignore) -> Path:
             f"The probabilities of {spec} cannot be computed: it is not a model on this machine.",
             "Name a local teacher: mlx:FOLDER, mlx:OWNER/NAME or self. Or learn from its text: --objective sft.",
         )
-    if spec == SELF:
-        return student
-    name = spec.removeprefix(MLX).strip()
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    folder = local_folder(spec, student)
+    if folder:
         return folder
+    name = spec.removeprefix(MLX).strip()
     if not _HUB_ID.fullmatch(name):
         raise MissingError(
             f"teacher {spec!r}: there is no such folder, and it is not a Hub id (owner/name).",
@@ -167,15 +171,24 @@ def open_local_teacher(
     path = student if isinstance(student, Path) else student.path
     folder = teacher_folder(spec, path, report)
     check_teacher(folder, path)
-    width = read_config(path).get("vocab_size")
     if spec == SELF and isinstance(student, Student):
         model = student
     else:
         report(Note(f"Loading the teacher {folder} ..."))
         model = load_student(folder)
-    own_width = vocabulary_of(model.head, model.hidden(mx.array([[0]]))[0])
-    widths = [own_width, *([width] if isinstance(width, int) and width > 0 else [])]
-    return LocalTeacher(spec, model, context, shared_vocabulary(model.tokenizer, *widths))
+    return LocalTeacher(spec, model, context, count_shared_ids(model.tokenizer, folder, path))
+
+
+def count_shared_ids(tokenizer: TokenizerWrapper, teacher: Path, student: Path) -> int:
+    """Return the number of ids to which both heads are cut, from the tokenizer and the config files."""
+    widths = [read_config(folder).get("vocab_size") for folder in (teacher, student)]
+    return shared_vocabulary(tokenizer, *(width for width in widths if isinstance(width, int) and width > 0))
+
+
+def weights_digest(folder: Path) -> str:
+    """Return a hash of a model folder's weights and config. Reads every byte."""
+    paths = [folder / MODEL_CONFIG, *sorted(folder.glob(WEIGHTS))]
+    return content_hash([[path.name, file_hash(path)] for path in paths])
 
 
 def check_teacher(folder: Path, student: Path, usable_bytes: int = 0) -> int:
@@ -183,10 +196,11 @@ def check_teacher(folder: Path, student: Path, usable_bytes: int = 0) -> int:
 
     Only headers of weight files are read. `usable_bytes` defaults to the device's. Raises InputError or MachineError.
     """
-    tokenizer = load_tokenizer(folder)
-    check_chat_template(tokenizer)
     if folder.resolve() != student.resolve():
-        check_same_tokenizer(tokenizer, load_tokenizer(student))
+        theirs, ours = load_tokenizer(folder), load_tokenizer(student)
+        if theirs.chat_template != ours.chat_template:
+            check_chat_template(theirs)  # `convert` checked the student's
+        check_same_tokenizer(theirs, ours)
     read_headers(folder)  # refuses broken files
     hardware = device.prepare()
     usable_bytes = usable_bytes or hardware.usable_bytes

@@ -213,12 +213,14 @@ class SignalWriter:
     then `finish`. The caller holds the folder's lock (`only_writer`).
     """
 
-    def __init__(self, folder: Path, source: Source, n_tokens: Mapping[str, int]) -> None:
+    def __init__(
+        self, folder: Path, source: Source, n_tokens: Mapping[str, int], shard_tokens: int = SHARD_TOKENS
+    ) -> None:
         """Plan the shards of the rows, given by key with their number of answer tokens."""
         self.folder = folder
         self.source = source
         self.n_tokens = dict(sorted(n_tokens.items()))
-        self.shards = tuple(_plan(self.n_tokens, source))
+        self.shards = tuple(_plan(self.n_tokens, source, shard_tokens))
         self._written: set[str] = set()
         self._stored: dict[str, tuple[_Shard, int]] = {}
         for shard in self._open_shards():
@@ -302,12 +304,12 @@ class SignalWriter:
         return shard.row(number, self.source.vocabulary)
 
 
-def _plan(n_tokens: Mapping[str, int], source: Source) -> Iterator[PlannedShard]:
-    """Cut the sorted rows into shards of at most SHARD_TOKENS."""
+def _plan(n_tokens: Mapping[str, int], source: Source, shard_tokens: int) -> Iterator[PlannedShard]:
+    """Cut the sorted rows into shards of at most `shard_tokens`."""
     keys: list[str] = []
     total = 0
     for key, count in n_tokens.items():
-        if keys and total + count > SHARD_TOKENS:
+        if keys and total + count > shard_tokens:
             yield _planned(keys, source)
             keys, total = [], 0
         keys.append(key)

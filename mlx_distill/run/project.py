@@ -21,7 +21,7 @@ from mlx_distill.storage.jsonl import read_text
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
 from mlx_distill.teachers.registry import teacher_usage
 
-SECTION_NAMES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
+SECTION_NAMES = ("collect", "expand", "prepare", "convert", "logprobs", "train", "compare", "fuse", "chat")
 PRICES_SECTION = "prices"
 CONTEXT_SECTION = "teacher_context"
 
@@ -128,6 +128,11 @@ class Project:
     def run_log(self) -> Path:
         return self.report / RUN_LOG
 
+    @property
+    def _teacher_in_memory(self) -> bool:
+        """True if no log-probabilities are stored: then the teacher is loaded for training."""
+        return self.sections.get("logprobs", {}).get("top_k") == 0
+
     def values(self, section: str) -> dict[str, Any]:
         """Return the values of a section: paths and shared settings of the project, and the section's own settings."""
         config = self.config
@@ -144,7 +149,20 @@ class Project:
             "expand": {"teacher": config.teacher, "model": self.model, "data": self.data, **budget},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
-            "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},
+            "logprobs": {
+                "teacher": config.teacher,
+                "model": self.model,
+                "data": self.data,
+                CONTEXT_SECTION: to_plain(self.context),
+            },
+            "train": {
+                "model": self.model,
+                "data": self.data,
+                "adapter": self.adapter,
+                "seed": config.seed,
+                CONTEXT_SECTION: to_plain(self.context),
+                **({"teacher": config.teacher} if self._teacher_in_memory else {}),
+            },
             "compare": {
                 "model": self.model,
                 "adapter": self.adapter,

@@ -249,3 +249,10 @@ def test_code_and_broken_weights_of_a_teacher_are_refused(tmp_path: Path, tiny_s
     edit_json(folder / "config.json", model_file="evil.py")
     with pytest.raises(InputError, match="never runs such code"):
         open_local_teacher(f"mlx:{folder}", tiny_student, CONTEXT)
+
+
+def test_an_endless_chat_template_is_refused(tmp_path: Path, tiny_student: Path) -> None:
+    folder = make_tiny_qwen2(tmp_path / "teacher")
+    edit_json(folder / "tokenizer_config.json", chat_template="{{ 'x' * 10**11 }}")
+    with pytest.raises(InputError, match="The chat template cannot write a conversation"):
+        open_local_teacher(f"mlx:{folder}", tiny_student, CONTEXT)

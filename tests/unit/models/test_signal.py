@@ -17,12 +17,8 @@ from mlx_distill.models import signal
 from mlx_distill.models.signal import SignalWriter, Source, TeacherSignal, Values, row_key
 from mlx_distill.models.tokenize import TokenizedChat
 
+SHARD_TOKENS = 20
 SOURCE = Source("w", "t", "c", "x", "float32", vocabulary=400, top_k=4)
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal, "SHARD_TOKENS", 20)
 
 
 def chat(number: int) -> TokenizedChat:
@@ -42,7 +38,7 @@ def values_of(key: str, count: int, source: Source) -> Values:
 def write(folder: Path, rows: Sequence[TokenizedChat], source: Source = SOURCE, *, stop_after: int = 99) -> list[str]:
     """Write the rows, or as many shards as allowed; return the keys of the rows that were scored."""
     folder.mkdir(exist_ok=True)
-    writer = SignalWriter(folder, source, {row_key(row): row.n_supervised for row in rows})
+    writer = SignalWriter(folder, source, {row_key(row): row.n_supervised for row in rows}, SHARD_TOKENS)
     scored: list[str] = []
     for shard in writer.unfinished[:stop_after]:
         keys = writer.to_score(shard)
