@@ -11,13 +11,14 @@ import msgspec
 
 from mlx_distill.config import Config, doc
 from mlx_distill.formatting import format_usd
+from mlx_distill.models.config import is_local
 from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
 from mlx_distill.teachers.base import DEFAULT_CONCURRENCY, RetryPolicy
 from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt, Retry
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, UsageReport
 from mlx_distill.teachers.recorded import recording_files
-from mlx_distill.teachers.registry import is_local, teacher_usage
+from mlx_distill.teachers.registry import teacher_usage
 
 TEMPERATURE = 0.7
 """Most model cards advise about this much: less repeats itself, more takes unlikely tokens."""

@@ -17,6 +17,7 @@ from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Report, Warning, ignore
+from mlx_distill.models.config import is_local
 from mlx_distill.models.context import read_context, request_with_context
 from mlx_distill.records import Prompt
 from mlx_distill.storage import files
@@ -24,7 +25,6 @@ from mlx_distill.storage.atomic import write_json_lists
 from mlx_distill.teachers import ask, open_teacher, pricing
 from mlx_distill.teachers.ask import AskResult, Estimate
 from mlx_distill.teachers.pending import FailedPrompt, Requests
-from mlx_distill.teachers.registry import is_local
 
 
 def run(config: CollectConfig, report: Report = ignore) -> CollectResult:

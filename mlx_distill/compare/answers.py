@@ -11,12 +11,13 @@ import msgspec
 from mlx_distill.code_blocks.blocks import Syntax, code_blocks
 from mlx_distill.code_blocks.execution import run_blocks
 from mlx_distill.code_blocks.syntax import check_syntax
-from mlx_distill.compare.ask_teacher import ask
+from mlx_distill.compare.ask_teacher import ask, teacher_name
 from mlx_distill.compare.config import AnswerConfig
 from mlx_distill.compare.models import ModelSpec, Writing
 from mlx_distill.compare.prompts import EvalPrompt
 from mlx_distill.compare.report import CheckedAnswer, CheckedBlock, Execution
 from mlx_distill.events import Report
+from mlx_distill.models.context import read_context, with_context
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student
 from mlx_distill.models.tokenize import render_prompt
@@ -71,14 +72,18 @@ def teacher_answers(
 ) -> tuple[dict[str, CheckedAnswer], list[str]]:
     """Return the teacher's answers by prompt id, and warnings about those that are missing.
 
-    A held-out row has its own answer. Test prompts are asked, with the messages and the limit of the student. Trouble
-    with the teacher is a warning; only Interrupted is raised.
+    A held-out row has its own answer. Test prompts are asked, in the teacher's context and with the limit of the
+    student. Trouble with the teacher is a warning; only Interrupted is raised.
     """
+    context, name = read_context(config.teacher_context), teacher_name(config.teacher, config.model)
     records = {
         one.id: TeacherRecord(messages=one.messages, answer=one.teacher_answer) for one in prompts if one.teacher_answer
     }
     asks = [
-        (Prompt(one.text, one.id, one.family, one.category), Request(config.teacher, one.messages, config.max_tokens))
+        (
+            Prompt(one.text, one.id, one.family, one.category),
+            Request(name, with_context(context, one.messages, one.context), config.max_tokens),
+        )
         for one in prompts
         if one.id not in records
     ]

@@ -169,6 +169,7 @@ class Project:
                 "data": self.data,
                 "out": self.report,
                 "teacher": config.teacher,
+                CONTEXT_SECTION: to_plain(self.context),
                 "system": config.system,
                 "seed": config.seed,
                 **budget,

@@ -22,12 +22,14 @@ from mlx_lm.generate import BatchGenerator
 
 from mlx_distill import device, gpu_errors
 from mlx_distill.errors import InputError
-from mlx_distill.models.generate import default_batch_size
+from mlx_distill.models.config import MLX, SELF
+from mlx_distill.models.generate import MIN_SAMPLING, default_batch_size
 from mlx_distill.models.load import Student, load_student
-from mlx_distill.models.local_teacher import MLX, SELF, teacher_folder
+from mlx_distill.models.local_teacher import teacher_folder
 from mlx_distill.models.tokenize import check_chat_template, render_prompt
 from mlx_distill.records import Answer, Request, Usage
 from mlx_distill.teachers.base import PromptError, Reply
+from mlx_distill.teachers.registry import teacher_name
 
 MAX_BATCH_SIZE = 1000
 """The runner limits the requests in flight, so the generator itself sets no limit."""
@@ -50,9 +52,8 @@ class MlxTeacher:
                 "teacher 'self' is the student, and no student is named.",
                 "Run the command in a project folder, or name the student's folder with --model.",
             )
-        self.model = source or str(student and student.name)
-        self.name = f"{MLX}{source}" if source else f"{SELF}:{self.model}"
         self._spec, self._student = f"{MLX}{source}" if source else SELF, student or Path()
+        self.name, self.model = teacher_name(self._spec, student), source or self._student.name
         self._writer: _Writer | None = None
 
     @property
@@ -115,7 +116,7 @@ def _sampler(request: Request) -> Sampler | None:
 
     Each request has random numbers of its own, so its answer does not depend on the others in the batch.
     """
-    if not request.temperature:
+    if request.temperature < MIN_SAMPLING:
         return None
     seed = int(request.prompt_key[:16], 16)  # it covers the seed and the number of the sample
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_distill.errors import InputError, MissingError
+from mlx_distill.models.config import SELF, is_local
 from mlx_distill.teachers.base import Teacher
 
 
@@ -31,12 +32,7 @@ class Provider:
     """Command that installs it."""
     advice: str = ""
     """Advice if there is no key."""
-    is_local: bool = False
-    """True for a model on this machine. Its class also takes the student's folder."""
 
-
-SELF = "self"
-"""The teacher that is the student itself, with a context that the student does not see."""
 
 PROVIDERS: dict[str, Provider] = {
     "anthropic": Provider(
@@ -54,8 +50,8 @@ PROVIDERS: dict[str, Provider] = {
         install="pip install 'mlx-distill[openai]'",
         advice="Set OPENAI_BASE_URL to the server's address, or write openai:MODEL@http://localhost:11434/v1.",
     ),
-    "mlx": Provider(usage="mlx:FOLDER or HUB-ID", factory="mlx_distill.teachers.mlx_model:MlxTeacher", is_local=True),
-    "self": Provider(usage=SELF, factory="mlx_distill.teachers.mlx_model:MlxTeacher", is_local=True),
+    "mlx": Provider(usage="mlx:FOLDER or HUB-ID", factory="mlx_distill.teachers.mlx_model:MlxTeacher"),
+    SELF: Provider(usage=SELF, factory="mlx_distill.teachers.mlx_model:MlxTeacher"),
     "recorded": Provider(usage="recorded:FILE or FOLDER", factory="mlx_distill.teachers.recorded:RecordedTeacher"),
 }
 
@@ -114,11 +110,10 @@ def open_teacher(spec: str, student: Path | None = None) -> Teacher:
     module, _, name = provider.factory.partition(":")
     source = spec.partition(":")[2].strip()
     new = getattr(importlib.import_module(module), name)
-    teacher: Teacher = new(source, student) if provider.is_local else new(source)
+    teacher: Teacher = new(source, student) if is_local(spec) else new(source)
     return teacher
 
 
-def is_local(spec: str) -> bool:
-    """Return whether a teacher is a model on this machine. Its temperature and seed can be set."""
-    provider = PROVIDERS.get(spec.partition(":")[0])
-    return provider is not None and provider.is_local
+def teacher_name(spec: str, student: Path | None) -> str:
+    """Return the name of a teacher in requests and records. That of `self` says which student it is."""
+    return f"{SELF}:{student.name}" if spec == SELF and student else spec

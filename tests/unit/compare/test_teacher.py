@@ -10,6 +10,7 @@ import pytest
 from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.run import run
 from mlx_distill.events import Event, Warning
+from mlx_distill.models.context import ContextConfig
 from tests.support.comparing import PROMPTS, ROWS, make_config, write_lines
 
 
@@ -48,13 +49,30 @@ def test_the_teacher_is_shown_and_asked_once(config: CompareConfig, tmp_path: Pa
     by_id = {record["prompt_id"]: record for record in map(json.loads, kept.splitlines())}
     for name, _, text in PROMPTS:
         system, user = by_id[name]["messages"]
-        assert (by_id[name]["max_tokens"], system["content"], user["content"]) == (4, config.system, text)
+        own = config.teacher_context.system
+        assert (by_id[name]["max_tokens"], system["content"], user["content"]) == (4, own, text)
     (tmp_path / "teacher.jsonl").unlink()
     again = run(config)
     assert [answers.teacher for answers in again.report.answers] == [
         answers.teacher for answers in first.report.answers
     ]
     assert journal.read_bytes() == kept
+
+
+def test_student_teaches_with_its_context(tiny_student: Path, tmp_path: Path) -> None:
+    prompts = [{"id": "a", "prompt": "Compare heights?", "context": "Trees are tall."}]
+    test_prompts = write_lines(tmp_path / "with_context.jsonl", prompts)
+    base = make_config(tiny_student, tmp_path, teacher="self", test_rows=0, max_tokens=4)
+    result = run(base.replace(test_prompts=test_prompts, teacher_context=ContextConfig("Be brief.")))
+
+    [record] = map(json.loads, (base.data / "test_answers.jsonl").read_text().splitlines())
+    assert [message["content"] for message in record["messages"]] == [
+        "Be brief.",
+        "Trees are tall.\n\nCompare heights?",
+    ]
+    assert record["teacher"] == f"self:{tiny_student.name}"
+    [answers] = result.report.answers
+    assert answers.teacher and answers.teacher.text == record["answer"]
 
 
 def test_a_prompt_missing_from_the_recording_is_a_warning(config: CompareConfig, tmp_path: Path) -> None:
