@@ -114,14 +114,10 @@ class TrainStep:
 
         They do not refer to `self`: a cycle would keep the model in memory after the run.
         """
-        model, max_norm = self.student.model, self.config.max_grad_norm or math.inf
-        if self.execution.compiled:
-            sum_at_once = self.config.method != "full"
-            return (
-                compiled_gradient(self.objective),
-                compiled_update(model, self.optimizer, max_norm, sum_at_once=sum_at_once),
-            )
-        return eager_gradient(self.objective), eager_update(model, self.optimizer, max_norm)
+        compiled, max_norm = self.execution.compiled, self.config.max_grad_norm or math.inf
+        gradient, update = (compiled_gradient, compiled_update) if compiled else (eager_gradient, eager_update)
+        sum_at_once = self.config.method != "full"
+        return gradient(self.objective), update(self.student.model, self.optimizer, max_norm, sum_at_once=sum_at_once)
 
 
 def eager_gradient(objective: Objective) -> Gradient:
@@ -177,27 +173,13 @@ def arrays_of(batch: Batch) -> dict[str, mx.array]:
     return {name: value for name, value in values.items() if isinstance(value, mx.array)}
 
 
-def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float) -> Update:
-    """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer."""
+def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+    """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer.
 
-    def update(gradients: Any, n_supervised: mx.array) -> mx.array:
-        norm: mx.array
-        gradients = tree_map(lambda value: value / n_supervised, gradients)
-        gradients, norm = optim.clip_grad_norm(gradients, max_norm)
-        optimizer.update(model, gradients)
-        return norm
-
-    return update
-
-
-def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
-    """Make the update that MLX compiles: about two kernels for each tensor (`scripts/bench/kernels.py`).
-
-    `sum_at_once` computes the norm from one copy of all gradients: fewer kernels, more memory.
+    Clips as mlx.optimizers.clip_grad_norm, but multiplies each gradient only once. `sum_at_once` computes the norm
+    from one copy of all gradients: fewer kernels, more memory.
     """
-    state = [model.state, optimizer.state]
 
-    @partial(mx.compile, inputs=state, outputs=state)
     def update(gradients: Any, n_supervised: mx.array) -> mx.array:
         values = [value for _, value in tree_flatten(gradients)]
         if sum_at_once:
@@ -205,10 +187,20 @@ def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: floa
         else:
             square = sum((value.square().sum() for value in values), mx.array(0.0))
         norm = mx.sqrt(square) / n_supervised
-        factor = mx.minimum(max_norm / (norm + 1e-6), 1.0) / n_supervised  # as mlx.optimizers.clip_grad_norm
+        factor = mx.minimum(max_norm / (norm + 1e-6), 1.0) / n_supervised
         optimizer.update(model, tree_map(lambda value: value * factor, gradients))
         return norm
 
+    return update
+
+
+def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+    """Make the same update compiled: about two kernels for each tensor (`scripts/bench/kernels.py`).
+
+    The results are those of the eager update, bit for bit, if the compiler does not fuse multiplications and additions.
+    """
+    state = [model.state, optimizer.state]
+    update: Update = mx.compile(eager_update(model, optimizer, max_norm, sum_at_once=sum_at_once), state, state)
     return update
 
 
