@@ -129,6 +129,16 @@ class Project:
         return self.report / RUN_LOG
 
     @property
+    def objective(self) -> str:
+        """The objective of `train` as the file gives it; `train` checks it."""
+        return str(self.sections.get("train", {}).get("objective", "sft"))
+
+    @property
+    def trains_with_teacher(self) -> bool:
+        """True if teacher and student are in memory at the same time."""
+        return self.objective == "on-policy" or (self.objective == "kd" and self._teacher_in_memory)
+
+    @property
     def _teacher_in_memory(self) -> bool:
         """True if no log-probabilities are stored: then the teacher is loaded for training."""
         return self.sections.get("logprobs", {}).get("top_k") == 0

@@ -24,8 +24,8 @@ from mlx_distill import device, gpu_errors
 from mlx_distill.errors import InputError
 from mlx_distill.models.config import MLX, SELF
 from mlx_distill.models.generate import MIN_SAMPLING, default_batch_size
-from mlx_distill.models.load import Student, load_student
-from mlx_distill.models.local_teacher import teacher_folder
+from mlx_distill.models.load import Student, load_student, load_tokenizer
+from mlx_distill.models.local_teacher import check_memory, teacher_folder
 from mlx_distill.models.tokenize import check_chat_template, render_prompt
 from mlx_distill.records import Answer, Request, Usage
 from mlx_distill.teachers.base import PromptError, Reply
@@ -103,9 +103,10 @@ class MlxTeacher:
 
 
 def _load(spec: str, student: Path) -> Student:
-    loaded = load_student(teacher_folder(spec, student), plain_head=False)
-    check_chat_template(loaded.tokenizer)
-    return loaded
+    folder = teacher_folder(spec, student)
+    check_chat_template(load_tokenizer(folder))
+    check_memory(folder)
+    return load_student(folder, plain_head=False)
 
 
 Sampler = Callable[[mx.array], mx.array]

@@ -179,7 +179,7 @@ def test_self_is_the_student_with_a_context(
     [
         (lambda folder: shutil.rmtree(folder), MissingError, "no such folder"),
         (lambda folder: (folder / "config.json").unlink(), MissingError, "not a model folder"),
-        (lambda folder: (folder / "model.safetensors").unlink(), MissingError, "no weights"),
+        (lambda folder: (folder / "model.safetensors").unlink(), InputError, "no model"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), InputError, "model.safetensors"),
         (
             lambda folder: edit_json(folder / "tokenizer_config.json", chat_template=None),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ import pytest
 from mlx_distill.convert.sources import SAMPLE_PACKAGE
 from mlx_distill.cpu import Blas
 from mlx_distill.run import doctor
-from mlx_distill.run.project import ProjectConfig
+from mlx_distill.run.doctor import check_local_teacher
+from mlx_distill.run.project import Project, ProjectConfig
 from tests.support.local_http import Unavailable, serving
+from tests.support.tiny import edit_json
 
 CLAUDE = ProjectConfig(name="demo")
 SAMPLE = ProjectConfig(name="demo", teacher="recorded:sample", student="sample")
@@ -125,3 +130,59 @@ def test_the_sample_has_one_version_everywhere() -> None:
     for file in ("scripts/lib.sh", "README.md"):
         assert SAMPLE_PACKAGE in (root / file).read_text(encoding="utf-8")
     assert SAMPLE_PACKAGE in doctor.check_sample(installed=False, project=SAMPLE).advice
+
+
+@pytest.fixture
+def local_project(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Project]:
+    """Makes a project whose teacher is on this machine, with a student that is converted already."""
+
+    def make(teacher: str, objective: str) -> Project:
+        monkeypatch.chdir(tmp_path)
+        if not Path("models/student").exists():
+            shutil.copytree(tiny_student, "models/student")
+        data = {"name": "demo", "teacher": teacher, "student": "some/student", "train": {"objective": objective}}
+        return Project.from_values(Path("distill.toml"), data)
+
+    return make
+
+
+@pytest.mark.parametrize("objective", ["sft", "kd"])
+def test_local_teacher_says_memory_and_tokens(
+    local_project: Callable[..., Project], tiny_student: Path, objective: str
+) -> None:
+    [found] = check_local_teacher(local_project(f"mlx:{tiny_student}", objective))
+    assert found.status == "ok"
+    assert re.search(r"weights [\d.]+ .B, the student's [\d.]+ .B, of [\d.]+ GB of memory", found.found)
+    assert ("the same tokens" in found.found) == (objective == "kd")
+
+
+def test_other_tokens_matter_to_kd_alone(
+    local_project: Callable[..., Project], tiny_student: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_student, other)
+    edit_json(other / "generation_config.json", eos_token_id=[1])
+    edit_json(other / "config.json", eos_token_id=1)
+    edit_json(other / "tokenizer_config.json", eos_token="<|im_start|>")
+
+    [sft] = check_local_teacher(local_project(f"mlx:{other}", "sft"))
+    [kd] = check_local_teacher(local_project(f"mlx:{other}", "kd"))
+    assert (sft.status, kd.status) == ("ok", "warning")
+    assert "ends an answer with" in kd.found and "--objective sft" in kd.advice
+
+
+@pytest.mark.parametrize(
+    ("teacher", "status", "word"),
+    [
+        ("mlx:nowhere", "warning", "no such folder"),
+        ("mlx:some/model", "ok", "downloads it"),
+        ("self", "ok", "weights"),
+        ("recorded:sample", "", ""),
+    ],
+)
+def test_teachers_that_need_no_comparison(
+    local_project: Callable[..., Project], teacher: str, status: str, word: str
+) -> None:
+    checks = check_local_teacher(local_project(teacher, "kd"))
+    assert [check.status for check in checks] == ([status] if status else [])
+    assert all(word in check.found for check in checks)
