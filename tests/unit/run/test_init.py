@@ -10,6 +10,7 @@ import pytest
 
 from mlx_distill.config import Config, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
+from mlx_distill.models.context import read_context
 from mlx_distill.run.config import RunConfig
 from mlx_distill.run.init import InitConfig, project_file, run
 from mlx_distill.run.pipeline import load_project, stage_configs
@@ -129,3 +130,29 @@ def test_built_in_prices_can_be_uncommented(tmp_path: Path) -> None:
     file.write_text(before + "[prices]\n" + section.replace("# ", ""))
 
     assert Project.load(file).prices == PRICES
+
+
+def test_local_teacher_gets_settings_that_suit_it(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_student.parent)
+    with pytest.raises(InputError, match="nothing follows"):
+        run(InitConfig(tmp_path / "demo", teacher="mlx:"))
+    run(InitConfig(tmp_path / "demo", teacher=f"mlx:./{tiny_student.name}/../{tiny_student.name}", student="sample"))
+
+    project = Project.load(tmp_path / "demo" / "distill.toml")
+    configs = stage_configs(project)
+    assert (project.config.teacher, project.config.student) == (f"mlx:{tiny_student.resolve()}", "sample")
+    assert (configs["train"].objective, configs["collect"].max_tokens) == ("kd", 512)
+    assert configs["collect"].teacher_context.examples is None
+
+
+def test_context_comes_with_dialogues_to_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(InitConfig(tmp_path / "demo", sample=True, context=True))
+
+    assert (result.teacher, result.student) == ("self", "sample")
+    assert tmp_path / "demo" / "data" / "examples.jsonl" in result.files
+    monkeypatch.chdir(tmp_path / "demo")
+    configs = stage_configs(load_project(RunConfig()))
+    assert len(read_context(configs["collect"].teacher_context).examples) == 4
+    assert configs["train"].teacher_context == configs["compare"].teacher_context == configs["collect"].teacher_context
