@@ -14,6 +14,7 @@ from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, CheckedAnswer, ModelInfo
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.adapter import Adapter, load_adapter, read_adapter_config
+from mlx_distill.models.fidelity import RowFidelity
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.provenance import Provenance
 from mlx_distill.models.score import RowScore
@@ -46,6 +47,8 @@ class ModelRun(msgspec.Struct, frozen=True):
     info: ModelInfo
     scores: tuple[RowScore, ...]
     writing: Writing
+    fidelity: tuple[RowFidelity, ...] | None = None
+    """Comparison with the teacher on each held-out row. None without a teacher on this machine."""
 
     @property
     def name(self) -> str:
@@ -63,6 +66,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     answers: Sequence[AnsweredPrompt]
     judge: JudgeInfo | None = None
     seed: int = 0
+    teacher: str = ""
 
     @property
     def voices(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:

@@ -11,6 +11,7 @@ from mlx_distill import device
 from mlx_distill.compare.answers import teacher_answers, write_answers
 from mlx_distill.compare.collected import Collected, read_collected
 from mlx_distill.compare.config import TEST_PROMPTS, AnswerConfig, CompareConfig, CompareResult, PairConfig
+from mlx_distill.compare.fidelity import open_reference
 from mlx_distill.compare.judge import judge
 from mlx_distill.compare.metrics import METRICS, Metric
 from mlx_distill.compare.models import Comparison, ModelLoader, ModelRun, model_info, model_specs
@@ -59,15 +60,20 @@ def run(
     if config.teacher:
         taught, missing = teacher_answers(student, prompts, config, report)
         warnings += missing
+    student, _ = loader.load(specs[0])
+    reference, doubts = open_reference(config, specs, student, rows, rendered[0], report)
+    warnings += doubts
     _report_all(warnings, report)
 
     runs, written = [], []
     for spec, info, tokens in zip(specs, infos, rendered, strict=True):
         student, _ = loader.load(spec)
         scores = score_rows(student, tokens, info, report)
+        fidelity = reference.measure(student, tokens, spec.name, report) if reference else None
         texts, writing = write_answers(student, prompts, spec, config, report)
-        runs.append(ModelRun(info, scores, writing))
+        runs.append(ModelRun(info, scores, writing, fidelity))
         written.append(texts)
+    reference = None  # the judge may need the memory
     answers = [
         AnsweredPrompt(one.id, one.family, one.category, one.origin, one.text, a, b, taught.get(one.id))
         for one, a, b in zip(prompts, *written, strict=True)
@@ -87,6 +93,7 @@ def run(
         answers=answers,
         judge=judged_by,
         seed=config.seed,
+        teacher=config.teacher,
     )
     found = build_report(data, config, metrics, collected, warnings, describe_machine(student), started)
     return write_report(found, config)

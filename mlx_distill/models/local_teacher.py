@@ -54,9 +54,7 @@ class LocalTeacher:
     """From hidden states (..., D) to logits (..., vocabulary) in float32: 16 bits would add 1e-4 nats of noise."""
 
     def __post_init__(self) -> None:
-        head = self.model.head
-        cut = lambda hidden: head(hidden.astype(mx.float32))[..., : self.vocabulary].astype(mx.float32)  # noqa: E731
-        object.__setattr__(self, "head", cut)
+        object.__setattr__(self, "head", exact_head(self.model.head, self.vocabulary))
 
     def view(self, chat: TokenizedChat, messages: Messages, document: str = "") -> TokenizedChat:
         """Return a row as the teacher sees it: its context and the prompt, then the student's tokens as they are.
@@ -119,6 +117,11 @@ class LocalTeacher:
             finally:
                 if training:
                     model.train()
+
+
+def exact_head(head: Head, vocabulary: int) -> Head:
+    """Return a head that computes its first `vocabulary` logits in float32."""
+    return lambda hidden: head(hidden.astype(mx.float32))[..., :vocabulary].astype(mx.float32)
 
 
 def view(
