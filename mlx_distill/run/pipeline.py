@@ -121,6 +121,8 @@ def execute(stage: Stage[C, R], config: C, report: Report) -> R:
     """Import a stage's code and run it."""
     if stage.uses_mlx:
         device.prepare()  # a fast BLAS must be loaded before MLX
+    if isinstance(config, TrainConfig):
+        return train_in_child(config, report)  # type: ignore[return-value] # R of TRAIN is TrainResult
     result: R = importlib.import_module(f"mlx_distill.{stage.name}.run").run(config, report)
     return result
 
@@ -225,6 +227,7 @@ def _train(
             "To replace them: mlx-distill run --from train. To keep them, move them or rename the project.",
         )
     manifest.save(started_file)
+    device.prepare()  # warns if the GPU is not visible
     result = train_in_child(config.replace(resume=resume, force=may_replace), report)
     started_file.unlink(missing_ok=True)
     return result
