@@ -6,6 +6,7 @@ import gc
 import os
 import platform
 import resource
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -32,9 +33,11 @@ OPEN_FILES = 4096
 """Terminal.app allows 256, fewer than the connections of a large `collect` or of `serve`."""
 DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
 DTYPES = ("float32", "bfloat16", "float16")
+PIP = f"{shlex.quote(sys.executable)} -m pip install"
+"""The pip that installs into the Python that runs now; plain `pip` may be another one, missing, or refuse (PEP 668)."""
 ADVICE_TO_INSTALL = (
     "On a Mac, MLX needs Apple silicon, macOS 14 or later, and a Python for arm64. "
-    f"Install it again: {sys.executable} -m pip install -U mlx (on Linux: 'mlx[cpu]')"
+    f"Install it again: {PIP} -U mlx (on Linux: 'mlx[cpu]')"
 )
 
 

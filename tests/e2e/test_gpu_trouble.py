@@ -113,7 +113,7 @@ def test_training_goes_on_from_the_checkpoint(
     assert json.loads(finished.out)["steps"] == 6
 
 
-def test_a_served_request_fails_with_advice_and_the_next_one_is_answered(
+def test_the_server_answers_after_a_gpu_error(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events: list[Event] = []
@@ -157,7 +157,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("command", ["chat", "compare", "fuse", "train"])
-def test_every_command_warns_once_that_it_computes_on_the_cpu(
+def test_every_command_warns_once_without_a_gpu(
     command: str, files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"What is a queue?\n")))
