@@ -10,7 +10,6 @@ from mlx.utils import tree_flatten
 
 from mlx_distill import device
 from mlx_distill.compare.config import AnswerConfig, CompareConfig, PairConfig
-from mlx_distill.compare.history import read_training
 from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, CheckedAnswer, ModelInfo
 from mlx_distill.errors import InputError, MissingError
@@ -20,6 +19,7 @@ from mlx_distill.models.provenance import Provenance
 from mlx_distill.models.score import RowScore
 from mlx_distill.records import Example
 from mlx_distill.storage import files
+from mlx_distill.training_run import TrainingRun
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
@@ -148,7 +148,6 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
     )
     if not adapter:
         return info
-    training = read_training(adapter.folder)
     weights = (item for layer in adapter.layers.values() for item in tree_flatten(layer.parameters()))
     found = AdapterInfo(
         folder=adapter.folder,
@@ -158,4 +157,4 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
         n_trainable=sum(value.size for name, value in weights if name.startswith("lora_") or name == "m"),  # m: DoRA
         changes_nothing=adapter.is_zero,
     )
-    return msgspec.structs.replace(info, adapter=found, training=training)
+    return msgspec.structs.replace(info, adapter=found, training=TrainingRun.load(adapter.folder))

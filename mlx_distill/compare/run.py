@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 
 from mlx_distill import device
 from mlx_distill.compare.answers import teacher_answers, write_answers
+from mlx_distill.compare.collected import Collected, read_collected
 from mlx_distill.compare.config import TEST_PROMPTS, AnswerConfig, CompareConfig, CompareResult, PairConfig
-from mlx_distill.compare.history import read_collected
 from mlx_distill.compare.judge import judge
 from mlx_distill.compare.metrics import METRICS, Metric
 from mlx_distill.compare.models import Comparison, ModelLoader, ModelRun, model_info, model_specs
 from mlx_distill.compare.prompts import build_prompts, read_prompts, sample_rows
 from mlx_distill.compare.render.html import html_page
 from mlx_distill.compare.render.markdown import markdown_page
-from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Collected, Report
+from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Report
 from mlx_distill.compare.rows import (
     check_same_tokens,
     check_unseen,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_distill.code_blocks.blocks import code_blocks
 from mlx_distill.code_blocks.syntax import python_problem
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
-from mlx_distill.models.tokenize import control_tokens, render
+from mlx_distill.models.tokenize import control_tokens, find_control_token, render
 from mlx_distill.prepare.config import Nearest, PrepareConfig
 from mlx_distill.prepare.rows import Row
 from mlx_distill.prepare.select import Reason, Rejection
-from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
+from mlx_distill.records import Example, Message, Prompt, TeacherRecord
 from mlx_distill.sanitize import surrogate_problem
 from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
@@ -65,11 +64,12 @@ class RowFilter:
     def add(self, record: TeacherRecord) -> None:
         """Add the answer to `rows` or to `rejected`.
 
-        The student's system message replaces the teacher's. White space at the ends of the answer is removed.
+        The student's system message replaces the teacher's, and the context is left out. White space at the ends of the
+        answer is removed.
         """
-        turns = tuple(message for message in record.messages if message.role != "system")
+        turns = record.turns
         messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
-        example = Example(messages, record.prompt_id, record.family, record.category)
+        example = Example(messages, record.prompt_id, record.family, record.category, record.context)
         outcome = self._check(example, "\n".join(turn.content for turn in turns))
         if isinstance(outcome, Row):
             self.rows.append(outcome)
@@ -126,15 +126,6 @@ def find_broken_code(answer: str) -> str:
         problem = python_problem(block.code) if block.language == "python" else ""
         if problem:
             return f"code block {number} (python), {problem}"
-    return ""
-
-
-def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
-    """Return which message contains a control token, which would end or open a turn; "" if none does."""
-    for message in messages:
-        for token in control_tokens:
-            if token in message.content:
-                return f"the {message.role} message contains {token}"
     return ""
 
 

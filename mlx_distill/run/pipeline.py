@@ -6,7 +6,6 @@ A finished stage writes a manifest in reports/NAME/manifests, which `run` compar
 from __future__ import annotations
 
 import copy
-import importlib
 import subprocess
 import sys
 import time
@@ -25,10 +24,12 @@ from mlx_distill.errors import DistillError, InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import plural
 from mlx_distill.fuse.config import FuseConfig
+from mlx_distill.logprobs.config import LogprobsConfig
+from mlx_distill.models.config import is_local
 from mlx_distill.run.config import RunConfig, RunResult, StageOutcome
 from mlx_distill.run.manifest import Manifest, known_states
 from mlx_distill.run.project import Project
-from mlx_distill.run.stages import SECTIONS, STAGES, C, R, Stage, decisive_settings
+from mlx_distill.run.stages import LOGPROBS, SECTIONS, STAGES, C, R, Stage, decisive_settings
 from mlx_distill.storage.atomic import is_occupied
 from mlx_distill.storage.files import CHECKPOINT
 from mlx_distill.storage.journal import Journal
@@ -46,12 +47,15 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
     project = load_project(config)
     configs = stage_configs(project)
     _refuse_full_training(configs["train"], project.file)
+    _refuse_remote_teacher(configs["train"], configs["logprobs"], project.file)
     outcomes: list[StageOutcome] = []
     force = config.force
     with keep_awake(), Journal(project.run_log) as log:
         for stage in STAGES:
             force = force or stage.name == config.first
-            outcome = run_stage(stage, configs[stage.name], project.manifests, report, force=force)
+            if stage is LOGPROBS and not _needs_logprobs(configs["train"], configs["logprobs"]):
+                continue
+            outcome = update_stage(stage, configs[stage.name], project.manifests, report, force=force)
             outcomes.append(outcome)
             if not outcome.skipped:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -66,7 +70,7 @@ def collect_config(config: RunConfig) -> CollectConfig:
 
 
 def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
-    """Run one stage for its own command.
+    """Run one stage for its own command, up to date or not.
 
     If `config` has the settings of the project in the working folder, the manifest is written, so that `run` skips the
     stage.
@@ -77,16 +81,19 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
         manifest = _begin(stage, config, project.manifests)
     started = time.monotonic()
     with keep_awake():
-        result = execute(stage, config, report)
+        if isinstance(config, TrainConfig):
+            result: Any = train_in_child(config, report)
+        else:
+            result = stage.run(config, report)
     if project and manifest:
         _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
-    return result
+    return result  # type: ignore[no-any-return]
 
 
-def run_stage(
+def update_stage(
     stage: Stage[Any, Any], config: Any, manifests: Path, report: Report = ignore, *, force: bool = False
 ) -> StageOutcome:
-    """Run one stage, unless its manifest in `manifests` says that it is up to date."""
+    """Run one stage if its manifest in `manifests` says that it is not up to date, or with `force`."""
     file = _manifest_file(stage, manifests)
     before = Manifest.load(file)
     if force:
@@ -108,23 +115,13 @@ def run_stage(
     elif isinstance(config, CollectConfig):
         result = _collect(config, report)
     elif isinstance(config, FuseConfig):
-        result = execute(stage, config.replace(force=may_replace), report)
+        result = stage.run(config.replace(force=may_replace), report)
     else:
-        result = execute(stage, config.replace(force=True) if force and hasattr(config, "force") else config, report)
+        result = stage.run(config.replace(force=True) if force and hasattr(config, "force") else config, report)
     device.release_memory()
     finished = _finish(manifest, config, result, time.monotonic() - started)
     finished.save(file)
     return StageOutcome(stage.name, reason, finished.seconds, finished.summary, tuple(finished.outputs))
-
-
-def execute(stage: Stage[C, R], config: C, report: Report) -> R:
-    """Import a stage's code and run it."""
-    if stage.uses_mlx:
-        device.prepare()  # a fast BLAS must be loaded before MLX
-    if isinstance(config, TrainConfig):
-        return train_in_child(config, report)  # type: ignore[return-value] # R of TRAIN is TrainResult
-    result: R = importlib.import_module(f"mlx_distill.{stage.name}.run").run(config, report)
-    return result
 
 
 def load_project(config: RunConfig) -> Project:
@@ -200,6 +197,21 @@ def _refuse_full_training(config: TrainConfig, file: Path) -> None:
         )
 
 
+def _needs_logprobs(train: TrainConfig, logprobs: LogprobsConfig) -> bool:
+    return train.objective == "kd" and logprobs.top_k > 0
+
+
+def _refuse_remote_teacher(train: TrainConfig, logprobs: LogprobsConfig, file: Path) -> None:
+    """Raise InputError before any work, because only a teacher on this machine gives its probabilities."""
+    if train.objective in ("kd", "on-policy") and not is_local(logprobs.teacher):
+        raise InputError(
+            f"{file}: objective = {train.objective!r} needs the probabilities of the teacher, and {logprobs.teacher} "
+            "gives text only.",
+            'Name a local teacher at the top of the file or in [logprobs]: teacher = "mlx:FOLDER", "mlx:OWNER/NAME" or '
+            '"self". Or set [train] objective = "sft".',
+        )
+
+
 def _collect(config: CollectConfig, report: Report) -> CollectResult:
     """Collect, and wait for pending batches: the next stages need their answers."""
     from mlx_distill.collect.run import run as collect
@@ -227,7 +239,6 @@ def _train(
             "To replace them: mlx-distill run --from train. To keep them, move them or rename the project.",
         )
     manifest.save(started_file)
-    device.prepare()  # warns if the GPU is not visible
     result = train_in_child(config.replace(resume=resume, force=may_replace), report)
     started_file.unlink(missing_ok=True)
     return result

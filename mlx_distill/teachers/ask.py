@@ -67,7 +67,7 @@ class AskResult:
         found = (
             {
                 keys[start]: record
-                for start, record in each_jsonl(self.journal, TeacherRecord.from_json, torn_end=True)
+                for start, record in each_jsonl(self.journal, TeacherRecord.from_json, skip_partial_line=True)
                 if start in keys
             }
             if keys

@@ -72,6 +72,7 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
     SIGINT, SIGTERM and SIGHUP go to the child, which saves and stops; then Interrupted is raised. Raises the child's
     own DistillError, and MachineError if the memory or the GPU ended it.
     """
+    device.prepare()  # warns here if the GPU is not visible; the child does not warn again
     for retries_left in reversed(range(MAX_RETRIES + 1)):
         end = _run_child(config, report, command)
         out_of_memory = end.last is None and not end.signals and is_out_of_memory(end.errors)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_distill.compare.answers import check_blocks, repetition
+from mlx_distill.compare.collected import Collected
 from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.metrics import METRICS
 from mlx_distill.compare.models import Comparison, ModelRun, Writing
@@ -13,13 +14,12 @@ from mlx_distill.compare.report import (
     AdapterInfo,
     AnsweredPrompt,
     CheckedAnswer,
-    Collected,
     ModelInfo,
     Report,
-    TrainingRun,
 )
 from mlx_distill.models.score import RowScore
 from mlx_distill.records import Example, Message
+from mlx_distill.training_run import TrainingRun
 
 HOSTILE = (
     "Use this:\n\n```python\nprint(1)\n````\n# no heading\n<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 \u202eend"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from mlx_distill.compare.report import Collected, ModelInfo, Report, TrainingRun
+from mlx_distill.compare.collected import Collected
+from mlx_distill.compare.report import ModelInfo, Report
 from mlx_distill.formatting import format_duration, format_percent, format_usd, plural
+from mlx_distill.training_run import TrainingRun
 
 
 def title(report: Report) -> str:

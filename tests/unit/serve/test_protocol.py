@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.records import Message
-from mlx_distill.serve.protocol import ChatRequest, RequestError, cut_at_stop
+from mlx_distill.serve.protocol import ChatRequest, RequestError, StopFilter
 
 MODELS = ["distilled", "base"]
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -78,18 +79,23 @@ def test_the_default_system_message_fills_a_gap() -> None:
     assert parse().to_messages("") == (Message("user", "Hi"),)
 
 
+def shown(stops: Sequence[str], text: str, size: int) -> str:
+    """What a client sees of a text that comes in pieces of this size."""
+    stop, said = StopFilter(stops), ""
+    for start in range(0, len(text), size):
+        said += stop.add(text[start : start + size], is_last=start + size >= len(text))
+        if stop.found:
+            break
+    return said
+
+
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.integers(1, 5))
 def test_text_ends_before_the_first_stop_text(text: str, stops: list[str], size: int) -> None:
-    pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    shown = "".join(cut_at_stop(stops, pieces))
-    assert text.startswith(shown)
-    assert not any(stop in shown for stop in stops)
+    assert shown(stops, text, size) == text[: min((text.index(stop) for stop in stops if stop in text), default=30)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_stop_texts_are_found_across_pieces(size: int) -> None:
     text = "one two END three STOP four"
-    pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    assert "".join(cut_at_stop(["STOP", "END"], pieces)) == "one two "
-    assert "".join(cut_at_stop(["ENDLESS"], pieces)) == text
-    assert "".join(cut_at_stop([], pieces)) == text
+    assert shown(["STOP", "END"], text, size) == "one two "
+    assert shown(["ENDLESS"], text, size) == shown([], text, size) == text

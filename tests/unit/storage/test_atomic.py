@@ -73,6 +73,13 @@ def test_occupied_folder_needs_replace(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["new"]
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="is a folder") as caught, new_file(tmp_path / "model", replace=True):
+        raise AssertionError("the block must not run")
+    assert "--force" not in caught.value.next_step
+
+
 def test_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").write_text("x")

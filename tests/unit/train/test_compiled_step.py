@@ -18,8 +18,8 @@ from mlx_distill.events import Event, Progress
 from mlx_distill.models.score import Batch
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.execution import Execution
-from mlx_distill.train.objectives import pad_targets
 from mlx_distill.train.run import run
+from mlx_distill.train.step import pad_targets
 from tests.support.tiny import make_tiny_qwen2
 from tests.support.training import read_metrics, same_weights
 
