@@ -133,6 +133,7 @@ class ModelLoader:
             self._student = load_student(spec.model)
         if spec.adapter and not self._adapter:
             self._adapter = load_adapter(self._student, spec.adapter)
+            self._adapter.cast()
         if self._adapter:
             self._adapter.enabled = spec.adapter is not None
         return self._student, self._adapter if spec.adapter else None

@@ -54,6 +54,18 @@ class Adapter:
             self._student.model.update_modules(tree_unflatten(layers))
             self._enabled = wanted
 
+    def cast(self) -> None:
+        """Compute with LoRA matrices in the type of the model. mlx-lm computes with 16-bit activations in float32.
+
+        DoRA keeps float32 matrices, because it computes a norm from them.
+        """
+        for layer in self.layers.values():
+            if "m" not in layer:
+                layer.lora_a, layer.lora_b = (
+                    value.astype(self._student.dtype) for value in (layer.lora_a, layer.lora_b)
+                )
+        mx.eval([layer.parameters() for layer in self.layers.values()])
+
     @property
     def label(self) -> str:
         """The folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
@@ -151,12 +163,13 @@ def base_of(layer: nn.Module) -> nn.Module:
 
 
 def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> tuple[Student, Adapter | None]:
-    """Load a student and its adapter, if one is named. Raises what `load_student` and `load_adapter` raise."""
+    """Load a student and the adapter, if one is named, to chat. Raises what `load_student` and `load_adapter` raise."""
     report(Note(f"Loading {model} ..."))
     if adapter:
         read_adapter_config(adapter)  # report a missing adapter before the model loads
     student = load_student(model)
     loaded = load_adapter(student, adapter) if adapter else None
     if loaded:
+        loaded.cast()
         report(Note(f"With the adapter {loaded.label}."))
     return student, loaded

@@ -56,6 +56,7 @@ def plain_figures(model: Any, tokenizer: Any, rows: list[Example]) -> tuple[floa
     return sum(losses) / len(losses), sum(hits) / len(hits), len(losses)
 
 
+@pytest.mark.float32
 def test_figures_equal_a_plain_computation_with_mlx_lm(config: CompareConfig) -> None:
     from mlx_lm.utils import load
 
@@ -84,6 +85,7 @@ def test_base_under_an_adapter_is_the_base_bit_for_bit(config: CompareConfig, ad
     assert mx.array_equal(adapted.model(tokens), alone.model(tokens))
 
 
+@pytest.mark.float32
 def test_answers_equal_those_of_mlx_lm_one_at_a_time(config: CompareConfig) -> None:
     from mlx_lm import stream_generate
     from mlx_lm.utils import load

@@ -68,8 +68,8 @@ def test_llama_cpp_reads_the_file_and_predicts_the_same(
 ) -> None:
     model = tiny_student if family == "qwen2" else make_tiny_llama(tmp_path / "llama", tiny_student)
     reference = LlamaCpp(write_gguf(model, tmp_path / "out.gguf", kind).path)
-    student = load_student(model)
-    scores = student.model(mx.array([PROMPT]))[0, -1].astype(mx.float32)
+    student = load_student(model, dtype=mx.float32)
+    scores = student.model(mx.array([PROMPT]))[0, -1]
     ours = np.array(scores - mx.logsumexp(scores))
     likeliest = reference.next_logprobs(PROMPT, 5)
     for token, logprob in likeliest.items():

@@ -134,7 +134,7 @@ def test_check_rows_takes_rows_from_all_over_the_file(parts: FuseConfig, tmp_pat
 def test_the_fused_model_matches_the_adapter(parts: FuseConfig, fused: FuseResult) -> None:
     assert fused.dtype == "bfloat16" and not fused.dequantized and fused.n_layers == 14
     assert abs(fused.fused_loss - fused.adapter_loss) <= fused.allowed_difference
-    assert 0 <= fused.kl < 0.01 < fused.kl_base
+    assert 0 <= fused.kl < 0.02 < fused.kl_base
     assert (fused.n_rows, len(fused.divergences)) == (6, 4)
     student = load_student(fused.path)
     examples = read_jsonl(parts.data / "test.jsonl", Example.from_json)
