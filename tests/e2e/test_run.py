@@ -86,22 +86,15 @@ def test_run_leaves_results_and_manifests(project: Path) -> None:
     assert [line["stage"] for line in log] == list(RUN_ORDER)
 
 
-def test_rerun_does_nothing(project: Path) -> None:
-    events: list[Event] = []
-    result = run(RunConfig(), events.append)
-
-    assert reasons(result) == {}
-    assert events == [Note(f"{stage}: up to date") for stage in RUN_ORDER]
-    assert all(outcome.summary and outcome.seconds > 0 for outcome in result.stages)
-
-
-def test_rerun_loads_no_mlx(project: Path) -> None:
+def test_rerun_does_nothing_and_loads_no_mlx(project: Path) -> None:
     code = (
         "import sys\nfrom mlx_distill.run.config import RunConfig\nfrom mlx_distill.run.pipeline import run\n"
-        "result = run(RunConfig())\nassert all(outcome.skipped for outcome in result.stages), result\n"
+        "from mlx_distill.events import Note\nevents = []\nresult = run(RunConfig(), events.append)\n"
+        "assert all(one.skipped and one.summary and one.seconds > 0 for one in result.stages), result\n"
+        "assert events == [Note(f'{one.stage}: up to date') for one in result.stages]\n"
         "assert not {'mlx.core', 'mlx_lm', 'transformers'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
 
 
 def test_changed_setting_reruns_what_depends_on_it(project: Path) -> None:
@@ -131,13 +124,10 @@ def test_changed_file_is_named_and_edited_result_kept(project: Path) -> None:
 
 
 def test_new_prompt_reaches_the_model(project: Path) -> None:
-    for file, row in (
-        ("prompts.jsonl", {"id": "new", "prompt": "Name one colour.", "family": "new", "split": "train"}),
-        (
-            "recorded.jsonl",
-            {"prompt_id": "new", "messages": [{"role": "user", "content": "Name one colour."}], "answer": "Blue."},
-        ),
-    ):
+    question = "Name one colour."
+    prompt = {"id": "new", "prompt": question, "family": "new", "split": "train"}
+    recorded = {"prompt_id": "new", "messages": [{"role": "user", "content": question}], "answer": "Blue."}
+    for file, row in (("prompts.jsonl", prompt), ("recorded.jsonl", recorded)):
         with Path(file).open("a") as open_file:
             open_file.write(json.dumps(row) + "\n")
 

@@ -28,37 +28,15 @@ def test_convert_train_compare_fuse_and_chat(
 
     data, adapter, fused = tmp_path / "data", tmp_path / "adapter", tmp_path / "fused"
     model = ("--model", sample_student)
-    succeed(
-        cli(
-            "collect",
-            "--teacher",
-            "recorded:sample",
-            "--prompts",
-            package_data_path("prompts.jsonl"),
-            "--out",
-            data,
-            cwd=tmp_path,
-        )
-    )
+    prompts = ("--prompts", package_data_path("prompts.jsonl"))
+    succeed(cli("collect", "--teacher", "recorded:sample", *prompts, "--out", data, cwd=tmp_path))
     succeed(cli("prepare", *model, "--data", data, cwd=tmp_path))
     for split, count in ROWS.items():
         rows = sorted((data / f"{split}.jsonl").read_text().splitlines(), key=len)[:count]
         (data / f"{split}.jsonl").write_text("".join(f"{row}\n" for row in rows))
 
-    trained = cli(
-        "train",
-        *model,
-        "--data",
-        data,
-        "--adapter",
-        adapter,
-        "--epochs",
-        1,
-        "--learning-rate",
-        1e-3,
-        "--json",
-        cwd=tmp_path,
-    )
+    options = ["--epochs", "1", "--learning-rate", "1e-3", "--json"]
+    trained = cli("train", *model, "--data", data, "--adapter", adapter, *options, cwd=tmp_path)
     assert json.loads(succeed(trained).out)["n_trainable"] == 2442240  # rank 8 on all linear layers of 30 blocks
 
     where = (*model, "--adapter", adapter, "--data", data)

@@ -80,7 +80,7 @@ def test_the_default_system_message_fills_a_gap() -> None:
 
 
 def shown(stops: Sequence[str], text: str, size: int) -> str:
-    """What a client sees of a text that comes in pieces of this size."""
+    """The text that a client sees, of a text in pieces of this size."""
     stop, said = StopFilter(stops), ""
     for start in range(0, len(text), size):
         said += stop.add(text[start : start + size], is_last=start + size >= len(text))
