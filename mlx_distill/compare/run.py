@@ -87,7 +87,7 @@ def run(
         answers, judge_info, doubts = judge(answers, config, learned_from, report)
         warn(doubts)
     train_rows = read_rows(config.data / files.TRAIN)
-    data = Comparison(*runs, rows, train_rows, answers, judge_info, config.seed)
+    data = Comparison(runs[0], runs[1], rows, train_rows, answers, judge_info, config.seed)
     found = build_report(data, config, metrics, collected, warnings, describe_machine(student), started)
     return write_report(found, config)
 

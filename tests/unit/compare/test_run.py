@@ -19,6 +19,7 @@ from mlx_distill.models.load import load_student
 from mlx_distill.models.tokenize import render, render_prompt
 from mlx_distill.records import Example, build_messages
 from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.training_run import TrainingRun
 from tests.support.adapters import make_adapter
 from tests.support.comparing import PROMPTS, ROWS, SYSTEM, make_config, write_lines
 
@@ -150,17 +151,12 @@ def test_an_adapter_that_changes_nothing_is_a_warning(config: CompareConfig, tmp
 
 def test_training_record_is_in_the_report(config: CompareConfig, tmp_path: Path) -> None:
     adapter = make_adapter(config.model, tmp_path / "trained", moment="best, step 40")
-    record: dict[str, dict[str, Any]] = {
-        "settings": {"model": f"elsewhere/{config.model.name}"},
-        "result": {"best_step": 40},
-    }
-    (adapter / "run.json").write_text(json.dumps(record))
+    TrainingRun({"model": f"elsewhere/{config.model.name}"}, {"best_step": 40}).save(adapter)
     result = run(config.replace(adapter=adapter))
     assert result.report.b.adapter and result.report.b.adapter.origin == f"{adapter} (best, step 40)"
     assert "best, step 40" in result.markdown_file.read_text(encoding="utf-8")
     assert result.report.warnings == ()
-    record["settings"]["model"] = "models/another"
-    (adapter / "run.json").write_text(json.dumps(record))
+    TrainingRun({"model": "models/another"}).save(adapter)
     assert "was trained on models/another" in run(config.replace(adapter=adapter)).report.warnings[0]
 
 

@@ -214,20 +214,22 @@ def test_all_problems_of_a_file_are_listed_together(tiny_student: Path, tmp_path
     assert len(caught.value.problems) == 3
 
 
-def test_values_beyond_float16_are_refused(tiny_student: Path, tmp_path: Path) -> None:
-    large = {"blk.0.attn_norm.weight": np.full(64, 1e6, dtype=np.float32)}
-    path = write_gguf(tiny_student, tmp_path / "tiny.gguf", "Q8_0", tensors=large)
-    with pytest.raises(InputError, match=r"blk\.0\.attn_norm\.weight holds NaN, or values beyond float16"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "Q8_0", "tensors": {"blk.0.attn_norm.weight": np.full(64, 1e6, dtype=np.float32)}}, "beyond float16"),
+        ({"big_endian": True}, "big-endian"),
+    ],
+)
+def test_a_file_that_cannot_be_held_is_refused(
+    changes: dict[str, Any], message: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    path = write_gguf(tiny_student, tmp_path / "tiny.gguf", **changes)
+    with pytest.raises(InputError, match=message):
         convert_gguf(path, tmp_path)
 
 
-def test_a_big_endian_file_is_refused(tiny_student: Path, tmp_path: Path) -> None:
-    path = write_gguf(tiny_student, tmp_path / "tiny.gguf", big_endian=True)
-    with pytest.raises(InputError, match="big-endian"):
-        convert_gguf(path, tmp_path)
-
-
-@pytest.mark.parametrize("share", [0.0001, 0.01, 0.03, 0.06, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.0001, 0.03, 0.5, 0.999])
 def test_a_truncated_file_is_refused(share: float, tiny_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     whole = tiny_gguf.read_bytes()
