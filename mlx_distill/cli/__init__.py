@@ -20,6 +20,7 @@ COMMANDS = {
     "expand": "Ask the teacher for variations of the base prompts.",
     "prepare": "Make train, valid and test rows from the answers.",
     "convert": "Convert a student from the Hub, a folder or a GGUF file to MLX.",
+    "logprobs": "Store a local teacher's log-probabilities of the prepared rows.",
     "train": "Train a LoRA adapter on the prepared rows.",
     "compare": "Compare base and distilled on held-out rows and test prompts.",
     "fuse": "Fuse the adapter into a standalone model and verify it.",

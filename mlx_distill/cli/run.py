@@ -36,10 +36,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run all stages of distill.toml: collect, convert, prepare, train, compare, fuse.
+    """Run all stages of distill.toml: collect, convert, prepare, logprobs, train, compare, fuse.
 
-    A stage is skipped if its settings and files have not changed. After Ctrl-C, the same command continues. If the
-    teacher's answers cost money, the estimate is shown first, and on a terminal you confirm it once.
+    `logprobs` runs only if [train] objective is "kd". A stage is skipped if its settings and files have not changed.
+    After Ctrl-C, the same command continues. If the teacher's answers cost money, the estimate is shown first, and on
+    a terminal you confirm it once.
 
     \b
     Examples:

@@ -11,15 +11,13 @@ import msgspec
 
 from mlx_distill.config import Config, doc
 from mlx_distill.formatting import format_usd
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
 from mlx_distill.teachers.base import RetryPolicy
 from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt, Retry
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, UsageReport
 from mlx_distill.teachers.recorded import recording_files
 from mlx_distill.teachers.registry import teacher_usage
-
-TEACHER_SYSTEM = "You are a helpful assistant. Answer completely and concisely."
-"""Default system message of the teacher. Small students learn better from short answers that come to an end."""
 
 
 class AskConfig(Config, frozen=True, kw_only=True):
@@ -58,11 +56,13 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
     """Settings of `collect`."""
 
     out: Annotated[Path, doc("folder of the answers (teacher_data.jsonl)")]
-    system: Annotated[str, doc("system message of the teacher")] = TEACHER_SYSTEM
+    teacher_context: ContextConfig = ContextConfig()
     batch: Annotated[bool, doc("ask in batches, at half price and answered within a day, and wait for them")] = False
     wait: Annotated[bool, doc("wait for the pending batches and import them; ask nothing new")] = False
     limit: Annotated[int, doc("ask only the first LIMIT prompts, to try it out", ge=1)] | None = None
     retry: Annotated[tuple[Retry, ...], doc(f"ask again if the answer ended with: {', '.join(RETRIES)}")] = ()
+
+    removed: ClassVar[Mapping[str, str]] = {"system": "it is in [teacher_context] now"}
 
     @property
     def batch_mode(self) -> BatchMode:
@@ -71,7 +71,7 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
 
     def inputs(self) -> list[Path]:
         """The files that the answers depend on."""
-        return [self.prompts, *recording_files(self.teacher)]
+        return [self.prompts, *self.teacher_context.inputs(), *recording_files(self.teacher)]
 
     def outputs(self) -> list[Path]:
         """The files that the stage writes."""

@@ -15,7 +15,8 @@ from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Report, Warning, ignore
-from mlx_distill.records import Message, Prompt, Request
+from mlx_distill.models.context import read_context, request_with_context
+from mlx_distill.records import Prompt
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_json_lists
 from mlx_distill.teachers import ask, open_teacher, pricing
@@ -83,10 +84,10 @@ def failed_lines(failed: Sequence[FailedPrompt], max_lines: int = 10) -> list[st
 
 
 def _requests(teacher: str, config: CollectConfig) -> Requests:
-    """Return one request a prompt. They share the system message: there may be 100,000."""
-    system = (Message("system", config.system),) if config.system else ()
+    """Return one request a prompt. They share the messages of the context: there may be 100,000."""
+    context = read_context(config.teacher_context)
     return [
-        (prompt, Request(teacher, (*system, Message("user", prompt.text)), config.max_tokens))
+        (prompt, request_with_context(teacher, prompt, context, config.max_tokens))
         for prompt in read_prompts(config.prompts)[: config.limit]
     ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,17 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise MissingError(f"{folder}: {ADAPTER_WEIGHTS} is missing.", _TRAIN)
     return config
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Take the adapted layers out of a model within the block: it is the base, bit for bit. Also during training."""
+    adapted = [(name, module) for name, module in model.named_modules() if "lora_b" in module]
+    model.update_modules(tree_unflatten([(name, base_of(layer)) for name, layer in adapted]))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(adapted))
 
 
 def base_of(layer: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_distill import device
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.formatting import first_line
-from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.storage.files import MODEL_CONFIG
 
 Head = Callable[[mx.array], mx.array]
@@ -101,6 +101,18 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     with file_errors(f"{path}: not a model that can be loaded", _CONVERT):
         model, config = mlx_lm_utils.load_model(path, lazy=True, trust_remote_code=False)
     return model, config
+
+
+def weight_bytes(path: Path, itemsize: int) -> int:
+    """Return the memory that a folder's weights take with `itemsize` bytes for a float. Reads shapes only."""
+    weights: list[Any] = []
+    with contextlib.suppress(RuntimeError):  # `load_student` explains a broken file
+        weights = [mx.load(str(file)) for file in path.glob(WEIGHTS)]
+    return sum(
+        value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
+        for part in weights
+        for value in part.values()
+    )
 
 
 @contextlib.contextmanager

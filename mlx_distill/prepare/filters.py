@@ -64,11 +64,12 @@ class RowFilter:
     def add(self, record: TeacherRecord) -> None:
         """Add the answer to `rows` or to `rejected`.
 
-        The student's system message replaces the teacher's. White space at the ends of the answer is removed.
+        The student's system message replaces the teacher's, and the context is left out. White space at the ends of the
+        answer is removed.
         """
-        turns = tuple(message for message in record.messages if message.role != "system")
+        turns = record.turns
         messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
-        example = Example(messages, record.prompt_id, record.family, record.category)
+        example = Example(messages, record.prompt_id, record.family, record.category, record.context)
         outcome = self._check(example, "\n".join(turn.content for turn in turns))
         if isinstance(outcome, Row):
             self.rows.append(outcome)

@@ -17,7 +17,8 @@ import msgspec
 from mlx_distill.config import Config, doc, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
-from mlx_distill.run.project import PRICES_SECTION, Project, ProjectConfig
+from mlx_distill.models.context import ContextConfig
+from mlx_distill.run.project import CONTEXT_SECTION, PRICES_SECTION, Project, ProjectConfig
 from mlx_distill.run.stages import RUN_FLAGS, SECTIONS
 from mlx_distill.storage.atomic import is_occupied, new_folder
 from mlx_distill.storage.files import PROJECT_FILE
@@ -31,6 +32,10 @@ LINE_WIDTH = 100
 OWN_FILES = {"prompts": "data/prompts.jsonl", "test_prompts": "data/test_prompts.jsonl"}
 """Settings whose default is a packaged file, with the project's own copy of it."""
 
+CONTEXT_COMMENT = (
+    "What the teacher sees and the student does not. A document for one prompt is the prompt's field `context`. The "
+    "student learns to answer as if it saw all this: context distillation."
+)
 PRICES_COMMENT = (
     "US dollars per million tokens. A line here replaces the built-in price of a model, or adds a model. Also: "
     "max_input_tokens (longer prompts have another price), cache_write and cache_read (times input_usd), batch (times "
@@ -83,13 +88,14 @@ def project_file(config: ProjectConfig) -> str:
         "",
         *_settings(ProjectConfig, to_plain(config), leave_out=()),
     ]
+    lines += ["", *_wrap(CONTEXT_COMMENT), f"[{CONTEXT_SECTION}]", *_settings(ContextConfig, {}, leave_out=())]
     for name, (section, title) in SECTIONS.items():
         given = [key for key in project.values(name) if key not in OWN_FILES]
         lines += ["", f"# {title}", f"[{name}]"]
         lines += _settings(section, OWN_FILES, leave_out={*given, *RUN_FLAGS})
         lines += _wrap(f"Taken from the top of this file unless set here: {', '.join(given)}.")
         for field in fields_of(section):
-            if field.group:
+            if field.group and field.name not in given:
                 lines += ["", f"[{name}.{field.name}]", *_settings(field.group, {}, leave_out=())]
     lines += ["", *_wrap(PRICES_COMMENT), f"[{PRICES_SECTION}]"]
     lines += [f"# {_toml_key(name)} = {_toml_price(price)}" for name, price in PRICES.items()]

@@ -24,10 +24,12 @@ from mlx_distill.errors import DistillError, InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import plural
 from mlx_distill.fuse.config import FuseConfig
+from mlx_distill.logprobs.config import LogprobsConfig
+from mlx_distill.models.config import is_local
 from mlx_distill.run.config import RunConfig, RunResult, StageOutcome
 from mlx_distill.run.manifest import Manifest, known_states
 from mlx_distill.run.project import Project
-from mlx_distill.run.stages import SECTIONS, STAGES, C, R, Stage, decisive_settings
+from mlx_distill.run.stages import LOGPROBS, SECTIONS, STAGES, C, R, Stage, decisive_settings
 from mlx_distill.storage.atomic import is_occupied
 from mlx_distill.storage.files import CHECKPOINT
 from mlx_distill.storage.journal import Journal
@@ -45,11 +47,14 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
     project = load_project(config)
     configs = stage_configs(project)
     _refuse_full_training(configs["train"], project.file)
+    _refuse_remote_teacher(configs["train"], configs["logprobs"], project.file)
     outcomes: list[StageOutcome] = []
     force = config.force
     with keep_awake(), Journal(project.run_log) as log:
         for stage in STAGES:
             force = force or stage.name == config.first
+            if stage is LOGPROBS and not _needs_logprobs(configs["train"], configs["logprobs"]):
+                continue
             outcome = update_stage(stage, configs[stage.name], project.manifests, report, force=force)
             outcomes.append(outcome)
             if not outcome.skipped:
@@ -186,6 +191,21 @@ def _refuse_full_training(config: TrainConfig, file: Path) -> None:
             f'{file}: [train] method = "full" makes a model, not an adapter that compare and fuse can use.',
             "Train it with its own command: `mlx-distill train --method full`, then `python -m mlx_lm fuse --model "
             f"{config.model} --adapter-path {config.adapter} --save-path OUT`, and `mlx-distill chat --model OUT`.",
+        )
+
+
+def _needs_logprobs(train: TrainConfig, logprobs: LogprobsConfig) -> bool:
+    return train.objective == "kd" and logprobs.top_k > 0
+
+
+def _refuse_remote_teacher(train: TrainConfig, logprobs: LogprobsConfig, file: Path) -> None:
+    """Raise InputError before any work, because only a teacher on this machine gives its probabilities."""
+    if train.objective in ("kd", "on-policy") and not is_local(logprobs.teacher):
+        raise InputError(
+            f"{file}: objective = {train.objective!r} needs the probabilities of the teacher, and {logprobs.teacher} "
+            "gives text only.",
+            'Name a local teacher at the top of the file or in [logprobs]: teacher = "mlx:FOLDER", "mlx:OWNER/NAME" or '
+            '"self". Or set [train] objective = "sft".',
         )
 
 

@@ -14,6 +14,7 @@ from mlx_distill.config import Config, to_plain
 from mlx_distill.convert.config import ConvertConfig, ConvertResult
 from mlx_distill.events import Report, ignore
 from mlx_distill.fuse.config import FuseConfig, FuseResult
+from mlx_distill.logprobs.config import LogprobsConfig, LogprobsResult
 from mlx_distill.prepare.config import PrepareConfig, PrepareResult
 from mlx_distill.run.config import RUN_ORDER
 from mlx_distill.train.config import TrainConfig, TrainResult
@@ -63,12 +64,17 @@ COLLECT = Stage(
 )
 CONVERT = Stage(ConvertConfig, ConvertResult, "The student as an MLX model, in models/STUDENT.")
 PREPARE = Stage(PrepareConfig, PrepareResult, "Answers to train, valid and test rows, in data/NAME.")
+LOGPROBS = Stage(
+    LogprobsConfig,
+    LogprobsResult,
+    'The local teacher\'s log-probabilities, in data/NAME/logprobs. Only for objective "kd".',
+)
 TRAIN = Stage(TrainConfig, TrainResult, "Rows to a LoRA adapter, in adapters/NAME.")
 COMPARE = Stage(CompareConfig, CompareResult, "Base and distilled side by side, in reports/NAME.")
 FUSE = Stage(FuseConfig, FuseResult, "The adapter fused into a standalone model, in models/NAME.")
 
 STAGES: tuple[Stage[Any, Any], ...] = tuple(
-    sorted((COLLECT, CONVERT, PREPARE, TRAIN, COMPARE, FUSE), key=lambda stage: RUN_ORDER.index(stage.name))
+    sorted((COLLECT, CONVERT, PREPARE, LOGPROBS, TRAIN, COMPARE, FUSE), key=lambda stage: RUN_ORDER.index(stage.name))
 )
 
 SECTIONS: dict[str, tuple[type[Config], str]] = {

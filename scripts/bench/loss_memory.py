@@ -94,7 +94,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     from mlx_distill.models.load import Student
     from mlx_distill.models.score import pad
     from mlx_distill.models.tokenize import TokenizedChat
-    from mlx_distill.train.objectives import sft_loss
+    from mlx_distill.train.objectives.sft import sft_loss
 
     config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     mx.random.seed(0)

@@ -26,6 +26,8 @@ from tests.conftest import Finished
 from tests.support.small_project import SPLITS, write_project
 from tests.support.tiny import make_tiny_qwen2
 
+STAGES_OF_SFT = tuple(stage for stage in RUN_ORDER if stage != "logprobs")
+
 
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,7 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = run(RunConfig())
     finally:
         os.chdir(before)
-    assert [outcome.reason for outcome in result.stages] == ["not run yet"] * len(RUN_ORDER)
+    assert [outcome.reason for outcome in result.stages] == ["not run yet"] * len(STAGES_OF_SFT)
     return folder
 
 
@@ -74,7 +76,7 @@ def test_run_leaves_results_and_manifests(project: Path) -> None:
         "models/tiny/model.safetensors",
     ):
         assert Path(file).exists(), file
-    for stage in RUN_ORDER:
+    for stage in STAGES_OF_SFT:
         manifest = json.loads(Path(f"reports/tiny/manifests/{stage}.json").read_text())
         assert manifest["stage"] == stage and manifest["summary"] and manifest["outputs"] and manifest["settings"]
         assert {"mlx", "mlx-lm", "mlx-distill", "python"} <= set(manifest["versions"])
@@ -83,15 +85,15 @@ def test_run_leaves_results_and_manifests(project: Path) -> None:
     assert "data/tiny/train.jsonl" in train["inputs"] and train["seconds"] > 0
     assert not Path("reports/tiny/manifests/train.started.json").exists()
     log = [json.loads(line) for line in Path("reports/tiny/runs.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in log] == list(RUN_ORDER)
+    assert [line["stage"] for line in log] == list(STAGES_OF_SFT)
 
 
 def test_rerun_does_nothing_and_loads_no_mlx(project: Path) -> None:
     code = (
         "import sys\nfrom mlx_distill.run.config import RunConfig\nfrom mlx_distill.run.pipeline import run\n"
-        "from mlx_distill.events import Note\nevents = []\nresult = run(RunConfig(), events.append)\n"
+        "events = []\nresult = run(RunConfig(), events.append)\n"
         "assert all(one.skipped and one.summary and one.seconds > 0 for one in result.stages), result\n"
-        "assert events == [Note(f'{one.stage}: up to date') for one in result.stages]\n"
+        f"assert [event.text for event in events] == [f'{{name}}: up to date' for name in {STAGES_OF_SFT!r}]\n"
         "assert not {'mlx.core', 'mlx_lm', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
@@ -299,4 +301,26 @@ def test_command_prints_one_line_a_stage(project: Path, cli: Callable[..., Finis
     assert "Report: reports/tiny/report.html" in finished.out
 
     found = json.loads(cli("run", "--json").out)
-    assert [stage["stage"] for stage in found["stages"]] == list(RUN_ORDER)
+    assert [stage["stage"] for stage in found["stages"]] == list(STAGES_OF_SFT)
+
+
+def test_kd_stores_log_probabilities_once(project: Path, cli: Callable[..., Finished]) -> None:
+    edit("[train]", '[logprobs]\nteacher = "self"\ntop_k = 16\n[train]\nobjective = "kd"')
+    first = cli("run")
+    assert "logprobs: not run yet" in first.err
+    manifest = json.loads(Path("data/tiny/logprobs/manifest.json").read_text())
+    assert (manifest["teacher"], manifest["source"]["top_k"], manifest["n_rows"]) == ("self", 16, len(SPLITS))
+    assert "top 16 hold" in json.loads(Path("reports/tiny/manifests/logprobs.json").read_text())["summary"]
+
+    assert "logprobs: up to date" in cli("run").err
+    edit("top_k = 16", "top_k = 8")
+    assert "logprobs: top_k changed" in cli("run").err
+    edit("top_k = 8", "top_k = 0")
+    assert "logprobs:" not in cli("run").err
+
+
+def test_kd_needs_a_local_teacher(project: Path, cli: Callable[..., Finished]) -> None:
+    refused = cli("run", "--set", "train.objective=kd", "--force")
+    assert refused.code == 1
+    assert "objective = 'kd' needs the probabilities of the teacher, and recorded:recorded.jsonl gives" in refused.err
+    assert "collect:" not in refused.err and len(refused.err.splitlines()) == 2

@@ -14,7 +14,7 @@ LAYERS = (
     {"errors", "formatting", "sanitize"},
     {"config", "events", "records", "device", "cpu", "gpu_errors", "storage", "training_run"},
     {"teachers", "models", "code_blocks", "similarity"},
-    {"collect", "prepare", "convert", "train", "compare", "fuse", "export", "chat", "serve"},
+    {"collect", "prepare", "convert", "logprobs", "train", "compare", "fuse", "export", "chat", "serve"},
     {"run"},
     {"cli"},
     {"__main__"},
