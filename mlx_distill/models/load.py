@@ -123,8 +123,8 @@ def file_errors(problem: str, next_step: str) -> Iterator[None]:
     except FILE_ERRORS as error:
         if str(error).startswith(MEMORY_ERRORS):
             raise
-        reason, *details = str(error).splitlines() or [first_line(error)]
-        raise InputError(f"{problem}: {reason[:300].rstrip(':')}", next_step, details[:10]) from error
+        details = str(error).strip().splitlines()[1:11]
+        raise InputError(f"{problem}: {first_line(error).rstrip(':')}", next_step, details) from error
 
 
 def load_tokenizer(path: Path) -> TokenizerWrapper:

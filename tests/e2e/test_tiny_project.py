@@ -58,18 +58,14 @@ def succeed(finished: Finished) -> Finished:
 def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None:
     collected = json.loads(succeed(cli("collect", "--json", cwd=project)).out)
     assert (collected["n_prompts"], collected["n_answered"]) == (104, 104)
-
     model = Path(json.loads(succeed(cli("convert", "--json", cwd=project)).out)["path"])
     assert (project / model / "config.json").exists()
-
     succeed(cli("prepare", cwd=project))
     rows = {split: (project / "data/demo" / f"{split}.jsonl").read_text().splitlines() for split in ("train", "test")}
     assert len(rows["train"]) > 50
     assert json.loads(rows["test"][0])["messages"][0]["role"] == "system"
-
     trained = json.loads(succeed(cli("train", "--json", cwd=project)).out)
     assert trained["valid_loss"] < trained["valid_loss_before"]
-
     compared = succeed(cli("compare", cwd=project))
     assert "test-balanced-tree" in compared.out or "balanced" in compared.out
     report = json.loads((project / "reports/demo/report.json").read_text())
@@ -79,16 +75,13 @@ def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None
     assert figures["loss"][1]["value"] < figures["loss"][0]["value"]
     assert f"{len(rows['test'])} test rows" in report["tables"]["held_out"]["note"]
     assert 0 <= figures["token accuracy"][0]["value"] <= 1
-
     fused = succeed(cli("fuse", "--json", cwd=project))
     assert (project / "models/demo/model.safetensors").exists()
     assert json.loads(fused.out)["adapter"] == f"{adapter['folder']} ({adapter['checkpoint']})"
-
     chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
     assert len(chatted.out) > 1
     options = ("--model", "models/demo", "--max-tokens", "8")
     assert succeed(cli("chat", *options, cwd=project, text="Write a queue.\n")).out == chatted.out
-
     # `run` skips the stages that single commands did
     rerun = succeed(cli("run", cwd=project))
     for stage in ("collect", "convert", "prepare", "train", "compare", "fuse"):

@@ -145,6 +145,7 @@ def test_a_pipe_gets_plain_lines(compare: Callable[..., str], tmp_path: Path) ->
 def test_a_wide_terminal_shows_answers_side_by_side(
     compare: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TERM", "dumb")  # no colours
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "140")
     assert re.search(r"^ *base \(.* +distilled \(.*", compare(), re.MULTILINE)

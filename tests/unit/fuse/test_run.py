@@ -165,7 +165,6 @@ def test_a_quantised_base_is_dequantised(tmp_path: Path) -> None:
     assert result.dequantized and any("dequantised" in note for note in notes)
     assert result.kl < 0.01 * result.kl_base
     assert "quantization" not in json.loads((config.out / "config.json").read_text())
-
     # The same sum quantised again, as mlx-lm's fuse would write it, has lost the adapter: it is refused.
     with pytest.raises(VerificationError, match="does not do what the adapter does") as caught:
         run(config.replace(out=tmp_path / "again", q_bits=4, q_group_size=32))
@@ -182,7 +181,6 @@ def test_q_bits_quantises_the_float32_sum(parts: FuseConfig, tmp_path: Path, gro
     assert (result.q_bits, result.dtype, result.dequantized) == (8, "bfloat16", False)
     assert result.allowed_difference == pytest.approx(0.1 * gained) and result.allowed_difference > 1e-4
     assert abs(result.fused_loss - result.adapter_loss) <= result.allowed_difference
-
     config = json.loads((out / "config.json").read_text())
     assert config["quantization"] == {"group_size": group_size, "bits": 8, "mode": "affine"}
     assert config["quantization_config"] == config["quantization"]

@@ -78,7 +78,6 @@ def test_the_key_of_the_teacher_is_not_shown() -> None:
 )
 def test_hub(student: str, offline: bool, reached: bool, cached: bool, status: str, word: str) -> None:
     check = doctor.check_hub("https://hub", student, offline=offline, reached=reached, cached=cached)
-
     assert check.status == status and word in check.found
     assert bool(check.advice) == (status != "ok")
     assert ("HF_HUB_OFFLINE" in check.advice) == (offline and status != "ok")
