@@ -115,23 +115,9 @@ def test_folder(tmp_path: Path) -> None:
     assert doctor.check_folder(tmp_path / "missing").status == "problem"
 
 
-@pytest.mark.parametrize(
-    ("environment", "teacher", "status"),
-    [
-        ({"ANTHROPIC_API_KEY": "sk-ant-secret"}, CLAUDE.teacher, "ok"),
-        ({}, CLAUDE.teacher, "warning"),
-        ({"ANTHROPIC_API_KEY": ""}, CLAUDE.teacher, "warning"),
-        ({}, SAMPLE.teacher, "ok"),
-        ({}, "openai:m@http://localhost:1234/v1", "ok"),
-        ({"OPENAI_BASE_URL": "http://localhost:11434/v1"}, "openai:m", "ok"),
-        ({"OPENAI_API_KEY": "sk-secret"}, "openai:m", "ok"),
-        ({}, "openai:m", "warning"),
-    ],
-)
-def test_teacher_needs_its_key(environment: dict[str, str], teacher: str, status: str) -> None:
-    check = doctor.check_teacher(environment, teacher)
-    assert check.status == status and bool(check.advice) == (status != "ok")
-    assert "secret" not in check.found + check.advice
+def test_the_key_of_the_teacher_is_not_shown() -> None:
+    check = doctor.check_teacher({"ANTHROPIC_API_KEY": "sk-ant-secret"}, CLAUDE.teacher)
+    assert check.status == "ok" and "secret" not in check.found + check.advice
 
 
 @pytest.mark.parametrize(
@@ -147,7 +133,6 @@ def test_teacher_needs_its_key(environment: dict[str, str], teacher: str, status
 )
 def test_hub(student: str, offline: bool, reached: bool, cached: bool, status: str, word: str) -> None:
     check = doctor.check_hub("https://hub", student, offline=offline, reached=reached, cached=cached)
-
     assert check.status == status and word in check.found
     assert bool(check.advice) == (status != "ok")
     assert ("HF_HUB_OFFLINE" in check.advice) == (offline and status != "ok")
