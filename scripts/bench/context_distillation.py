@@ -76,7 +76,7 @@ class Setup:
     epochs: int = 2
     batch_size: int = 4
     top_k: int = 64
-    schedule: str = "cosine"
+    schedule: str = "constant"
     score_written: bool = True
     """Measure the loss on the written answers, too."""
 
@@ -102,7 +102,7 @@ class Plan:
 
 QUICK = Plan(
     Setup(train_prompts=24, valid_prompts=2, test_prompts=12, max_tokens=64, batch_size=2, score_written=False),
-    tuple(Run(objective, rate) for rate in (1e-4, 3e-4) for objective in ("sft", "kd")),
+    tuple(Run(objective, rate) for rate in (3e-4, 1e-4) for objective in ("kd", "sft")),
 )
 RATES = (1e-4, 3e-4, 3e-5, 1e-3, 1e-5)
 FULL = Plan(
@@ -201,9 +201,9 @@ class Bench:
 
     def data(self, samples: int) -> Path:
         """Write the rows and the teacher's log-probabilities of a training; return their folder."""
+        from mlx_distill.logprobs.run import score_rows
         from mlx_distill.models.load import load_student
         from mlx_distill.models.local_teacher import open_local_teacher
-        from mlx_distill.models.score import pad
         from mlx_distill.models.signal import SignalWriter, Source, row_key
         from mlx_distill.models.tokenizer_match import tokenizer_digest
 
@@ -227,8 +227,7 @@ class Bench:
         source = Source("sample", digest, "", "dialogues", "float32", teacher.vocabulary, self.setup.top_k)
         writer = SignalWriter(folder / files.LOGPROBS, source, {key: row.n_supervised for key, row in views.items()})
         for shard in writer.unfinished:
-            found = {key: teacher.top_log_probs(pad([views[key]]), source.top_k) for key in writer.to_score(shard)}
-            writer.write(shard, {key: (np.array(ids), np.array(logs)) for key, (ids, logs) in found.items()})
+            writer.write(shard, score_rows(teacher, {key: views[key] for key in writer.to_score(shard)}, source.top_k))
         writer.finish("self")
         return folder
 
