@@ -33,20 +33,15 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """Seed of its sampling."""
 
 
-class Writing(msgspec.Struct, frozen=True):
-    """Speed and memory of a model that writes all its answers at the same time."""
-
-    tokens_per_second: float
-    peak_bytes: int
-    """Peak memory of MLX arrays meanwhile, weights included."""
-
-
 class ModelRun(msgspec.Struct, frozen=True):
-    """One model with its score on each held-out row."""
+    """One model with its scores, and what it takes to generate all its answers at the same time."""
 
     info: ModelInfo
     scores: tuple[RowScore, ...]
-    writing: Writing
+    """One for each held-out row."""
+    tokens_per_second: float
+    peak_bytes: int
+    """Peak memory of MLX arrays, weights included."""
     fidelity: tuple[RowFidelity, ...] | None = None
     """Comparison with the teacher on each held-out row. None without a teacher on this machine."""
 
@@ -55,7 +50,7 @@ class ModelRun(msgspec.Struct, frozen=True):
         return self.info.name
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(msgspec.Struct, frozen=True):
     """The data of a comparison: the input of every metric."""
 
     a: ModelRun
@@ -72,8 +67,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def voices(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:
         """Everyone who answered, by name, with their answers: a, b, and the teacher if it answered."""
         found = ((self.a.name, [one.a for one in self.answers]), (self.b.name, [one.b for one in self.answers]))
-        taught = [one.teacher for one in self.answers if one.teacher]
-        return (*found, ("teacher", taught)) if taught else found
+        by_teacher = [one.teacher for one in self.answers if one.teacher]
+        return (*found, ("teacher", by_teacher)) if by_teacher else found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,6 +128,7 @@ class ModelLoader:
             self._student = load_student(spec.model)
         if spec.adapter and not self._adapter:
             self._adapter = load_adapter(self._student, spec.adapter)
+            self._adapter.cast()
         if self._adapter:
             self._adapter.enabled = spec.adapter is not None
         return self._student, self._adapter if spec.adapter else None

@@ -85,10 +85,13 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
         check_teacher(project, config, report)
     started = time.monotonic()
     with keep_awake():
-        result = stage.run(config, report)
+        if isinstance(config, TrainConfig):
+            result: Any = train_in_child(config, report)
+        else:
+            result = stage.run(config, report)
     if project and manifest:
         _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 def update_stage(
