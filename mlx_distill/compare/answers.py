@@ -39,7 +39,7 @@ def write_answers(
     student: Student, prompts: Sequence[EvalPrompt], spec: ModelSpec, config: AnswerConfig, report: Report
 ) -> tuple[list[CheckedAnswer], Writing]:
     """Have a model answer every prompt, in their order."""
-    tokens = [render_prompt(student.tokenizer, prompt.messages) for prompt in prompts]
+    tokens = [render_prompt(student.tokenizer, prompt.messages, prompt.tools) for prompt in prompts]
     mx.reset_peak_memory()
     started = time.perf_counter()
     completions = generate_batch(
