@@ -29,7 +29,7 @@ from mlx_distill.models.context import TeacherContext, with_context
 from mlx_distill.models.load import Head, Student, load_student, load_tokenizer, read_config, weight_bytes
 from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.models.score import Batch, batches_by_length, chunks, pad, vocabulary_of
-from mlx_distill.models.tokenize import TokenizedChat, check_chat_template, render_prompt
+from mlx_distill.models.tokenize import TokenizedChat, Tools, check_chat_template, render_prompt
 from mlx_distill.models.tokenizer_match import check_same_tokenizer, shared_vocabulary
 from mlx_distill.records import STUDENT_SYSTEM, Messages, build_messages, content_hash
 from mlx_distill.storage.file_states import file_hash
@@ -63,13 +63,13 @@ class LocalTeacher:
     def __post_init__(self) -> None:
         object.__setattr__(self, "head", exact_head(self.model.head, self.vocabulary))
 
-    def view(self, chat: TokenizedChat, messages: Messages, document: str = "") -> TokenizedChat:
+    def view(self, chat: TokenizedChat, messages: Messages, document: str = "", tools: Tools = ()) -> TokenizedChat:
         """Return a row as the teacher sees it: its context and the prompt, then the student's tokens as they are.
 
         `chat` holds the student's tokens of `messages`, which may end before the answer (a rollout). Raises InputError
         if it does not begin with the tokens of the prompt.
         """
-        return view(self.model.tokenizer, self.context, chat, messages, document)
+        return view(self.model.tokenizer, self.context, chat, messages, document, tools)
 
     def hidden(self, rows: Sequence[TokenizedChat]) -> mx.array:
         """Return the hidden states (N, D) that predict each supervised token of the rows, row after row.
@@ -177,18 +177,23 @@ def exact_head(head: Head, vocabulary: int) -> Head:
 
 
 def view(
-    tokenizer: TokenizerWrapper, context: TeacherContext, chat: TokenizedChat, messages: Messages, document: str = ""
+    tokenizer: TokenizerWrapper,
+    context: TeacherContext,
+    chat: TokenizedChat,
+    messages: Messages,
+    document: str = "",
+    tools: Tools = (),
 ) -> TokenizedChat:
     """Return a row as a teacher sees it: see `LocalTeacher.view`. Needs no weights."""
     first = next((n for n, message in enumerate(messages) if message.role == "assistant"), len(messages))
     prompt = messages[:first]
-    own = render_prompt(tokenizer, prompt)
+    own = render_prompt(tokenizer, prompt, tools)
     if list(chat.tokens[: len(own)]) != own or any(chat.mask[: len(own)]):
         raise InputError(
             "The tokens before the first answer are not those of the prompt.",
             "Use the same chat template for teacher and student.",
         )
-    seen = render_prompt(tokenizer, with_context(context, prompt, document))
+    seen = render_prompt(tokenizer, with_context(context, prompt, document), tools)
     return TokenizedChat((*seen, *chat.tokens[len(own) :]), (*([False] * len(seen)), *chat.mask[len(own) :]))
 
 

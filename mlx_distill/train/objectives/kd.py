@@ -105,7 +105,7 @@ class StoredKd(Kd):
 
     def tokenize(self, example: Example) -> StoredRow:
         """Find the row's log-probabilities. Raises InputError if there are none."""
-        row = render(self.student.tokenizer, example.messages)
+        row = render(self.student.tokenizer, example)
         key = row_key(row, example.context)
         if key not in self.signal:
             self.signal.row(key, example.id)  # raises an error that names the row
@@ -162,8 +162,8 @@ class LiveKd(Kd):
 
     def tokenize(self, example: Example) -> LiveRow:
         """Put the teacher's context before the student's tokens."""
-        row = render(self.student.tokenizer, example.messages)
-        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context))
+        row = render(self.student.tokenizer, example)
+        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context, example.tools))
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> LiveBatch:
         """Let the teacher read the rows."""
