@@ -106,9 +106,9 @@ def estimate_memory(
     """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
     config, student = objective.config, objective.student
     multiple, n_streams = execution.length_multiple, len(execution.streams)
+    rows = objective.largest_step(rows)
     lengths = [-(-len(row.tokens) // multiple) * multiple for row in rows]
-    longest = sorted(range(len(rows)), key=lambda row: lengths[row])[-config.batch_size :]
-    parts = micro_batches(lengths, longest, max_tokens, n_streams)
+    parts = micro_batches(lengths, range(len(rows)), max_tokens, n_streams)
     n_layers, itemsize = len(student.model.layers), student.dtype.size
     activations = loss = 0
     for start in range(0, len(parts), n_streams):
@@ -129,7 +129,7 @@ def estimate_memory(
     return MemoryEstimate(
         weights=weights - sum(value.nbytes for value in trained) + objective.teacher_bytes,
         trained=copies * FLOAT32_BYTES * sum(value.size for value in trained),
-        activations=activations,
+        activations=max(activations, objective.roll_bytes(rows)),
         loss=loss,
     )
 

@@ -43,10 +43,10 @@ class Kd(Objective):
     def teacher_of(self, batch: Any) -> TopK | TeacherHead:
         """Return the teacher's distributions for a batch of `make_batch`."""
 
-    def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
+    def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Compute the divergence in chunks."""
         losses = sum_divergence(self.divergence, *self._sides(batch))
-        return losses.loss, losses.correct
+        return losses.loss, losses.correct, losses.cross_entropy
 
     def evaluate(self, rows: Sequence[TokenizedChat], step: int, report: Report) -> Evaluation:
         """Measure KL(teacher || student), whatever the divergence of training, besides the cross-entropy."""
