@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.config import Config, doc, fields_of
 from mlx_distill.formatting import format_percent
+from mlx_distill.models.config import local_folder
 from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
 
@@ -159,11 +160,13 @@ class TrainConfig(Config, frozen=True):
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that training reads."""
-        signal: list[Path] = []
-        if self.objective in ("kd", "on-policy"):
-            logprobs = self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST
-            signal = self.teacher_context.inputs() if self.teacher else [logprobs]
-        return [self.model, self.data / files.TRAIN, self.data / files.VALID, *signal]
+        rows = [self.model, self.data / files.TRAIN, self.data / files.VALID]
+        if self.objective == "sft":
+            return rows
+        if not self.teacher:
+            return [*rows, self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST]
+        folder = local_folder(self.teacher, self.model)
+        return [*rows, *self.teacher_context.inputs(), *([folder] if folder else [])]
 
     def outputs(self) -> list[Path]:
         """Return the files that later stages read."""

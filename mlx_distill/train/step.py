@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
@@ -66,12 +66,11 @@ class TrainStep:
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
-        self._functions: tuple[Gradient, Update] | None = None
 
     def step(self, batch: Sequence[int], learning_rate: float, number: int) -> StepMetrics:
         """Take step `number` over the rows of `batch`, with the gradient of the mean loss of a supervised token."""
         started = time.perf_counter()
-        gradient_of, update = self._functions = self._functions or self._make_functions()
+        gradient_of, update = self._functions
         streams, compiled = self.execution.streams, self.execution.compiled
         sums, n_supervised, n_tokens = (mx.array(0.0), mx.array(0), mx.array(0.0)), 0, 0
         gradients: Any = None
@@ -84,7 +83,9 @@ class TrainStep:
             micro_batch = self.objective.make_batch([rows[row] for row in part], self.execution.length_multiple)
             found, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
             sums = (sums[0] + found[0], sums[1] + found[1], sums[2] + found[2])
-            if index % len(streams) == 0 and not (compiled and index == len(parts)):
+            every_stream_has_one = index % len(streams) == 0
+            computed_with_the_update = compiled and index == len(parts)
+            if every_stream_has_one and not computed_with_the_update:
                 mx.eval(sums, gradients)  # or the activations of all micro-batches exist together
             n_supervised += micro_batch.n_supervised
             n_tokens += micro_batch.inputs.size
@@ -114,8 +115,9 @@ class TrainStep:
         longest = [len(row.tokens) for row in self.objective.largest_step(self.rows.rows)]
         return max(max(longest), min(sum(longest), self.micro_batch_tokens))
 
-    def _make_functions(self) -> tuple[Gradient, Update]:
-        """Make the functions at the first step: compiled ones keep the optimizer's state, which resuming replaces.
+    @cached_property
+    def _functions(self) -> tuple[Gradient, Update]:
+        """Made at the first step: compiled functions keep the optimizer's state, which resuming replaces.
 
         They do not refer to `self`: a cycle would keep the model in memory after the run.
         """

@@ -135,20 +135,23 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
         losses = sum_divergence(Divergence(), student.head, hidden, batch.targets, teacher, options.vocabulary)
         return losses.loss, losses.correct
 
-    def plain(hidden: mx.array) -> mx.array:
+    def plain() -> mx.array:
+        """Compute the forward KL divergence a token from the logits of all tokens."""
+        hidden = batch.gather(student.hidden(batch.inputs))
         logits, teacher_logits = student.head(hidden), teacher.head(teacher_hidden)
         logs, teacher_logs = (
             values - mx.logsumexp(values, axis=-1, keepdims=True) for values in (logits, teacher_logits)
         )
-        return (mx.exp(teacher_logs) * (teacher_logs - logs)).sum()
+        divergences: mx.array = (mx.exp(teacher_logs) * (teacher_logs - logs)).sum(axis=-1)
+        return divergences.sum() / n_supervised
 
     def with_all_logits(tokens: mx.array, spans: mx.array) -> Any:
         """Take a step that holds the logits of all tokens."""
         if options.loss == "sft":
             (loss, _), gradients = nn.value_and_grad(model, default_loss)(model, tokens, spans)
         else:
-            hidden_of = lambda: batch.gather(student.hidden(batch.inputs))  # noqa: E731
-            loss, gradients = nn.value_and_grad(model, lambda: plain(hidden_of()) / n_supervised)()
+            loss_and_gradients: Any = nn.value_and_grad(model, plain)
+            loss, gradients = loss_and_gradients()
         optimizer.update(model, gradients)
         return loss
 
