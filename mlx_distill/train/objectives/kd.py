@@ -19,7 +19,7 @@ from mlx_distill.models.load import Student
 from mlx_distill.models.local_teacher import open_local_teacher
 from mlx_distill.models.score import Batch, make_batches, map_batches, pad
 from mlx_distill.models.signal import TeacherSignal, row_key
-from mlx_distill.models.tokenize import TokenizedChat, render
+from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.models.tokenizer_match import tokenizer_digest
 from mlx_distill.records import Example, content_hash
 from mlx_distill.storage import files
@@ -105,7 +105,7 @@ class StoredKd(Kd):
 
     def tokenize(self, example: Example) -> StoredRow:
         """Find the row's log-probabilities. Raises InputError if there are none."""
-        row = render(self.student.tokenizer, example.messages)
+        row = super().tokenize(example)
         key = row_key(row, example.context)
         if key not in self.signal:
             self.signal.row(key, example.id)  # raises an error that names the row
@@ -162,7 +162,7 @@ class LiveKd(Kd):
 
     def tokenize(self, example: Example) -> LiveRow:
         """Put the teacher's context before the student's tokens."""
-        row = render(self.student.tokenizer, example.messages)
+        row = super().tokenize(example)
         return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context))
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> LiveBatch:
