@@ -142,6 +142,8 @@ class Trainer:
             f"loss {step.train_loss:.3f}  accuracy {format_percent(step.train_accuracy)}  "
             f"{step.supervised_tokens_per_second:.0f} answer tokens/s"
         )
+        own = {"cross-entropy": step.train_cross_entropy, **step.figures} if step.figures else {}
+        figures += "".join(f"  {name.replace('_', ' ')} {value:.3g}" for name, value in own.items())
         self.report(Progress("train", self.state.step, self.total_steps, "steps", figures))
 
     def _after_step(self, step: StepMetrics) -> str:
@@ -201,7 +203,8 @@ class Trainer:
     def _write_metrics(self, step: StepMetrics | None, valid: Evaluation | None) -> None:
         state = self.state
         line = {"step": state.step, "epoch": round(state.epoch + state.position / self.steps_per_epoch, 3)}
-        line |= msgspec.to_builtins(step) if step else {}
+        line |= {**msgspec.to_builtins(step), **step.figures} if step else {}
+        line.pop("figures", None)
         line |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}
         line |= {"valid_kl": valid.kl} if valid and valid.kl is not None else {}
         line |= {"peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)}

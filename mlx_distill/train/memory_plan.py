@@ -106,11 +106,11 @@ def estimate_memory(
     """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
     config, student = objective.config, objective.student
     multiple, n_streams = execution.length_multiple, len(execution.streams)
+    rows = objective.largest_step(rows)
     lengths = [-(-len(row.tokens) // multiple) * multiple for row in rows]
-    longest = sorted(range(len(rows)), key=lambda row: lengths[row])[-config.batch_size :]
     parts = [
         _Part(len(part), lengths[part[-1]], sum(rows[row].n_supervised for row in part))
-        for part in micro_batches(lengths, longest, max_tokens, n_streams)
+        for part in micro_batches(lengths, range(len(rows)), max_tokens, n_streams)
     ]
     together = [parts[start : start + n_streams] for start in range(0, len(parts), n_streams)]
     activations, loss = max((_activations_and_loss(objective, group) for group in together), key=sum)
@@ -120,7 +120,7 @@ def estimate_memory(
     return MemoryEstimate(
         weights=weights - sum(value.nbytes for value in trained) + objective.teacher_bytes,
         trained=copies * FLOAT32_BYTES * sum(value.size for value in trained),
-        activations=activations,
+        activations=max(activations, objective.roll_bytes(rows)),
         loss=loss,
     )
 

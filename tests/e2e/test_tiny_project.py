@@ -14,6 +14,7 @@ from mlx_distill.train.run import run
 from tests.conftest import Finished
 from tests.support.messages_server import MessagesServer, answer
 from tests.support.small_project import write_project
+from tests.support.tiny import make_tiny_qwen2
 
 Cli = Callable[..., Finished]
 SETTINGS = """
@@ -93,6 +94,26 @@ def test_a_run_in_bfloat16_lowers_the_loss(small_project: Path, cli: Cli) -> Non
     report = json.loads((small_project / "reports/demo/report.json").read_text())
     base, distilled, _ = report["tables"]["held_out"]["rows"]["loss"]
     assert distilled["value"] < base["value"]
+
+
+def test_train_on_policy_from_the_project_file(small_project: Path, tmp_path: Path, cli: Cli) -> None:
+    """The answers come from a recording. A model on this machine scores what the student writes."""
+    teacher = make_tiny_qwen2(tmp_path / "teacher", seed=8)
+    file = small_project / "distill.toml"
+    on_policy = f'[train]\nobjective = "on-policy"\nteacher = "mlx:{teacher}"\nrollout_tokens = 8\n'
+    file.write_text(file.read_text().replace("[train]\n", on_policy))
+    options = ("--set", "compare.max_tokens=8", "--json")
+    stages = {
+        stage["stage"]: stage for stage in json.loads(succeed(cli("run", *options, cwd=small_project)).out)["stages"]
+    }
+    assert "logprobs" not in stages
+    assert stages["train"]["summary"].startswith("valid KL")
+    adapter = small_project / "adapters/demo"
+    trained = json.loads((adapter / "run.json").read_text())["result"]
+    assert trained["valid_kl"] <= trained["valid_kl_before"]
+    assert len((adapter / "rollouts.jsonl").read_text().splitlines()) == trained["steps"] == 12
+    again = cli("train", "--force", "--rollout-samples", "2", "--epochs", "1", cwd=small_project)
+    assert "cross-entropy" in succeed(again).err and "cut off" in again.err
 
 
 def test_a_library_call_trains_the_same_adapter(small_project: Path, cli: Cli) -> None:
