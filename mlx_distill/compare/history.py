@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.compare.report import Collected, TrainingRun, TrainingStep
+from mlx_distill.errors import DistillError
 from mlx_distill.storage import files
+from mlx_distill.storage.jsonl import read_text
 
 
 def read_collected(data: Path) -> Collected | None:
@@ -54,8 +56,8 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return read_text(file)
+    except DistillError:
         return ""
 
 
