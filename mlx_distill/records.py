@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -37,6 +37,9 @@ Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 class Record(msgspec.Struct, frozen=True):
     """Base of all records: conversion to and from plain JSON data."""
 
+    written_if_set: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are left out of the JSON data while they are empty."""
+
     @classmethod
     def from_json(cls, data: object) -> Self:
         """Check the types of plain data and build the record. Raises ValueError with one sentence."""
@@ -48,7 +51,7 @@ class Record(msgspec.Struct, frozen=True):
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
         data: dict[str, Any] = msgspec.to_builtins(self)
-        return data
+        return {name: value for name, value in data.items() if value or name not in self.written_if_set}
 
 
 def explain(error: msgspec.ValidationError) -> str:
@@ -80,6 +83,11 @@ def build_messages(prompt: str, system: str = "") -> Messages:
     return (Message("system", system), user) if system else (user,)
 
 
+def with_document(document: str, question: str) -> str:
+    """Return a question after the document that it is about."""
+    return f"{document}\n\n{question}" if document else question
+
+
 def content_hash(data: Any) -> str:
     """Return the SHA-256 (hex) of JSON data in canonical form. Equal content has equal hashes."""
     canonical = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -89,6 +97,8 @@ def content_hash(data: Any) -> str:
 class Prompt(Record, frozen=True):
     """One prompt for the teacher: a line of `prompts.jsonl`."""
 
+    written_if_set = frozenset({"context"})
+
     prompt: Text
     id: Text = ""
     """Default: the prompt's first words and its content hash."""
@@ -97,6 +107,8 @@ class Prompt(Record, frozen=True):
     category: Text = "general"
     split: Split | None = None
     """The split that the row must go to. None: the family's hash decides."""
+    context: str = ""
+    """A document that only the teacher sees, before the prompt."""
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -110,7 +122,7 @@ class Prompt(Record, frozen=True):
         if isinstance(data, Mapping):
             reject_misspelt(data, (*cls.__struct_fields__, "variations"))
         prompt = super().from_json(data)
-        for value in (prompt.prompt, prompt.id, prompt.family, prompt.category):
+        for value in (prompt.prompt, prompt.id, prompt.family, prompt.category, prompt.context):
             if problem := surrogate_problem(value):
                 raise ValueError(problem)
         return prompt
@@ -165,17 +177,30 @@ class Request(msgspec.Struct, frozen=True):
     """Provider and model as the user names them: `anthropic:claude-sonnet-4-6`, `recorded:sample`."""
     messages: Messages
     max_tokens: int
+    question: str = ""
+    """The prompt alone, if the messages hold a context besides it. Part of no key."""
+    temperature: float = 0.0
+    """Temperature of a local teacher. Others have their own."""
+    seed: int = 0
+    """Random seed of a local teacher's answer."""
+    sample: int = 0
+    """The number of the answer, if several are wanted."""
 
     @property
     def key(self) -> str:
-        """Content hash of teacher, messages and `max_tokens`: 64 hex digits."""
-        messages = [message.to_json() for message in self.messages]
-        return content_hash({"teacher": self.teacher, "max_tokens": self.max_tokens, "messages": messages})
+        """Content hash of all that decides the answer: 64 hex digits."""
+        return content_hash({**self._content, "max_tokens": self.max_tokens})
 
     @property
     def prompt_key(self) -> str:
-        """Content hash of teacher and messages alone. A complete answer is valid for every `max_tokens`."""
-        return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
+        """Content hash without `max_tokens`: a complete answer is valid for every limit."""
+        return content_hash(self._content)
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        sampling = {"temperature": self.temperature, "seed": self.seed, "sample": self.sample}
+        given = {name: value for name, value in sampling.items() if value}
+        return {"teacher": self.teacher, "messages": [message.to_json() for message in self.messages], **given}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -214,6 +239,8 @@ def completion_status(stop_reason: str, text: str) -> str:
 class TeacherRecord(Record, frozen=True, kw_only=True):
     """One line of `teacher_data.jsonl`: a prompt, the request, and the teacher's answer."""
 
+    written_if_set = frozenset({"question", "context", "temperature", "seed", "sample"})
+
     key: str = ""
     """Content hash of the request. Default: computed."""
     prompt_id: str = ""
@@ -224,6 +251,14 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
     model: str = ""
     max_tokens: int = 0
     messages: Annotated[Messages, msgspec.Meta(min_length=1)]
+    """The messages that the teacher saw, its context included."""
+    question: str = ""
+    """The prompt alone, if the messages hold a context besides it. The student sees only this."""
+    context: str = ""
+    """The document in the messages, if the prompt has one."""
+    temperature: float = 0.0
+    seed: int = 0
+    sample: int = 0
     answer: str
     stop_reason: str = "end_turn"
     usage: Usage = Usage()
@@ -260,6 +295,11 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
             model=answer.model,
             max_tokens=request.max_tokens,
             messages=request.messages,
+            question=request.question,
+            context=prompt.context,
+            temperature=request.temperature,
+            seed=request.seed,
+            sample=request.sample,
             answer=answer.text,
             stop_reason=answer.stop_reason,
             usage=answer.usage,
@@ -272,12 +312,21 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
 
     @property
     def prompt_text(self) -> str:
-        """The last user message."""
-        return next(message.content for message in reversed(self.messages) if message.role == "user")
+        """The question, or the last user message."""
+        users = (message.content for message in reversed(self.messages) if message.role == "user")
+        return self.question or next(users)
+
+    @property
+    def turns(self) -> Messages:
+        """The conversation before the answer as the student sees it: no system message, no context."""
+        if self.question:
+            return (Message("user", self.question),)
+        return tuple(message for message in self.messages if message.role != "system")
 
     @property
     def request(self) -> Request:
-        return Request(self.teacher, self.messages, self.max_tokens)
+        sampling = (self.temperature, self.seed, self.sample)
+        return Request(self.teacher, self.messages, self.max_tokens, self.question, *sampling)
 
     @property
     def completion_status(self) -> str:
@@ -292,12 +341,16 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
 class Example(Record, frozen=True):
     """One row of `train.jsonl`, `valid.jsonl` or `test.jsonl`, in mlx-lm's chat format."""
 
+    written_if_set = frozenset({"context"})
+
     messages: Annotated[Messages, msgspec.Meta(min_length=1)]
     """System message (always written out), user turns, assistant turns."""
     id: str = ""
     """Default: 12 hex digits of the content hash of the messages."""
     family: str = ""
     category: str = "general"
+    context: str = ""
+    """A document that only the teacher sees: never part of the student's tokens."""
 
     def __post_init__(self) -> None:
         if not any(message.role == "assistant" for message in self.messages):

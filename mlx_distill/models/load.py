@@ -21,7 +21,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_distill import device
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.formatting import first_line
-from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.storage.files import MODEL_CONFIG
 from mlx_distill.storage.jsonl import read_json, refuse_pipes
 
@@ -75,19 +75,22 @@ class Student:
         return self.model.lm_head  # type: ignore[no-any-return]
 
 
-def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
+def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool = True) -> Student:
     """Load a model folder with all floating weights cast to `dtype` (default: the device's type for inference).
+
+    Without `plain_head`, any architecture of mlx-lm will do: only text is wanted.
 
     Raises MissingError if there is no model, InputError if its files are broken or not supported. MLX's errors about
     memory pass through.
     """
     model, config = load_weights(path)
     dtype = dtype or device.prepare().dtype_for(read_headers(path).dtype)
-    with _explained(path, "not a model that can be loaded"):
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT):
         model.set_dtype(dtype)
         mx.eval(model.parameters())
     student = Student(path, model, load_tokenizer(path), config, dtype)
-    _check_supported_architecture(student)
+    if plain_head:
+        _check_supported_architecture(student)
     return student
 
 
@@ -100,9 +103,22 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     n_layers = config.get("num_hidden_layers")
     if isinstance(n_layers, int) and n_layers > n_tensors:  # before mlx-lm builds that many layers
         raise InputError(f"{path}: config.json names {n_layers} layers, the files hold {n_tensors} tensors.", _CONVERT)
-    with _explained(path, "not a model that can be loaded"), without_marks(path) as folder:
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT), without_marks(path) as folder:
         model, config = mlx_lm_utils.load_model(folder, lazy=True, trust_remote_code=False)
     return model, config
+
+
+def weight_bytes(path: Path, itemsize: int) -> int:
+    """Return the memory that a folder's weights take with `itemsize` bytes for a float. Reads shapes only."""
+    weights: list[Any] = []
+    refuse_pipes(path, _CONVERT)
+    with contextlib.suppress(RuntimeError):  # `load_student` explains a broken file
+        weights = [mx.load(str(file)) for file in path.glob(WEIGHTS)]
+    return sum(
+        value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
+        for part in weights
+        for value in part.values()
+    )
 
 
 @contextlib.contextmanager
@@ -111,29 +127,35 @@ def without_marks(folder: Path) -> Iterator[Path]:
 
     Otherwise yield a temporary folder of links, with copies of these files without the mark.
     """
-    texts = {file: file.read_bytes() for file in folder.glob("*.json")}
-    if not any(text.startswith(BOM_UTF8) for text in texts.values()):
+    marked = [file for file in folder.glob("*.json") if _begins_with_mark(file)]
+    if not marked:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="mlx-distill-") as name:
         for file in folder.iterdir():
-            copy, text = Path(name, file.name), texts.get(file, b"")
-            if text.startswith(BOM_UTF8):
-                copy.write_bytes(text.removeprefix(BOM_UTF8))
+            copy = Path(name, file.name)
+            if file in marked:
+                copy.write_bytes(file.read_bytes().removeprefix(BOM_UTF8))
             else:
                 copy.symlink_to(file.resolve())
         yield Path(name)
 
 
+def _begins_with_mark(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(3) == BOM_UTF8
+
+
 @contextlib.contextmanager
-def _explained(path: Path, problem: str) -> Any:
-    """Turn what broken files cause into an InputError; let errors about memory pass."""
+def file_errors(problem: str, next_step: str) -> Iterator[None]:
+    """Raise InputError for what broken files cause in mlx-lm; let errors about memory pass."""
     try:
         yield
     except FILE_ERRORS as error:
         if str(error).startswith(MEMORY_ERRORS):
             raise
-        raise InputError(f"{path}: {problem}: {first_line(error)}", _CONVERT) from error
+        details = str(error).strip().splitlines()[1:11]
+        raise InputError(f"{problem}: {first_line(error).rstrip(':')}", next_step, details) from error
 
 
 def load_tokenizer(path: Path) -> TokenizerWrapper:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -78,6 +79,15 @@ def control_tokens(tokenizer: TokenizerWrapper) -> list[str]:
     """Return the texts that the tokenizer always reads as control tokens. They cannot be part of an answer."""
     added = tokenizer.added_tokens_decoder.values()
     return sorted({str(token) for token in added if token.special})
+
+
+def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
+    """Return which message contains a control token; "" if none does. It would end or open a turn."""
+    for message in messages:
+        for token in control_tokens:
+            if token in message.content:
+                return f"the {message.role} message contains {token}"
+    return ""
 
 
 def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) -> None:

@@ -52,21 +52,21 @@ def read_json(path: Path, next_step: str) -> Any:
 
 def refuse_pipes(folder: Path, next_step: str) -> None:
     """Raise InputError if a folder of files holds a pipe or a device. Libraries would read it without end."""
-    for file in sorted(folder.iterdir()):
+    for file in sorted(folder.glob("*")):  # none if there is no folder
         if file.exists() and not file.is_file() and not file.is_dir():
             raise InputError(f"{file} is a pipe or a device, but a file is expected.", next_step)
 
 
-def each_line(path: Path, missing_step: str = "", *, torn_end: bool = False) -> Iterator[Line]:
+def each_line(path: Path, missing_step: str = "", *, skip_partial_line: bool = False) -> Iterator[Line]:
     """Yield the lines of a file that are not blank. Only a newline ends a line, as in JSON lines.
 
-    `torn_end` skips a last line without a newline. Raises the same errors as `read_text`.
+    `skip_partial_line` skips a last line without a newline. Raises the same errors as `read_text`.
     """
     offset = 0
     with _read_errors(path, missing_step), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = _decode(path, offset, line).strip()
-            if text and not (torn_end and not line.endswith(b"\n")):
+            if text and not (skip_partial_line and not line.endswith(b"\n")):
                 yield Line(number, offset, text)
             offset += len(line)
 
@@ -80,12 +80,12 @@ def read_jsonl(path: Path, parse: Callable[[object], T], missing_step: str = "")
     return [record for _, record in _parse_lines(path, each_line(path, missing_step), parse)]
 
 
-def each_jsonl(path: Path, parse: Callable[[object], T], *, torn_end: bool = False) -> Iterator[tuple[int, T]]:
+def each_jsonl(path: Path, parse: Callable[[object], T], *, skip_partial_line: bool = False) -> Iterator[tuple[int, T]]:
     """Yield (byte offset, record) for each line of a long journal. Problems are raised after the last line.
 
-    `torn_end` skips a last line without a newline, which another process may be writing now.
+    `skip_partial_line` skips a last line without a newline, which another process may be writing now.
     """
-    return _parse_lines(path, each_line(path, torn_end=torn_end), parse)
+    return _parse_lines(path, each_line(path, skip_partial_line=skip_partial_line), parse)
 
 
 @contextmanager

@@ -244,7 +244,7 @@ class BatchRunner:
         requests, paid = self._store.read_batch(batch), batch.usd > 0.0
         saved = {
             record.key
-            for _, record in each_jsonl(self._store.journal, TeacherRecord.from_json, torn_end=True)
+            for _, record in each_jsonl(self._store.journal, TeacherRecord.from_json, skip_partial_line=True)
             if record.batch == batch.id
         }
         seen: dict[str, str] = {}

@@ -164,7 +164,7 @@ def _answers(journal: Path, prompts: dict[str, Prompt]) -> dict[str, AnswerSumma
     found: dict[str, AnswerSummary] = {}
     if not journal.exists():
         return found
-    for start, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
+    for start, record in each_jsonl(journal, TeacherRecord.from_json, skip_partial_line=True):
         key = record.request.prompt_key
         if key in prompts and (record.complete or key not in found or not found[key].complete):
             found[key] = AnswerSummary.of(record, start, prompts[key].id)

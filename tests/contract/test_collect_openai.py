@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.events import Event
+from mlx_distill.models.context import TEACHER_SYSTEM
 from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers import open_teacher
 from mlx_distill.teachers.base import RetryableError
