@@ -31,6 +31,12 @@ def printable(text: str, limit: int | None = None) -> str:
     return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
 
 
+def json_safe(text: str) -> str:
+    """Return JSON with escapes for control characters, marks that reorder text, and lone surrogates."""
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _SURROGATES.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
 def surrogate_problem(text: str) -> str:
     """Return which lone surrogate `text` contains: JSON can write it, but UTF-8 cannot. Empty if there is none."""
     found = _SURROGATES.search(text)

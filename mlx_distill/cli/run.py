@@ -9,7 +9,7 @@ import click
 
 from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
-from mlx_distill.cli.output import print_json, reporting
+from mlx_distill.cli.output import print_json, reporting, safe
 from mlx_distill.collect.run import estimate, is_paid
 from mlx_distill.formatting import format_duration
 from mlx_distill.run import pipeline
@@ -90,4 +90,4 @@ def print_stages(outcomes: Sequence[StageOutcome]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo(f"  {'  '.join(cells).rstrip()}")
+        click.echo(f"  {safe('  '.join(cells).rstrip())}")

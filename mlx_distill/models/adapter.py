@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import first_line
-from mlx_distill.models.load import Student, file_errors, load_student
+from mlx_distill.models.load import Student, file_errors, load_student, without_marks
 from mlx_distill.storage.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mlx_distill.storage.jsonl import read_json, refuse_pipes
 
 CHECKPOINT_KEY = "moment"
 """Metadata key of the weights file (the old name of a checkpoint). Its value is text such as `best, step 40`."""
@@ -93,8 +93,9 @@ def load_adapter(student: Student, folder: Path) -> Adapter:
     """
     config = read_adapter_config(folder)
     problem = f"{folder}: this adapter does not fit {student.path}"
-    with file_errors(problem, "Name the model that it was trained on, or train again."):
-        load_adapters(student.model, str(folder))
+    advice = "Name the model that it was trained on, or train again."
+    with file_errors(problem, advice), without_marks(folder) as readable:
+        load_adapters(student.model, str(readable))
         loaded: Any = mx.load(str(folder / ADAPTER_WEIGHTS), return_metadata=True)
     student.model.eval()
     mx.eval([value for _, value in tree_flatten(student.model.trainable_parameters())])
@@ -107,12 +108,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     Quick: commands call it before they load a model, which may take a minute.
     """
     file = folder / ADAPTER_CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingError(f"{file}: there is no adapter here.", _TRAIN) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _TRAIN) from error
+    if not file.exists():
+        raise MissingError(f"{file}: there is no adapter here.", _TRAIN)
+    refuse_pipes(folder, _TRAIN)
+    config = read_json(file, _TRAIN)
     if not isinstance(config, dict):
         raise InputError(f"{file}: not a JSON object.", _TRAIN)
     kind = config.get("fine_tune_type", "lora")

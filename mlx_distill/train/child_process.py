@@ -29,7 +29,7 @@ from mlx_distill.storage import files
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.signals import handle_signals
 
-COMMAND = (sys.executable, "-m", "mlx_distill.train.child_process")
+COMMAND = (sys.executable, "-P", "-m", "mlx_distill.train.child_process")
 SIGNALS_TO_KILL = 3
 """Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
