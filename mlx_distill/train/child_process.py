@@ -73,14 +73,14 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
     own DistillError, and MachineError if the memory or the GPU ended it.
     """
     device.prepare()  # warns here if the GPU is not visible; the child does not warn again
-    for retries_left in reversed(range(MAX_RETRIES + 1)):
-        end = _run_child(config, report, command)
-        out_of_memory = end.last is None and not end.signals and is_out_of_memory(end.errors)
+    end = _run_child(config, report, command)
+    for _ in range(MAX_RETRIES):
         half = end.largest_micro_batch // 2
-        if not (out_of_memory and half and retries_left and (config.adapter / files.CHECKPOINT).exists()):
+        if not (end.out_of_memory and half and (config.adapter / files.CHECKPOINT).exists()):
             break
         report(Warning(f"train: the memory ran out. Continuing from the last checkpoint with {half} tokens at a time."))
         config = config.replace(micro_batch_tokens=half, resume=True, force=False)
+        end = _run_child(config, report, command)
     if isinstance(end.last, Finished):
         return end.last.result
     if end.last and end.last.exit_code > 128:
@@ -106,6 +106,10 @@ class _End:
     """0: it ended before training."""
     last: Finished | Failed | None = None
     """None: it died."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.last is None and not self.signals and is_out_of_memory(self.errors)
 
 
 def _run_child(config: TrainConfig, report: Report, command: Sequence[str]) -> _End:

@@ -194,8 +194,3 @@ def test_an_existing_file_needs_force(model: Path, tmp_path: Path) -> None:
     assert out.read_text() == "mine"
     write_gguf(model, out, force=True)
     assert out.read_bytes()[:4] == b"GGUF"
-
-
-def test_an_unknown_kind_is_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'Q4_K_M' is not one of F16"):
-        write_gguf(model, tmp_path / "out.gguf", "Q4_K_M")  # type: ignore[arg-type]
