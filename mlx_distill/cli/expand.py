@@ -13,6 +13,7 @@ from mlx_distill.collect.expand import ExpandConfig, estimate, is_paid, run
 from mlx_distill.collect.run import failed_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.formatting import format_duration
+from mlx_distill.run.pipeline import keep_awake
 
 
 @click.command("expand")
@@ -34,7 +35,7 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
         return
     if is_paid(config):
         show_estimate(estimate(config))
-    with reporting() as report:
+    with keep_awake(), reporting() as report:
         result = run(config, report)
     if as_json:
         print_json(result)
