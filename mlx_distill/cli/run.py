@@ -54,11 +54,7 @@ def command(
     config = RunConfig(first=first or "", force=force, overrides=overrides, full=full)  # type: ignore[arg-type]
     collect = pipeline.collect_config(config)
     if dry_run:
-        expected = estimate(collect)
-        if as_json:
-            print_json(expected)
-        else:
-            print_estimate(expected)
+        print_estimate(estimate(collect), as_json=as_json)
         return
     if is_paid(collect):
         expected = estimate(collect)

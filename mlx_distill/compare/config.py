@@ -11,6 +11,7 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.compare.report import Report
 from mlx_distill.config import Config, doc
+from mlx_distill.models.config import local_folder
 from mlx_distill.models.context import ContextConfig
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage import files
@@ -82,8 +83,9 @@ class CompareConfig(AnswerConfig, frozen=True, kw_only=True):
         """Return the files that decide the result; a folder stands for all files in it."""
         adapter = [self.adapter / name for name in (files.ADAPTER_WEIGHTS, files.ADAPTER_CONFIG)]
         recorded = [path for teacher in (self.teacher, self.judge) for path in recording_files(teacher)]
-        context = self.teacher_context.inputs()
-        return [self.model, *adapter, self.data / files.TEST, self.test_prompts, *recorded, *context]
+        folder = local_folder(self.teacher, self.model)
+        teacher = [*self.teacher_context.inputs(), *([folder] if folder and folder != self.model else [])]
+        return [self.model, *adapter, self.data / files.TEST, self.test_prompts, *recorded, *teacher]
 
 
 class PairConfig(AnswerConfig, frozen=True, kw_only=True):

@@ -68,6 +68,19 @@ class TrainState(msgspec.Struct):
     """Time since the start, evaluations included."""
     peak_bytes: int = 0
 
+    def advance(self, supervised_tokens: int, seconds: float, steps_per_epoch: int) -> None:
+        """Count a step."""
+        self.step += 1
+        self.position += 1
+        if self.position == steps_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+        self.supervised_tokens += supervised_tokens
+        self.step_seconds += seconds
+
+    @property
+    def between_epochs(self) -> bool:
+        return self.position == 0
+
 
 def refuse_to_overwrite(config: TrainConfig) -> None:
     """Raise InputError if the folder holds a run or anything else, and neither resume nor force is set."""

@@ -98,6 +98,7 @@ class Trainer:
         self._save_best()
 
     def _resume(self, settings: dict[str, Any]) -> None:
+        """Load the last checkpoint, and drop what was written after it."""
         folder = self.config.adapter
         self.state = load_checkpoint(folder, self.model, self.train_step.optimizer, settings)
         self.budget.add_earlier(self.state.seconds)
@@ -114,14 +115,15 @@ class Trainer:
             batches = epoch_batches(self.train_rows.lengths, config.batch_size, config.seed, state.epoch)
             for batch in batches[state.position :]:
                 step = self._step(batch)
-                state.position += 1
-                stopped = self._after_step(step, end_of_epoch=state.position == len(batches))
+                state.advance(step.supervised_tokens, step.step_seconds, len(batches))
+                self._report_step(step)
+                stopped = self._after_step(step)
                 if stopped:
                     return stopped
         return "finished"
 
     def _step(self, batch: Sequence[int]) -> StepMetrics:
-        """Take one step, check that its loss is finite, and report it."""
+        """Take the next step, and check that its loss is finite."""
         config, state = self.config, self.state
         rate = learning_rate(config, self.budget.progress(state.step, self.total_steps))
         step = self.train_step.step(batch, rate, state.step + 1)
@@ -133,29 +135,31 @@ class Trainer:
                 f"{config.adapter} holds the best adapter so far (step {state.best.step}) and the last checkpoint. "
                 "Lower --learning-rate, or look at those rows.",
             )
-        state.step += 1
-        state.supervised_tokens += step.supervised_tokens
-        state.step_seconds += step.step_seconds
-        state.peak_bytes = max(state.peak_bytes, mx.get_peak_memory())
+        return step
+
+    def _report_step(self, step: StepMetrics) -> None:
         figures = (
             f"loss {step.train_loss:.3f}  accuracy {format_percent(step.train_accuracy)}  "
             f"{step.supervised_tokens_per_second:.0f} answer tokens/s"
         )
-        self.report(Progress("train", state.step, self.total_steps, "steps", figures))
-        return step
+        own = {"cross-entropy": step.train_cross_entropy, **step.figures} if step.figures else {}
+        figures += "".join(f"  {name.replace('_', ' ')} {value:.3g}" for name, value in own.items())
+        self.report(Progress("train", self.state.step, self.total_steps, "steps", figures))
 
-    def _after_step(self, step: StepMetrics, *, end_of_epoch: bool) -> str:
-        """Evaluate and save if due, and write metrics. Return why training must end, or an empty string."""
+    def _after_step(self, step: StepMetrics) -> str:
+        """Evaluate, write metrics and save, as far as due. Return why training must end, or an empty string.
+
+        Raises Interrupted, with a checkpoint, after a signal.
+        """
         config, state = self.config, self.state
-        is_due = state.step % config.eval_every == 0 if config.eval_every else end_of_epoch
+        state.peak_bytes = max(state.peak_bytes, mx.get_peak_memory())
+        is_due = state.step % config.eval_every == 0 if config.eval_every else state.between_epochs
         out_of_time, evaluation = self._is_out_of_time(), None
         if is_due or out_of_time or state.step == self.total_steps:
             evaluation = self._evaluate()
             out_of_time = out_of_time or self._is_out_of_time()  # the evaluation takes time too
         self._write_metrics(step, evaluation)
-        if end_of_epoch:
-            state.epoch, state.position = state.epoch + 1, 0
-        if end_of_epoch or self.stop.signal or state.step % config.checkpoint_every == 0:
+        if state.between_epochs or self.stop.signal or state.step % config.checkpoint_every == 0:
             self._save_checkpoint()
         if self.stop.signal:
             raise Interrupted(
@@ -199,7 +203,8 @@ class Trainer:
     def _write_metrics(self, step: StepMetrics | None, valid: Evaluation | None) -> None:
         state = self.state
         line = {"step": state.step, "epoch": round(state.epoch + state.position / self.steps_per_epoch, 3)}
-        line |= msgspec.to_builtins(step) if step else {}
+        line |= {**msgspec.to_builtins(step), **step.figures} if step else {}
+        line.pop("figures", None)
         line |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}
         line |= {"valid_kl": valid.kl} if valid and valid.kl is not None else {}
         line |= {"peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)}

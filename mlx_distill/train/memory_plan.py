@@ -106,32 +106,46 @@ def estimate_memory(
     """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
     config, student = objective.config, objective.student
     multiple, n_streams = execution.length_multiple, len(execution.streams)
+    rows = objective.largest_step(rows)
     lengths = [-(-len(row.tokens) // multiple) * multiple for row in rows]
-    longest = sorted(range(len(rows)), key=lambda row: lengths[row])[-config.batch_size :]
-    parts = micro_batches(lengths, longest, max_tokens, n_streams)
-    n_layers, itemsize = len(student.model.layers), student.dtype.size
-    activations = loss = 0
-    for start in range(0, len(parts), n_streams):
-        group = parts[start : start + n_streams]
-        n_tokens = [len(part) * lengths[part[-1]] for part in group]
-        layer = sum(
-            n * itemsize * _layer_width(student, lengths[part[-1]]) for n, part in zip(n_tokens, group, strict=True)
-        )
-        group_loss = sum(_loss_bytes(objective, sum(rows[row].n_supervised for row in part)) for part in group)
-        kept = n_layers * layer
-        if config.grad_checkpoint:  # each layer's input, and after the loss one layer at a time
-            inputs = sum(n_tokens) * itemsize * student.config["hidden_size"]
-            kept = n_layers * inputs + max(layer - group_loss, RECOMPUTED * layer)
-        activations, loss = max((activations, loss), (int(kept), group_loss), key=sum)
+    parts = [
+        _Part(len(part), lengths[part[-1]], sum(rows[row].n_supervised for row in part))
+        for part in micro_batches(lengths, range(len(rows)), max_tokens, n_streams)
+    ]
+    together = [parts[start : start + n_streams] for start in range(0, len(parts), n_streams)]
+    activations, loss = max((_activations_and_loss(objective, group) for group in together), key=sum)
     trained = [value for _, value in tree_flatten(student.model.trainable_parameters())]
     copies = TRAINED_FULL if config.method == "full" else TRAINED_LOW_RANK
     weights = sum(value.nbytes for _, value in tree_flatten(student.model.parameters()))
     return MemoryEstimate(
         weights=weights - sum(value.nbytes for value in trained) + objective.teacher_bytes,
         trained=copies * FLOAT32_BYTES * sum(value.size for value in trained),
-        activations=activations,
+        activations=max(activations, objective.roll_bytes(rows)),
         loss=loss,
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The size of a micro-batch."""
+
+    n_rows: int
+    length: int
+    """Padded tokens of a row."""
+    n_supervised: int
+
+
+def _activations_and_loss(objective: Objective, together: Sequence[_Part]) -> tuple[int, int]:
+    """Return the bytes of activations and loss for micro-batches that run at the same time."""
+    student = objective.student
+    n_layers, itemsize = len(student.model.layers), student.dtype.size
+    layer = sum(part.n_rows * part.length * itemsize * _layer_width(student, part.length) for part in together)
+    loss = sum(_loss_bytes(objective, part.n_supervised) for part in together)
+    if not objective.config.grad_checkpoint:
+        return n_layers * layer, loss
+    # Each layer's input, and after the loss one layer at a time.
+    inputs = sum(part.n_rows * part.length for part in together) * itemsize * student.config["hidden_size"]
+    return int(n_layers * inputs + max(layer - loss, RECOMPUTED * layer)), loss
 
 
 def _layer_width(student: Student, length: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
@@ -20,13 +20,12 @@ from mlx_distill.train.data import Rows, micro_batches
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.objectives.base import Objective
 
-Gradient = Callable[[Batch, Any, mx.Stream], tuple[mx.array, mx.array, Any]]
-"""Micro-batch, gradients so far or None, stream -> summed loss (), number correct (), gradients so far."""
+Sums = tuple[mx.array, mx.array, mx.array]
+"""Loss (), number of correct predictions () and cross-entropy (), summed over supervised tokens."""
+Gradient = Callable[[Batch, Any, mx.Stream], tuple[Sums, Any]]
+"""Micro-batch, gradients so far or None, stream -> its sums, gradients so far."""
 Update = Callable[[Any, mx.array], mx.array]
 """Summed gradients, number of supervised tokens () -> gradient norm () before clipping. Changes the weights."""
-
-SEED_STRIDE = 1_000_003
-"""Dropout is seeded by run and step, so a resumed run draws what an uninterrupted one draws."""
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +34,8 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float
     train_loss: float
     train_accuracy: float
+    train_cross_entropy: float
+    """The same as the loss of sft. On the student's own text it estimates the student's entropy."""
     supervised_tokens: int
     tokens: int
     """Computed input tokens, padding included."""
@@ -45,6 +46,8 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     gradient_norm: float
     """Before clipping."""
     step_seconds: float
+    figures: Mapping[str, float]
+    """Figures of the objective's own."""
 
 
 @dataclass
@@ -63,37 +66,39 @@ class TrainStep:
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
-        self._functions: tuple[Gradient, Update] | None = None
 
     def step(self, batch: Sequence[int], learning_rate: float, number: int) -> StepMetrics:
         """Take step `number` over the rows of `batch`, with the gradient of the mean loss of a supervised token."""
         started = time.perf_counter()
-        gradient_of, update = self._functions = self._functions or self._make_functions()
+        gradient_of, update = self._functions
         streams, compiled = self.execution.streams, self.execution.compiled
-        loss_sum, n_correct, n_supervised, n_tokens = mx.array(0.0), mx.array(0), 0, 0
+        sums, n_supervised, n_tokens = (mx.array(0.0), mx.array(0), mx.array(0.0)), 0, 0
         gradients: Any = None
-        mx.random.seed(self.config.seed * SEED_STRIDE + number)
-        self.student.model.train()
         rows = self.objective.roll([self.rows.rows[row] for row in batch], number)
+        mx.random.seed(self.config.step_seed(number))
+        self.student.model.train()
         lengths = [len(row.tokens) for row in rows]
         parts = micro_batches(lengths, range(len(rows)), self.micro_batch_tokens, len(streams))
         for index, part in enumerate(parts, 1):
             micro_batch = self.objective.make_batch([rows[row] for row in part], self.execution.length_multiple)
-            loss, correct, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
-            loss_sum, n_correct = loss_sum + loss, n_correct + correct
-            if index % len(streams) == 0 and not (compiled and index == len(parts)):
-                mx.eval(loss_sum, n_correct, gradients)  # or the activations of all micro-batches exist together
+            found, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
+            sums = (sums[0] + found[0], sums[1] + found[1], sums[2] + found[2])
+            every_stream_has_one = index % len(streams) == 0
+            computed_with_the_update = compiled and index == len(parts)
+            if every_stream_has_one and not computed_with_the_update:
+                mx.eval(sums, gradients)  # or the activations of all micro-batches exist together
             n_supervised += micro_batch.n_supervised
             n_tokens += micro_batch.inputs.size
         self.optimizer.learning_rate = learning_rate
         norm = update(gradients, mx.array(float(n_supervised)))
-        mx.eval(loss_sum, n_correct, norm, self.student.model.trainable_parameters(), self.optimizer.state)
+        mx.eval(sums, norm, self.student.model.trainable_parameters(), self.optimizer.state)
         self.student.model.eval()
         seconds = time.perf_counter() - started
         return StepMetrics(
             learning_rate=learning_rate,
-            train_loss=scalar(loss_sum) / n_supervised,
-            train_accuracy=scalar(n_correct) / n_supervised,
+            train_loss=scalar(sums[0]) / n_supervised,
+            train_accuracy=scalar(sums[1]) / n_supervised,
+            train_cross_entropy=scalar(sums[2]) / n_supervised,
             supervised_tokens=n_supervised,
             tokens=n_tokens,
             supervised_tokens_per_second=n_supervised / seconds,
@@ -101,16 +106,18 @@ class TrainStep:
             padding=max(1 - sum(lengths) / n_tokens, 0.0),
             gradient_norm=scalar(norm),
             step_seconds=seconds,
+            figures=self.objective.figures,
         )
 
     @property
     def largest_micro_batch(self) -> int:
         """Tokens of the largest micro-batch, without padding."""
-        longest = sorted(self.rows.lengths)[-self.config.batch_size :]
+        longest = [len(row.tokens) for row in self.objective.largest_step(self.rows.rows)]
         return max(max(longest), min(sum(longest), self.micro_batch_tokens))
 
-    def _make_functions(self) -> tuple[Gradient, Update]:
-        """Make the functions at the first step: compiled ones keep the optimizer's state, which resuming replaces.
+    @cached_property
+    def _functions(self) -> tuple[Gradient, Update]:
+        """Made at the first step: compiled functions keep the optimizer's state, which resuming replaces.
 
         They do not refer to `self`: a cycle would keep the model in memory after the run.
         """
@@ -124,10 +131,10 @@ def eager_gradient(objective: Objective) -> Gradient:
     """Make the gradient function that computes operation by operation."""
     value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
 
-    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
         with mx.stream(stream):
-            (loss, correct), gradients = value_and_grad(batch)
-        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+            sums, gradients = value_and_grad(batch)
+        return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
     return gradient_of
 
@@ -140,17 +147,17 @@ def compiled_gradient(objective: Objective) -> Gradient:
     state = [objective.student.model.state, mx.random.state]
 
     @partial(mx.compile, inputs=state, outputs=state)
-    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[mx.array, mx.array, Any]:
+    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[Sums, Any]:
         # A compiled function sees Python values of the first call only. Counts of another batch would be wrong.
         batch = replace(first[0], **arrays, tokens_of_row=())
-        (loss, correct), gradients = value_and_grad(batch)
-        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+        sums, gradients = value_and_grad(batch)
+        return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
-    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
         first[:] = first or [batch]
         with mx.stream(stream):
-            loss, correct, gradients = compiled(arrays_of(pad_targets(batch)), previous)
-        return loss, correct, gradients
+            sums, gradients = compiled(arrays_of(pad_targets(batch)), previous)
+        return sums, gradients
 
     return gradient_of
 

@@ -49,6 +49,19 @@ class Objective(ABC):
         """Return the rows to learn from in a step, given those that are due. Runs before they become micro-batches."""
         return rows
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Figures of the last `roll`, by their names in metrics.jsonl."""
+        return {}
+
+    def largest_step(self, rows: Sequence[TokenizedChat]) -> Sequence[TokenizedChat]:
+        """Return rows as long as those of any step, given all rows of train.jsonl."""
+        return sorted(rows, key=lambda row: len(row.tokens))[-self.config.batch_size :]
+
+    def roll_bytes(self, rows: Sequence[TokenizedChat]) -> int:
+        """Return the memory that `roll` takes for a step of such rows."""
+        return 0
+
     def make_batch(self, rows: Sequence[TokenizedChat], length_multiple: int = 1) -> Batch:
         """Put rows into one batch. Runs before each forward pass.
 
@@ -58,8 +71,8 @@ class Objective(ABC):
         return pad(rows, length_multiple)
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
-        """Return the loss summed over supervised tokens () and the number of correct predictions ().
+    def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+        """Return the loss (), the number of correct predictions () and the cross-entropy (), as sums over tokens.
 
         May be compiled, so it uses nothing but the arrays of a batch and the student's weights. A target below 0 is
         padding and does not count.

@@ -19,7 +19,7 @@ from mlx_distill.models.load import Student
 from mlx_distill.models.local_teacher import open_local_teacher
 from mlx_distill.models.score import Batch, make_batches, map_batches, pad
 from mlx_distill.models.signal import TeacherSignal, row_key
-from mlx_distill.models.tokenize import TokenizedChat, render
+from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.models.tokenizer_match import tokenizer_digest
 from mlx_distill.records import Example, content_hash
 from mlx_distill.storage import files
@@ -43,10 +43,10 @@ class Kd(Objective):
     def teacher_of(self, batch: Any) -> TopK | TeacherHead:
         """Return the teacher's distributions for a batch of `make_batch`."""
 
-    def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
+    def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Compute the divergence in chunks."""
         losses = sum_divergence(self.divergence, *self._sides(batch))
-        return losses.loss, losses.correct
+        return losses.loss, losses.correct, losses.cross_entropy
 
     def evaluate(self, rows: Sequence[TokenizedChat], step: int, report: Report) -> Evaluation:
         """Measure KL(teacher || student), whatever the divergence of training, besides the cross-entropy."""
@@ -105,7 +105,7 @@ class StoredKd(Kd):
 
     def tokenize(self, example: Example) -> StoredRow:
         """Find the row's log-probabilities. Raises InputError if there are none."""
-        row = render(self.student.tokenizer, example)
+        row = super().tokenize(example)
         key = row_key(row, example.context)
         if key not in self.signal:
             self.signal.row(key, example.id)  # raises an error that names the row
@@ -162,7 +162,7 @@ class LiveKd(Kd):
 
     def tokenize(self, example: Example) -> LiveRow:
         """Put the teacher's context before the student's tokens."""
-        row = render(self.student.tokenizer, example)
+        row = super().tokenize(example)
         return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context, example.tools))
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> LiveBatch:

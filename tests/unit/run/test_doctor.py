@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shlex
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +47,52 @@ def test_macos_version(version: str, status: str) -> None:
     assert doctor.check_system("darwin", version, "").status == status
 
 
+def test_the_macos_version_is_that_of_sw_vers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "sw_vers"
+    program.write_text('#!/bin/sh\n[ "$SYSTEM_VERSION_COMPAT" = 0 ] && echo 26.2 || echo 16.0\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SYSTEM_VERSION_COMPAT", "1")  # the default of a Python that was built with an old SDK
+    assert doctor.mac_version() == "26.2"
+    program.unlink()
+    assert doctor.mac_version() == platform.mac_ver()[0]
+
+
+@pytest.mark.parametrize(
+    ("built_for", "version", "chip", "advice"),
+    [
+        ("26.0", "26.2", "Apple M5", ""),
+        ("15.0", "26.2", "Apple M5 Max", "SYSTEM_VERSION_COMPAT=0"),
+        ("26.0", "26.1", "Apple M5", "needs macOS 26.2"),
+        ("15.0", "15.6", "Apple M5", ""),
+        ("15.0", "26.2", "Apple M4 Pro", ""),
+        ("15.0", "26.2", "Apple M10", "SYSTEM_VERSION_COMPAT=0"),
+        ("", "26.2", "Apple M5", ""),
+    ],
+)
+def test_the_wheel_of_mlx_fits_the_chip(built_for: str, version: str, chip: str, advice: str) -> None:
+    check = doctor.check_wheel(built_for, version, chip)
+    assert advice in check.advice and check.status == ("warning" if advice else "ok")
+
+
+@pytest.mark.parametrize(("tag", "version"), [("macosx_15_0_arm64", "15.0"), ("macosx_26_0_arm64", "26.0"), (None, "")])
+def test_the_wheel_is_found(tag: str | None, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tag:
+        info = tmp_path / "mlx_metal-0.32.4.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlx-metal\nVersion: 0.32.4\n")
+        (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-{tag}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor.wheel_macos() == version
+
+
+@pytest.mark.parametrize("folder", ["/usr/bin", "/Users/A Person/venv/bin"])
+def test_advice_names_the_pip_of_this_python(folder: str) -> None:
+    code = f"import sys; sys.executable = {folder + '/python3'!r}; from mlx_distill import device; print(device.PIP)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shlex.split(printed) == [f"{folder}/python3", "-m", "pip", "install"]
+
+
 def test_mac_without_metal_is_a_warning() -> None:
     assert doctor.check_mlx("0.32.4 on cpu", "cpu", "darwin").status == "warning"
     assert doctor.check_mlx("0.32.4 on metal", "metal", "darwin").status == "ok"
@@ -65,23 +115,9 @@ def test_folder(tmp_path: Path) -> None:
     assert doctor.check_folder(tmp_path / "missing").status == "problem"
 
 
-@pytest.mark.parametrize(
-    ("environment", "teacher", "status"),
-    [
-        ({"ANTHROPIC_API_KEY": "sk-ant-secret"}, CLAUDE.teacher, "ok"),
-        ({}, CLAUDE.teacher, "warning"),
-        ({"ANTHROPIC_API_KEY": ""}, CLAUDE.teacher, "warning"),
-        ({}, SAMPLE.teacher, "ok"),
-        ({}, "openai:m@http://localhost:1234/v1", "ok"),
-        ({"OPENAI_BASE_URL": "http://localhost:11434/v1"}, "openai:m", "ok"),
-        ({"OPENAI_API_KEY": "sk-secret"}, "openai:m", "ok"),
-        ({}, "openai:m", "warning"),
-    ],
-)
-def test_teacher_needs_its_key(environment: dict[str, str], teacher: str, status: str) -> None:
-    check = doctor.check_teacher(environment, teacher)
-    assert check.status == status and bool(check.advice) == (status != "ok")
-    assert "secret" not in check.found + check.advice
+def test_the_key_of_the_teacher_is_not_shown() -> None:
+    check = doctor.check_teacher({"ANTHROPIC_API_KEY": "sk-ant-secret"}, CLAUDE.teacher)
+    assert check.status == "ok" and "secret" not in check.found + check.advice
 
 
 @pytest.mark.parametrize(
@@ -97,7 +133,6 @@ def test_teacher_needs_its_key(environment: dict[str, str], teacher: str, status
 )
 def test_hub(student: str, offline: bool, reached: bool, cached: bool, status: str, word: str) -> None:
     check = doctor.check_hub("https://hub", student, offline=offline, reached=reached, cached=cached)
-
     assert check.status == status and word in check.found
     assert bool(check.advice) == (status != "ok")
     assert ("HF_HUB_OFFLINE" in check.advice) == (offline and status != "ok")

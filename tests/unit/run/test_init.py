@@ -28,7 +28,6 @@ def table(text: str, name: str) -> str:
 
 def test_new_project_has_settings_and_prompts(tmp_path: Path) -> None:
     result = run(InitConfig(tmp_path / "demo"))
-
     assert sorted(str(file.relative_to(tmp_path)) for file in (tmp_path / "demo").rglob("*") if file.is_file()) == [
         "demo/data/prompts.jsonl",
         "demo/data/test_prompts.jsonl",
@@ -43,7 +42,6 @@ def test_new_project_has_settings_and_prompts(tmp_path: Path) -> None:
 
 def test_sample_project_needs_no_key_and_no_hub(tmp_path: Path) -> None:
     run(InitConfig(tmp_path / "demo", sample=True))
-
     config = Project.load(tmp_path / "demo" / "distill.toml").config
     assert (config.teacher, config.student) == ("recorded:sample", "sample")
 
@@ -61,7 +59,6 @@ def test_every_setting_is_listed_with_its_default(
             continue
         listed = re.search(rf"^(# )?{field.name} =", table(text, name), re.MULTILINE)
         assert bool(listed) == (field.name not in {*given, *RUN_FLAGS}), field.name
-
     monkeypatch.chdir(tmp_path)
     Path("distill.toml").write_text(text)
     read = to_plain(parse(config, Project.load(Path("distill.toml")).values(name), name))
@@ -72,9 +69,7 @@ def test_every_setting_is_listed_with_its_default(
 def test_preset_replaces_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(InitConfig(tmp_path / "demo"))
     monkeypatch.chdir(tmp_path / "demo")
-
     train = stage_configs(load_project(RunConfig(overrides=('train.preset="demo"',))))["train"]
-
     assert isinstance(train, TrainConfig)
     assert (train.rank, train.scale, train.epochs) == (4, 4.0, 3)
     assert train.targets == ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -83,9 +78,7 @@ def test_preset_replaces_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_new_project_uses_its_own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(InitConfig(tmp_path / "demo"))
     monkeypatch.chdir(tmp_path / "demo")
-
     configs = stage_configs(Project.load(Path("distill.toml")))
-
     assert configs["collect"].prompts == Path("data/prompts.jsonl")
     assert configs["prepare"].test_prompts == configs["compare"].test_prompts == Path("data/test_prompts.jsonl")
     assert len(Path("data/prompts.jsonl").read_text().splitlines()) == 104
@@ -111,7 +104,6 @@ def test_lines_are_short_enough_to_read() -> None:
 def test_occupied_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     assert run(InitConfig(tmp_path / "demo")).name == "demo"  # an empty folder is fine
-
     with pytest.raises(InputError, match="demo already exists and is not empty"):
         run(InitConfig(tmp_path / "demo"))
 
@@ -120,7 +112,6 @@ def test_occupied_folder_is_refused(tmp_path: Path) -> None:
 def test_unusable_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="1 problem"):
         run(InitConfig(tmp_path / name))
-
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +119,6 @@ def test_built_in_prices_can_be_uncommented(tmp_path: Path) -> None:
     before, section = project_file(ProjectConfig(name="demo")).split("[prices]\n")
     file = tmp_path / "distill.toml"
     file.write_text(before + "[prices]\n" + section.replace("# ", ""))
-
     assert Project.load(file).prices == PRICES
 
 

@@ -110,9 +110,9 @@ def test_accumulated_micro_batches_equal_one_batch(
 
 def test_a_new_objective_is_one_registration(config: TrainConfig) -> None:
     class Half(Sft):
-        def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
-            loss, correct = super().loss(batch)
-            return loss / 2, correct
+        def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+            loss, correct, cross_entropy = super().loss(batch)
+            return loss / 2, correct, cross_entropy
 
     objectives = {**OBJECTIVES, "half": Half}
     result = run(config.replace(objective="half"), objectives=objectives)
