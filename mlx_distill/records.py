@@ -179,17 +179,28 @@ class Request(msgspec.Struct, frozen=True):
     max_tokens: int
     question: str = ""
     """The prompt alone, if the messages hold a context besides it. Part of no key."""
+    temperature: float = 0.0
+    """Temperature of a local teacher. Others have their own."""
+    seed: int = 0
+    """Random seed of a local teacher's answer."""
+    sample: int = 0
+    """The number of the answer, if several are wanted."""
 
     @property
     def key(self) -> str:
-        """Content hash of teacher, messages and `max_tokens`: 64 hex digits."""
-        messages = [message.to_json() for message in self.messages]
-        return content_hash({"teacher": self.teacher, "max_tokens": self.max_tokens, "messages": messages})
+        """Content hash of all that decides the answer: 64 hex digits."""
+        return content_hash({**self._content, "max_tokens": self.max_tokens})
 
     @property
     def prompt_key(self) -> str:
-        """Content hash of teacher and messages alone. A complete answer is valid for every `max_tokens`."""
-        return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
+        """Content hash without `max_tokens`: a complete answer is valid for every limit."""
+        return content_hash(self._content)
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        sampling = {"temperature": self.temperature, "seed": self.seed, "sample": self.sample}
+        given = {name: value for name, value in sampling.items() if value}
+        return {"teacher": self.teacher, "messages": [message.to_json() for message in self.messages], **given}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -228,7 +239,7 @@ def completion_status(stop_reason: str, text: str) -> str:
 class TeacherRecord(Record, frozen=True, kw_only=True):
     """One line of `teacher_data.jsonl`: a prompt, the request, and the teacher's answer."""
 
-    written_if_set = frozenset({"question", "context"})
+    written_if_set = frozenset({"question", "context", "temperature", "seed", "sample"})
 
     key: str = ""
     """Content hash of the request. Default: computed."""
@@ -245,6 +256,9 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
     """The prompt alone, if the messages hold a context besides it. The student sees only this."""
     context: str = ""
     """The document in the messages, if the prompt has one."""
+    temperature: float = 0.0
+    seed: int = 0
+    sample: int = 0
     answer: str
     stop_reason: str = "end_turn"
     usage: Usage = Usage()
@@ -283,6 +297,9 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
             messages=request.messages,
             question=request.question,
             context=prompt.context,
+            temperature=request.temperature,
+            seed=request.seed,
+            sample=request.sample,
             answer=answer.text,
             stop_reason=answer.stop_reason,
             usage=answer.usage,
@@ -308,7 +325,8 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
 
     @property
     def request(self) -> Request:
-        return Request(self.teacher, self.messages, self.max_tokens, self.question)
+        sampling = (self.temperature, self.seed, self.sample)
+        return Request(self.teacher, self.messages, self.max_tokens, self.question, *sampling)
 
     @property
     def completion_status(self) -> str:

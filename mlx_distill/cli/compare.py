@@ -19,7 +19,7 @@ from mlx_distill.run.stages import COMPARE
 
 @click.command("compare")
 @click.argument("pair", nargs=-1, metavar="[A B]", type=click.Path(path_type=Path))
-@config_options(CompareConfig)
+@config_options(CompareConfig, leave_out=("teacher_context",))
 @click.option("--no-teacher", is_flag=True, help="Leave the teacher out.")
 @json_option
 def command(pair: tuple[Path, ...], no_teacher: bool, as_json: bool, **flags: Any) -> None:

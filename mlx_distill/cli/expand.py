@@ -30,8 +30,7 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
     """
     config = resolve(ExpandConfig, "expand", flags)
     if dry_run:
-        expected = estimate(config)
-        print_json(expected) if as_json else print_estimate(expected)
+        print_estimate(estimate(config), as_json=as_json)
         return
     if is_paid(config):
         show_estimate(estimate(config))

@@ -6,14 +6,17 @@ import sys
 
 import click
 
-from mlx_distill.cli.output import print_facts
+from mlx_distill.cli.output import print_facts, print_json
 from mlx_distill.formatting import format_usd, plural
 from mlx_distill.teachers.ask import Estimate
 from mlx_distill.teachers.pricing import PRICES_AS_OF, ModelUsage, UsageReport
 
 
-def print_estimate(estimate: Estimate) -> None:
+def print_estimate(estimate: Estimate, *, as_json: bool) -> None:
     """Print the estimate, for --dry-run."""
+    if as_json:
+        print_json(estimate)
+        return
     print_facts(f"{estimate.n_to_ask:,} of {estimate.n_prompts:,} prompts to ask", _facts(estimate))
 
 

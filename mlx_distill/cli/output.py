@@ -70,14 +70,9 @@ class _PlainLines:
         self._printed_at: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Note):
-            click.echo(_safe(event.text), err=True)
-        elif isinstance(event, Warning):
-            click.echo(f"Warning: {_safe(event.text)}", err=True)
-        else:
-            self._progress(event)
-
-    def _progress(self, event: Progress) -> None:
+        if not isinstance(event, Progress):
+            print_notes(event)
+            return
         now = time.monotonic()
         finished = event.total is not None and event.done >= event.total
         if not finished and now - self._printed_at.setdefault(event.job, now) < PLAIN_EVERY_SECONDS:

@@ -36,7 +36,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run all stages of distill.toml: collect, convert, prepare, logprobs, train, compare, fuse.
+    """Run all stages of distill.toml: convert, collect, prepare, logprobs, train, compare, fuse.
 
     `logprobs` runs only if [train] objective is "kd". A stage is skipped if its settings and files have not changed.
     After Ctrl-C, the same command continues. If the teacher's answers cost money, the estimate is shown first, and on
@@ -54,11 +54,7 @@ def command(
     config = RunConfig(first=first or "", force=force, overrides=overrides, full=full)  # type: ignore[arg-type]
     collect = pipeline.collect_config(config)
     if dry_run:
-        expected = estimate(collect)
-        if as_json:
-            print_json(expected)
-        else:
-            print_estimate(expected)
+        print_estimate(estimate(collect), as_json=as_json)
         return
     if is_paid(collect):
         expected = estimate(collect)

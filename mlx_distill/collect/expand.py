@@ -77,7 +77,7 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
     and writes the same file. Raises what `collect.run` raises; the file is written only at the end.
     """
     prompts = read_prompts(config.prompts)
-    teacher = open_teacher(config.teacher)
+    teacher = open_teacher(config.teacher, config.model)
     requests = _requests(teacher.name, prompts, config)
     result = ask.ask(
         teacher,
@@ -122,14 +122,14 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
 
 def estimate(config: ExpandConfig) -> Estimate:
     """Return what `run` would ask and its cost. Sends and writes nothing."""
-    teacher = open_teacher(config.teacher)
+    teacher = open_teacher(config.teacher, config.model)
     requests = _requests(teacher.name, read_prompts(config.prompts), config)
     return ask.estimate(teacher, requests, config.data / files.EXPANSIONS, budget=config.budget)
 
 
 def is_paid(config: ExpandConfig) -> bool:
     """Return whether `run` may cost money that is counted."""
-    return pricing.is_paid(open_teacher(config.teacher), config.budget)
+    return pricing.is_paid(open_teacher(config.teacher, config.model), config.budget)
 
 
 def _requests(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list[tuple[Prompt, Request]]:

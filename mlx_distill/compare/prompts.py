@@ -30,6 +30,8 @@ class EvalPrompt(msgspec.Struct, frozen=True):
     origin: Origin
     teacher_answer: str = ""
     """The answer in the row, for a prompt from a held-out row."""
+    context: str = ""
+    """A document that only the teacher sees."""
 
 
 def read_prompts(file: Path) -> list[Prompt]:
@@ -46,7 +48,15 @@ def read_prompts(file: Path) -> list[Prompt]:
 def build_prompts(prompts: Iterable[Prompt], rows: Iterable[Example], system: str) -> list[EvalPrompt]:
     """Return the test prompts with the system message, then the rows with their own messages."""
     found = [
-        EvalPrompt(one.id, one.family, one.category, one.text, build_messages(one.text, system), "test prompt")
+        EvalPrompt(
+            one.id,
+            one.family,
+            one.category,
+            one.text,
+            build_messages(one.text, system),
+            "test prompt",
+            context=one.context,
+        )
         for one in prompts
     ]
     taken = {prompt.id for prompt in found}

@@ -77,15 +77,15 @@ def check_fused(
     batches = [pad([rows[index] for index in group]) for group in make_batches([len(row.tokens) for row in rows])]
     prompts = [_prompt(student, example) for example in examples[:GREEDY_PROMPTS]]
 
-    def run(student: Student, name: str) -> tuple[HiddenStates, list[Completion]]:
+    def measure(student: Student, name: str) -> tuple[HiddenStates, list[Completion]]:
         hidden, job = _hidden_states(student, batches, report, f"run {name}"), f"generate with {name}"
         return hidden, generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job=job)
 
     base = _hidden_states(student, batches, report, "run base")
     load_adapter(student, adapter_folder)
-    adapted, adapted_text = run(student, "adapter")
+    adapted, adapted_text = measure(student, "adapter")
     student = load_student(fused_folder, dtype=dtype)
-    fused, fused_text = run(student, "fused")
+    fused, fused_text = measure(student, "fused")
     to_base, to_fused = _compare(adapted, base, batches), _compare(adapted, fused, batches)
     fraction = GAIN_FRACTION_QUANTIZED if student.quantized else GAIN_FRACTION
     check = FuseCheck(
@@ -103,11 +103,11 @@ def check_fused(
         divergences=tuple(map(_first_difference, adapted_text, fused_text)),
         greedy_tokens=GREEDY_TOKENS,
     )
-    _refuse_difference(check, student.quantized)
+    _check_limits(check, student.quantized)
     return check
 
 
-def _refuse_difference(check: FuseCheck, quantized: bool) -> None:
+def _check_limits(check: FuseCheck, quantized: bool) -> None:
     problems = []
     # Written so that a loss that is not a number fails too.
     if not abs(check.fused_loss - check.adapter_loss) <= check.allowed_difference:

@@ -1,4 +1,4 @@
-"""The settings of `chat` (`serve` adds its port), and the names of local teachers."""
+"""Settings that several stages share: of `chat` and `serve`, the names of local teachers, the bits of a model."""
 
 from __future__ import annotations
 
@@ -53,3 +53,11 @@ class ChatConfig(Config, frozen=True):
                 f"context_tokens ({self.context_tokens}) must be more than max_tokens ({self.max_tokens}): "
                 "the context holds the conversation and the answer"
             )
+
+
+def check_quantization(bits: int | None, group_size: int) -> None:
+    """Raise ValueError for settings that mlx does not have. `bits` is None for a model that is not quantised."""
+    if bits not in (None, 4, 8):
+        raise ValueError(f"q_bits is {bits}, not 4 or 8")
+    if group_size not in (32, 64, 128):
+        raise ValueError(f"q_group_size is {group_size}, not 32, 64 or 128")

@@ -73,6 +73,11 @@ class TextChunk:
     """None until the last chunk, then `stop` or `length`."""
 
 
+def default_batch_size() -> int:
+    """Return how many prompts the device answers at the same time."""
+    return METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
+
+
 def generate_batch(
     student: Student,
     prompts: Sequence[list[int]],
@@ -89,7 +94,7 @@ def generate_batch(
     """
     if not prompts:
         return []
-    batch_size = METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
+    batch_size = default_batch_size()
     generator = BatchGenerator(
         student.model,
         stop_tokens=[[token] for token in sorted(student.tokenizer.eos_token_ids)],

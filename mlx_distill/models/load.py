@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,19 +73,22 @@ class Student:
         return self.model.lm_head  # type: ignore[no-any-return]
 
 
-def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
+def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool = True) -> Student:
     """Load a model folder with all floating weights cast to `dtype` (default: the device's type for inference).
+
+    Without `plain_head`, any architecture of mlx-lm will do: only text is wanted.
 
     Raises MissingError if there is no model, InputError if its files are broken or not supported. MLX's errors about
     memory pass through.
     """
     model, config = load_weights(path)
     dtype = dtype or device.prepare().dtype_for(read_headers(path).dtype)
-    with _explained(path, "not a model that can be loaded"):
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT):
         model.set_dtype(dtype)
         mx.eval(model.parameters())
     student = Student(path, model, load_tokenizer(path), config, dtype)
-    _check_supported_architecture(student)
+    if plain_head:
+        _check_supported_architecture(student)
     return student
 
 
@@ -98,7 +101,7 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     n_layers = config.get("num_hidden_layers")
     if isinstance(n_layers, int) and n_layers > n_tensors:  # before mlx-lm builds that many layers
         raise InputError(f"{path}: config.json names {n_layers} layers, the files hold {n_tensors} tensors.", _CONVERT)
-    with _explained(path, "not a model that can be loaded"):
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT):
         model, config = mlx_lm_utils.load_model(path, lazy=True, trust_remote_code=False)
     return model, config
 
@@ -116,14 +119,15 @@ def weight_bytes(path: Path, itemsize: int) -> int:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, problem: str) -> Any:
-    """Turn what broken files cause into an InputError; let errors about memory pass."""
+def file_errors(problem: str, next_step: str) -> Iterator[None]:
+    """Raise InputError for what broken files cause in mlx-lm; let errors about memory pass."""
     try:
         yield
     except FILE_ERRORS as error:
         if str(error).startswith(MEMORY_ERRORS):
             raise
-        raise InputError(f"{path}: {problem}: {first_line(error)}", _CONVERT) from error
+        details = str(error).strip().splitlines()[1:11]
+        raise InputError(f"{problem}: {first_line(error).rstrip(':')}", next_step, details) from error
 
 
 def load_tokenizer(path: Path) -> TokenizerWrapper:

@@ -54,9 +54,7 @@ class LocalTeacher:
     """From hidden states (..., D) to logits (..., vocabulary) in float32: 16 bits would add 1e-4 nats of noise."""
 
     def __post_init__(self) -> None:
-        head = self.model.head
-        cut = lambda hidden: head(hidden.astype(mx.float32))[..., : self.vocabulary].astype(mx.float32)  # noqa: E731
-        object.__setattr__(self, "head", cut)
+        object.__setattr__(self, "head", exact_head(self.model.head, self.vocabulary))
 
     def view(self, chat: TokenizedChat, messages: Messages, document: str = "") -> TokenizedChat:
         """Return a row as the teacher sees it: its context and the prompt, then the student's tokens as they are.
@@ -119,6 +117,11 @@ class LocalTeacher:
             finally:
                 if training:
                     model.train()
+
+
+def exact_head(head: Head, vocabulary: int) -> Head:
+    """Return a head that computes its first `vocabulary` logits in float32."""
+    return lambda hidden: head(hidden.astype(mx.float32))[..., :vocabulary].astype(mx.float32)
 
 
 def view(
@@ -201,14 +204,45 @@ def check_teacher(folder: Path, student: Path, usable_bytes: int = 0) -> int:
         if theirs.chat_template != ours.chat_template:
             check_chat_template(theirs)  # `convert` checked the student's
         check_same_tokenizer(theirs, ours)
+    return check_memory(folder, usable_bytes=usable_bytes)
+
+
+def check_memory(folder: Path, student_bytes: int = 0, usable_bytes: int = 0) -> int:
+    """Check that a teacher's weights fit into memory, with a student's that are loaded too. Returns their bytes.
+
+    Only headers of weight files are read. `usable_bytes` defaults to the device's. Raises InputError or MachineError.
+    """
     read_headers(folder)  # refuses broken files
     hardware = device.prepare()
     usable_bytes = usable_bytes or hardware.usable_bytes
     needed = weight_bytes(folder, hardware.dtype.size)
-    if needed > USABLE_FRACTION * usable_bytes:
+    if needed + student_bytes > USABLE_FRACTION * usable_bytes:
+        more = f", and {format_bytes(student_bytes)} for the student's" if student_bytes else ""
         raise MachineError(
-            f"The teacher {folder} needs {format_bytes(needed)} for its weights. A job on this machine may use "
+            f"The teacher {folder} needs {format_bytes(needed)} for its weights{more}. A job on this machine may use "
             f"{format_bytes(usable_bytes)}, of which {1 - USABLE_FRACTION:.0%} stays in reserve.",
             "Choose a smaller teacher, or a 4-bit one: mlx_lm.convert -q --hf-path MODEL --mlx-path FOLDER.",
         )
     return needed
+
+
+def describe_teacher(
+    spec: str, student: Path, *, scores: bool = False, in_memory: bool = False, report: Report = ignore
+) -> str:
+    """Check a local teacher before any work, and say in one line what it needs. A Hub model is downloaded.
+
+    `scores`: its probabilities are needed, so its tokens must be the student's. `in_memory`: both models are loaded at
+    the same time. Raises what `check_teacher` raises. A student that is not converted yet is not looked at.
+    """
+    folder = teacher_folder(spec, student, report)
+    hardware = device.prepare()
+    converted = (student / MODEL_CONFIG).is_file()
+    if scores and converted:
+        check_teacher(folder, student)
+    else:
+        load_tokenizer(folder)
+    own = weight_bytes(student, hardware.dtype.size) if converted and spec != SELF else 0
+    needed = check_memory(folder, own if in_memory else 0)
+    parts = [f"weights {format_bytes(needed)}", *([f"the student's {format_bytes(own)}"] if own else [])]
+    tokens = "; the same tokens as the student" if scores and converted and spec != SELF else ""
+    return f"Teacher {spec}: {', '.join(parts)}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"

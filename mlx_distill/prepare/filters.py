@@ -57,7 +57,7 @@ class RowFilter:
         if found := find_control_token(self._system, self._control_tokens):
             raise InputError(f"The setting system cannot be used: {found}.", "Remove the control token from it.")
         self._protected = OverlapIndex(protected_texts(config.test_prompts_file))
-        self._first_ids: dict[str, str] = {}
+        self._first_ids: dict[tuple[str, str, int], str] = {}
         threshold = config.filter.dedup_threshold
         self._kept = NearDuplicateIndex(threshold) if threshold else None
 
@@ -70,16 +70,16 @@ class RowFilter:
         turns = record.turns
         messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
         example = Example(messages, record.prompt_id, record.family, record.category, record.context)
-        outcome = self._check(example, "\n".join(turn.content for turn in turns))
+        outcome = self._check(example, "\n".join(turn.content for turn in turns), record.sample)
         if isinstance(outcome, Row):
             self.rows.append(outcome)
         else:
             self.rejected.append(Rejection(record.prompt_id, record.key, *outcome))
 
-    def _check(self, example: Example, prompt: str) -> Row | tuple[Reason, str]:
+    def _check(self, example: Example, prompt: str, sample: int) -> Row | tuple[Reason, str]:
         """Return the row, or the reason of the first failed check with its detail."""
         config, limits, answer = self._config, self._config.filter, example.messages[-1].content
-        text, normalized_prompt = f"{prompt}\n{answer}", normalize(prompt)
+        text, asked = f"{prompt}\n{answer}", (normalize(prompt), example.context, sample)
         if problem := surrogate_problem(text):
             return Reason.INVALID_TEXT, problem
         # A test prompt of one or two words is a single n-gram: only the prompt alone can match it.
@@ -104,13 +104,13 @@ class RowFilter:
             return Reason.ANSWER_TOO_SHORT, f"{n} tokens, min_answer_tokens is {limits.min_answer_tokens}"
         if limits.max_answer_tokens is not None and n > limits.max_answer_tokens:
             return Reason.ANSWER_TOO_LONG, f"{n} tokens, max_answer_tokens is {limits.max_answer_tokens}"
-        if normalized_prompt in self._first_ids:
-            return Reason.DUPLICATE, f"same prompt as {self._first_ids[normalized_prompt]}"
+        if asked in self._first_ids:
+            return Reason.DUPLICATE, f"same prompt as {self._first_ids[asked]}"
         if self._kept and (match := self._kept.find(text)):
             threshold = f"dedup_threshold is {limits.dedup_threshold:g}"
             return Reason.NEAR_DUPLICATE, f"{match.similarity:.2f} like {match.key}, {threshold}"
 
-        self._first_ids[normalized_prompt] = example.id
+        self._first_ids[asked] = example.id
         if self._kept:
             self._kept.add(example.id, text)
         if identity:

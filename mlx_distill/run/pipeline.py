@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from os import getpid
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from mlx_distill.models.config import is_local
 from mlx_distill.run.config import RunConfig, RunResult, StageOutcome
 from mlx_distill.run.manifest import Manifest, known_states
 from mlx_distill.run.project import Project
-from mlx_distill.run.stages import LOGPROBS, SECTIONS, STAGES, C, R, Stage, decisive_settings
+from mlx_distill.run.stages import COLLECT, LOGPROBS, SECTIONS, STAGES, C, R, Stage, decisive_settings
 from mlx_distill.storage.atomic import is_occupied
 from mlx_distill.storage.files import CHECKPOINT
 from mlx_distill.storage.journal import Journal
@@ -55,7 +56,8 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
             force = force or stage.name == config.first
             if stage is LOGPROBS and not _needs_logprobs(configs["train"], configs["logprobs"]):
                 continue
-            outcome = update_stage(stage, configs[stage.name], project.manifests, report, force=force)
+            check = partial(check_teacher, project, configs["collect"], report) if stage is COLLECT else None
+            outcome = update_stage(stage, configs[stage.name], project.manifests, report, force=force, check=check)
             outcomes.append(outcome)
             if not outcome.skipped:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -79,18 +81,32 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
     manifest = None
     if project and _matches_project(stage, config, project):
         manifest = _begin(stage, config, project.manifests)
+    if isinstance(config, CollectConfig):
+        check_teacher(project, config, report)
     started = time.monotonic()
     with keep_awake():
-        result = stage.run(config, report)
+        if isinstance(config, TrainConfig):
+            result: Any = train_in_child(config, report)
+        else:
+            result = stage.run(config, report)
     if project and manifest:
         _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 def update_stage(
-    stage: Stage[Any, Any], config: Any, manifests: Path, report: Report = ignore, *, force: bool = False
+    stage: Stage[Any, Any],
+    config: Any,
+    manifests: Path,
+    report: Report = ignore,
+    *,
+    force: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> StageOutcome:
-    """Run one stage if its manifest in `manifests` says that it is not up to date, or with `force`."""
+    """Run one stage if its manifest in `manifests` says that it is not up to date, or with `force`.
+
+    `check` is called before a stage that runs.
+    """
     file = _manifest_file(stage, manifests)
     before = Manifest.load(file)
     if force:
@@ -103,6 +119,8 @@ def update_stage(
         report(Note(f"{stage.name}: up to date"))
         return StageOutcome(stage.name, "", before.seconds, before.summary, tuple(before.outputs))
     report(Note(f"{stage.name}: {reason}"))
+    if check:
+        check()
     started = time.monotonic()
     manifest = _begin(stage, config, manifests)
     may_replace = force or (before is not None and before.outputs_unchanged())
@@ -208,6 +226,22 @@ def _refuse_remote_teacher(train: TrainConfig, logprobs: LogprobsConfig, file: P
             f"Name a local teacher at the top of the file or in [{'train' if train.teacher else 'logprobs'}]: "
             'teacher = "mlx:FOLDER", "mlx:OWNER/NAME" or "self". Or set [train] objective = "sft".',
         )
+
+
+def check_teacher(project: Project | None, config: CollectConfig, report: Report = ignore) -> None:
+    """Say what a local teacher needs and whether its tokens are the student's. Raises DistillError if it cannot teach.
+
+    The tokens matter only for an objective that learns the teacher's probabilities.
+    """
+    if not is_local(config.teacher) or config.model is None:
+        return
+    device.prepare()
+    from mlx_distill.models.local_teacher import describe_teacher
+
+    scores = project is not None and project.objective != "sft"
+    in_memory = project is not None and project.trains_with_teacher
+    text = describe_teacher(config.teacher, config.model, scores=scores, in_memory=in_memory, report=report)
+    report(Note(text))
 
 
 def _collect(config: CollectConfig, report: Report) -> CollectResult:

@@ -129,6 +129,16 @@ class Project:
         return self.report / RUN_LOG
 
     @property
+    def objective(self) -> str:
+        """The objective of `train` as the file gives it; `train` checks it."""
+        return str(self.sections.get("train", {}).get("objective", "sft"))
+
+    @property
+    def trains_with_teacher(self) -> bool:
+        """True if teacher and student are in memory at the same time."""
+        return self.objective == "on-policy" or (self.objective == "kd" and self._teacher_in_memory)
+
+    @property
     def _teacher_in_memory(self) -> bool:
         """True if training loads the teacher: no log-probabilities are stored, or the student writes the text."""
         on_policy = self.sections.get("train", {}).get("objective") == "on-policy"
@@ -139,8 +149,15 @@ class Project:
         config = self.config
         budget = {"max_cost": config.max_cost, "track_costs": config.track_costs, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {
-            "collect": {"teacher": config.teacher, "out": self.data, CONTEXT_SECTION: to_plain(self.context), **budget},
-            "expand": {"teacher": config.teacher, "data": self.data, **budget},
+            "collect": {
+                "teacher": config.teacher,
+                "model": self.model,
+                "out": self.data,
+                CONTEXT_SECTION: to_plain(self.context),
+                "seed": config.seed,
+                **budget,
+            },
+            "expand": {"teacher": config.teacher, "model": self.model, "data": self.data, **budget},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
             "logprobs": {
@@ -163,6 +180,7 @@ class Project:
                 "data": self.data,
                 "out": self.report,
                 "teacher": config.teacher,
+                CONTEXT_SECTION: to_plain(self.context),
                 "system": config.system,
                 "seed": config.seed,
                 **budget,

@@ -15,7 +15,8 @@ from contextlib import suppress
 from mlx_lm.generate import wired_limit
 
 from mlx_distill.errors import DistillError, MachineError
-from mlx_distill.events import Note, Report, ignore
+from mlx_distill.events import Note, Report, Warning, ignore
+from mlx_distill.gpu_errors import explain
 from mlx_distill.models.adapter import open_student
 from mlx_distill.models.chat_model import ChatModel
 from mlx_distill.models.generate import Sampling
@@ -88,8 +89,12 @@ class Server:
             job.put(error)
         except DistillError as error:
             job.put(RequestError(str(error), "messages"))
-        except Exception:  # one failed request must not end the server
-            traceback.print_exc()
+        except Exception as error:  # one failed request must not end the server
+            machine_error = explain(error)
+            if machine_error:
+                self._report(Warning(str(machine_error)))
+            else:
+                traceback.print_exc()
             job.put(RequestError("The model failed; the server's terminal shows why.", status=500))
 
     def _generate(self, job: Job) -> None:

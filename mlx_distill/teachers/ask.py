@@ -81,7 +81,7 @@ def ask(
     requests: Requests,
     journal: Path,
     *,
-    concurrency: int,
+    concurrency: int | None = None,
     budget: Budget | None = None,
     retry: Collection[str] = (),
     batch_mode: BatchMode | None = None,
@@ -92,9 +92,10 @@ def ask(
 ) -> AskResult:
     """Send the requests that the journal does not answer yet, each once, and save every answer as it arrives.
 
-    `retry` names completion statuses (`pending.RETRIES`) to ask for again. Without `batch_mode` pending batches are not
-    looked at. Raises InputError for a missing price, a locked folder or damaged files. What stops the run later
-    (TeacherError, BudgetError, Interrupted) is returned in `stopped_by`: every answer that arrived is saved.
+    `concurrency` defaults to the teacher's own. `retry` names completion statuses (`pending.RETRIES`) to ask for again.
+    Without `batch_mode` pending batches are not looked at. Raises InputError for a missing price, a locked folder or
+    damaged files. What stops the run later (TeacherError, BudgetError, Interrupted) is returned in `stopped_by`: every
+    answer that arrived is saved.
     """
     budget, began = budget or Budget(), time.monotonic()
     _check_batches(teacher, batch_mode)
@@ -115,7 +116,7 @@ def ask(
             batch_runner = BatchRunner(session, teacher, batch_mode)
             session.run(batch_runner.run, batch_runner.interrupt, loop_factory)
         if session.plan.missing and batch_mode in (None, "off") and not session.stopped_by:
-            runner = Runner(session, concurrency)
+            runner = Runner(session, concurrency or teacher.default_concurrency)
             session.run(runner.run, runner.interrupt, loop_factory)
         if isinstance(session.stopped_by, BudgetError):
             session.stopped_by = _over_budget(session, batch=batch_mode in ("wait", "all"))

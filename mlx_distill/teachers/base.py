@@ -19,6 +19,10 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 """`retry-after` is honoured for up to 24 hours."""
 
 
+DEFAULT_CONCURRENCY = 64
+"""Requests at once to a server that does not state its limits."""
+
+
 class RetryableError(Exception):
     """The teacher did not answer now, but may answer later: a rate limit, an overload, a dropped connection."""
 
@@ -112,6 +116,10 @@ class Teacher(Protocol):
     @property
     def billed_model(self) -> str:
         """The model whose price holds for every answer. Empty if the teacher is free (a recording, a local server)."""
+
+    @property
+    def default_concurrency(self) -> int:
+        """Requests at once, unless the user says otherwise."""
 
     @property
     def max_retry_tokens(self) -> int:

@@ -19,6 +19,7 @@ from msgspec import structs
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Request
 from mlx_distill.teachers.base import (
+    DEFAULT_CONCURRENCY,
     BadRequestError,
     MalformedResponseError,
     MaxTokensError,
@@ -36,6 +37,7 @@ MAX_MESSAGE_LENGTH = 300
 class HttpTeacher(ABC):
     """A teacher behind an HTTP API, through an SDK whose own retries are off."""
 
+    default_concurrency = DEFAULT_CONCURRENCY
     service = ""
     """Subject of error messages. Default: the server's address."""
     balance_codes: frozenset[str] = frozenset()

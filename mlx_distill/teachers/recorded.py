@@ -10,7 +10,7 @@ from mlx_distill.errors import InputError
 from mlx_distill.records import Answer, Messages, Request, TeacherRecord
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import package_data_path
-from mlx_distill.teachers.base import PromptError, Reply
+from mlx_distill.teachers.base import DEFAULT_CONCURRENCY, PromptError, Reply
 
 SAMPLE = "sample"
 
@@ -23,6 +23,7 @@ class RecordedTeacher:
 
     terms = ""
     billed_model = ""
+    default_concurrency = DEFAULT_CONCURRENCY
     max_retry_tokens = 0  # it would repeat the same answer
 
     def __init__(self, source: str) -> None:

@@ -81,7 +81,7 @@ class TrainConfig(Config, frozen=True):
     method: Annotated[
         Literal["lora", "dora", "full"], doc("what is trained: a low-rank update (lora, dora) or all weights (full)")
     ] = "lora"
-    learning_rate: Annotated[float, doc("peak learning rate", gt=0)] = 1e-3
+    learning_rate: Annotated[float, doc("peak learning rate; for kd, start with 1e-4 to 3e-4", gt=0)] = 1e-3
     schedule: Annotated[Literal["cosine", "linear", "constant"], doc("learning rate after the warm-up")] = "cosine"
     warmup: Annotated[float, doc("fraction of the run over which the learning rate rises", ge=0, lt=1)] = 0.1
     rank: Annotated[int, doc("rank of the low-rank update", ge=1)] = 8

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_distill import cpu, device
 from mlx_distill.errors import InputError
-from mlx_distill.events import Report, Warning, ignore
+from mlx_distill.events import Report, ignore
 from mlx_distill.models.load import load_student
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import only_writer
@@ -63,8 +63,6 @@ def _train(
     hardware = device.prepare()
     # Full training needs float32: in 16 bits, rounding would lose small updates.
     dtype = mx.float32 if config.method == "full" else hardware.dtype
-    if hardware.warning:
-        report(Warning(hardware.warning))
     check_weights_fit(config, dtype.size, hardware.usable_bytes)
     student = load_student(config.model, dtype=dtype)
     objective = objectives[config.objective](config, student)

@@ -61,7 +61,7 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "kd, whole vocabulary": {"objective": "kd", "teacher": "self"},
     "on-policy": {"objective": "on-policy", "teacher": "self", "divergence": "reverse"},
 }
-"""What is compared: the settings of `train`."""
+"""The settings of `train` for each objective that is compared."""
 BELOW_BASE, BELOW_SFT = 0.6, 0.85
 
 
@@ -73,7 +73,7 @@ class Setup:
     valid_prompts: int = 6
     test_prompts: int = 25
     max_tokens: int = 96
-    """Of an answer."""
+    """Length limit of an answer."""
     epochs: int = 2
     batch_size: int = 4
     top_k: int = 64

@@ -143,7 +143,8 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
             values - mx.logsumexp(values, axis=-1, keepdims=True) for values in (logits, teacher_logits)
         )
         divergences: mx.array = (mx.exp(teacher_logs) * (teacher_logs - logs)).sum(axis=-1)
-        return divergences.sum() / n_supervised
+        loss: mx.array = divergences.sum() / n_supervised
+        return loss
 
     def with_all_logits(tokens: mx.array, spans: mx.array) -> Any:
         """Take a step that holds the logits of all tokens."""

@@ -88,27 +88,19 @@ def test_run_leaves_results_and_manifests(project: Path) -> None:
     assert [line["stage"] for line in log] == list(STAGES_OF_SFT)
 
 
-def test_rerun_does_nothing(project: Path) -> None:
-    events: list[Event] = []
-    result = run(RunConfig(), events.append)
-
-    assert reasons(result) == {}
-    assert events == [Note(f"{stage}: up to date") for stage in STAGES_OF_SFT]
-    assert all(outcome.summary and outcome.seconds > 0 for outcome in result.stages)
-
-
-def test_rerun_loads_no_mlx(project: Path) -> None:
+def test_rerun_does_nothing_and_loads_no_mlx(project: Path) -> None:
     code = (
         "import sys\nfrom mlx_distill.run.config import RunConfig\nfrom mlx_distill.run.pipeline import run\n"
-        "result = run(RunConfig())\nassert all(outcome.skipped for outcome in result.stages), result\n"
+        "events = []\nresult = run(RunConfig(), events.append)\n"
+        "assert all(one.skipped and one.summary and one.seconds > 0 for one in result.stages), result\n"
+        f"assert [event.text for event in events] == [f'{{name}}: up to date' for name in {STAGES_OF_SFT!r}]\n"
         "assert not {'mlx.core', 'mlx_lm', 'transformers'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
 
 
 def test_changed_setting_reruns_what_depends_on_it(project: Path) -> None:
     edit("batch_size = 2", "batch_size = 3")
-
     assert reasons(run(RunConfig())) == {
         "train": "batch_size changed",
         "compare": "adapters.safetensors changed",
@@ -122,10 +114,8 @@ def test_changed_file_is_named_and_edited_result_kept(project: Path) -> None:
     Path("data/tiny/valid.jsonl").write_text(rows.replace("constant", "fixed value"))
     Path("adapters/tiny/adapters.safetensors").write_bytes(b"edited by hand")
     events: list[Event] = []
-
     with pytest.raises(InputError, match="adapters/tiny"):  # prepare wrote the rows again, so only the adapter differs
         run(RunConfig(), events.append)
-
     assert Note("prepare: valid.jsonl changed") in events
     assert Note("train: adapters.safetensors changed") in events
     assert Path("data/tiny/valid.jsonl").read_text() == rows
@@ -133,18 +123,13 @@ def test_changed_file_is_named_and_edited_result_kept(project: Path) -> None:
 
 
 def test_new_prompt_reaches_the_model(project: Path) -> None:
-    for file, row in (
-        ("prompts.jsonl", {"id": "new", "prompt": "Name one colour.", "family": "new", "split": "train"}),
-        (
-            "recorded.jsonl",
-            {"prompt_id": "new", "messages": [{"role": "user", "content": "Name one colour."}], "answer": "Blue."},
-        ),
-    ):
+    question = "Name one colour."
+    prompt = {"id": "new", "prompt": question, "family": "new", "split": "train"}
+    recorded = {"prompt_id": "new", "messages": [{"role": "user", "content": question}], "answer": "Blue."}
+    for file, row in (("prompts.jsonl", prompt), ("recorded.jsonl", recorded)):
         with Path(file).open("a") as open_file:
             open_file.write(json.dumps(row) + "\n")
-
     result = run(RunConfig())
-
     assert reasons(result)["collect"] in ("prompts.jsonl changed", "recorded.jsonl changed")
     assert reasons(result)["train"] == "train.jsonl changed"
     assert "convert" not in reasons(result)
@@ -155,11 +140,9 @@ def test_missing_answer_is_requested_by_every_run(project: Path) -> None:
     shutil.rmtree("data/tiny")
     lines = Path("recorded.jsonl").read_text().splitlines(keepends=True)
     Path("recorded.jsonl").write_text("".join(lines[1:]))
-
     first, second = run(RunConfig()), run(RunConfig())
     assert reasons(first)["collect"] == "teacher_data.jsonl is missing"
     assert reasons(second) == {"collect": "1 answer missing"}
-
     Path("recorded.jsonl").write_text("".join(lines))
     assert {"collect", "prepare", "train"} <= set(reasons(run(RunConfig())))
     assert reasons(run(RunConfig())) == {}
@@ -171,11 +154,9 @@ def test_from_repeats_a_stage_and_all_after_it(project: Path) -> None:
 
 def test_result_without_manifest_is_not_replaced(project: Path) -> None:
     shutil.rmtree("reports/tiny/manifests")
-
     for _ in range(2):  # the first refusal must not permit the second run
         with pytest.raises(InputError, match="adapters/tiny holds files that `run` did not make") as caught:
             run(RunConfig())
-
     assert "--from train" in caught.value.next_step
     assert set(reasons(run(RunConfig(first="train")))) == {"train", "compare", "fuse"}
 
@@ -183,18 +164,14 @@ def test_result_without_manifest_is_not_replaced(project: Path) -> None:
 def test_standalone_stage_counts_for_run(project: Path) -> None:
     shutil.rmtree("adapters/tiny")
     Path("reports/tiny/manifests/train.json").unlink()
-
     run_standalone(TRAIN, stage_configs(Project.load(Path("distill.toml")))["train"])
-
     assert "train" not in reasons(run(RunConfig()))
 
 
 def test_standalone_stage_with_other_settings_does_not(project: Path) -> None:
     manifest = Path("reports/tiny/manifests/prepare.json").read_text()
     overrides = ("prepare.filter.min_answer_tokens=2",)
-
     run_standalone(PREPARE, stage_configs(load_project(RunConfig(overrides=overrides)))["prepare"])
-
     assert Path("reports/tiny/manifests/prepare.json").read_text() == manifest
 
 
@@ -212,7 +189,6 @@ def test_interrupted_training_resumes(project: Path, cli: Callable[..., Finished
     assert started.returncode == 130, err
     assert "Stopped: " in err and "Run the same command again" in err
     assert Path("reports/tiny/manifests/train.started.json").exists()
-
     edit("epochs = 20", "epochs  =  20")  # the same settings in another spelling
     again = cli("run", "--json")
     assert again.code == 0, again.err
@@ -233,7 +209,6 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
     )
     loaded = load_project(RunConfig(overrides=overrides))
     train = stage_configs(loaded)["train"]
-
     assert isinstance(train, TrainConfig)
     assert (train.epochs, train.learning_rate, train.targets) == (2, 1e-4, ("self_attn.q_proj",))
     assert (loaded.config.student, loaded.config.system) == ("sample", "x = 1")
@@ -242,7 +217,6 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
 
 def test_full_run_has_no_time_budget(project: Path) -> None:
     edit("epochs = 1", "epochs = 1\ntime_budget_minutes = 2.5")
-
     assert stage_configs(load_project(RunConfig()))["train"].time_budget_minutes == 2.5
     assert stage_configs(load_project(RunConfig(full=True)))["train"].time_budget_minutes == 0
 
@@ -257,10 +231,8 @@ def test_all_wrong_settings_are_named_before_any_work(project: Path) -> None:
     edit("epochs = 1", 'epochs = "one"\nclip = 1.0')
     edit("max_tokens = 8", "max_token = 8")
     before = Path("reports/tiny/runs.jsonl").read_text()
-
     with pytest.raises(InputError) as caught:
         run(RunConfig(force=True))
-
     assert caught.value.problems == (
         "[train] epochs = 'one': expected int, got str",
         "[train] clip is called max_grad_norm now",
@@ -291,25 +263,21 @@ def test_mac_is_kept_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("CALLED", str(tmp_path / "called"))
-
     with keep_awake("darwin"):
         while not (tmp_path / "called").exists() or not (tmp_path / "called").read_text():
             time.sleep(0.01)
     assert (tmp_path / "called").read_text().split() == ["-i", "-w", str(os.getpid())]
-
     with keep_awake("linux"):
         pass
 
 
 def test_command_prints_one_line_a_stage(project: Path, cli: Callable[..., Finished]) -> None:
     finished = cli("run")
-
     assert finished.code == 0, finished.err
     for stage, where in (("collect", "data/tiny"), ("train", "adapters/tiny"), ("fuse", "models/tiny")):
         (line,) = [line for line in finished.out.splitlines() if line.split()[:1] == [stage]]
         assert "up to date" in line and line.endswith(where)
     assert "Report: reports/tiny/report.html" in finished.out
-
     found = json.loads(cli("run", "--json").out)
     assert [stage["stage"] for stage in found["stages"]] == list(STAGES_OF_SFT)
 
@@ -321,7 +289,6 @@ def test_kd_stores_log_probabilities_once(project: Path, cli: Callable[..., Fini
     manifest = json.loads(Path("data/tiny/logprobs/manifest.json").read_text())
     assert (manifest["teacher"], manifest["source"]["top_k"], manifest["n_rows"]) == ("self", 16, len(SPLITS))
     assert "top 16 hold" in json.loads(Path("reports/tiny/manifests/logprobs.json").read_text())["summary"]
-
     assert "logprobs: up to date" in cli("run").err
     edit("top_k = 16", "top_k = 8")
     assert "logprobs: top_k changed" in cli("run").err

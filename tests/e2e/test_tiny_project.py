@@ -59,18 +59,14 @@ def succeed(finished: Finished) -> Finished:
 def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None:
     collected = json.loads(succeed(cli("collect", "--json", cwd=project)).out)
     assert (collected["n_prompts"], collected["n_answered"]) == (104, 104)
-
     model = Path(json.loads(succeed(cli("convert", "--json", cwd=project)).out)["path"])
     assert (project / model / "config.json").exists()
-
     succeed(cli("prepare", cwd=project))
     rows = {split: (project / "data/demo" / f"{split}.jsonl").read_text().splitlines() for split in ("train", "test")}
     assert len(rows["train"]) > 50
     assert json.loads(rows["test"][0])["messages"][0]["role"] == "system"
-
     trained = json.loads(succeed(cli("train", "--json", cwd=project)).out)
     assert trained["valid_loss"] < trained["valid_loss_before"]
-
     compared = succeed(cli("compare", cwd=project))
     assert "test-balanced-tree" in compared.out or "balanced" in compared.out
     report = json.loads((project / "reports/demo/report.json").read_text())
@@ -80,41 +76,24 @@ def test_each_command_does_its_stage_in_float32(project: Path, cli: Cli) -> None
     assert figures["loss"][1]["value"] < figures["loss"][0]["value"]
     assert f"{len(rows['test'])} test rows" in report["tables"]["held_out"]["note"]
     assert 0 <= figures["token accuracy"][0]["value"] <= 1
-
     fused = succeed(cli("fuse", "--json", cwd=project))
     assert (project / "models/demo/model.safetensors").exists()
     assert json.loads(fused.out)["adapter"] == f"{adapter['folder']} ({adapter['checkpoint']})"
-
     chatted = succeed(cli("chat", "--max-tokens", "8", cwd=project, text="Write a queue.\n"))
     assert len(chatted.out) > 1
-    fused_chat = succeed(
-        cli("chat", "--model", "models/demo", "--max-tokens", "8", cwd=project, text="Write a queue.\n")
-    )
-    assert fused_chat.out == chatted.out
-
+    options = ("--model", "models/demo", "--max-tokens", "8")
+    assert succeed(cli("chat", *options, cwd=project, text="Write a queue.\n")).out == chatted.out
     # `run` skips the stages that single commands did
     rerun = succeed(cli("run", cwd=project))
     for stage in ("collect", "convert", "prepare", "train", "compare", "fuse"):
         assert f"{stage}: up to date" in rerun.err
 
 
-def test_a_run_in_bfloat16_and_reruns_of_changed_stages(small_project: Path, cli: Cli) -> None:
-    environment = {"MLX_DISTILL_DTYPE": "bfloat16"}
-    succeed(cli("run", cwd=small_project, env=environment))
+def test_a_run_in_bfloat16_lowers_the_loss(small_project: Path, cli: Cli) -> None:
+    succeed(cli("run", cwd=small_project, env={"MLX_DISTILL_DTYPE": "bfloat16"}))
     report = json.loads((small_project / "reports/demo/report.json").read_text())
     base, distilled, _ = report["tables"]["held_out"]["rows"]["loss"]
     assert distilled["value"] < base["value"]
-
-    rerun = succeed(cli("run", "--json", cwd=small_project, env=environment))
-    assert all(not stage["reason"] for stage in json.loads(rerun.out)["stages"])
-
-    (small_project / "distill.toml").write_text(
-        (small_project / "distill.toml").read_text().replace("epochs = 4", "epochs = 2")
-    )
-    changed = succeed(cli("run", cwd=small_project, env=environment))
-    assert "prepare: up to date" in changed.err
-    assert "train: epochs changed" in changed.err
-    assert "fuse: up to date" not in changed.err
 
 
 def test_train_on_policy_from_the_project_file(small_project: Path, tmp_path: Path, cli: Cli) -> None:
@@ -161,7 +140,7 @@ def test_a_new_project_runs_with_the_anthropic_teacher(tmp_path: Path, tiny_stud
         ran = json.loads(succeed(cli("run", "--json", *overrides, cwd=tmp_path / "mine", env=environment)).out)
         n_calls = len(server.calls)
         succeed(cli("run", *overrides, cwd=tmp_path / "mine", env=environment))
-    assert ran["stages"][0]["summary"].startswith("104 of 104 answered")
+    assert ran["stages"][1]["summary"].startswith("104 of 104 answered")
     assert n_calls == 104 + 4 == len(server.calls), "one call a prompt and one a test prompt, none twice"
     report = json.loads((tmp_path / "mine/reports/mine/report.json").read_text())
     assert all(prompt["teacher"]["text"] for prompt in report["answers"])

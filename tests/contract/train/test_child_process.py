@@ -195,7 +195,7 @@ def test_a_signal_reaches_the_child_which_saves(tmp_path: Path, number: int, cod
     with pytest.raises(Interrupted) as error:
         train_in_child(config(tmp_path), report, child(tmp_path, saves))
     assert (error.value.exit_code, error.value.message) == (code, "after step 5 of 9.")
-    assert "Run the same command again" in error.value.next_step
+    assert "mlx-distill run` again" in error.value.next_step
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -38,14 +38,8 @@ class Elements(HTMLParser):
 def hostile_page() -> str:
     answer = make_answer(HOSTILE, finished=False, n_tokens=120)
     teacher = make_answer(HOSTILE, finished=False, taught=True)
-    one = make_answered(
-        answer,
-        answer,
-        teacher,
-        name='tree"><script>',
-        category="<img src=x>",
-        prompt="<script>alert(2)</script>\u202e",
-    )
+    prompt = {"name": 'tree"><script>', "category": "<img src=x>", "prompt": "<script>alert(2)</script>\u202e"}
+    one = make_answered(answer, answer, teacher, **prompt)
     return html_page(make_report([one], ("<svg onload=alert(3)>",), training=TRAINING))
 
 

@@ -100,13 +100,9 @@ def test_report_docstring_names_every_field() -> None:
 
 def test_facts_leave_out_what_is_unknown() -> None:
     assert "Cost of the answers" not in facts(make_report())
+    assert [format_parameters(n) for n in (1_700_000, 494_032_768, 7_600_000_000)] == ["1.7M", "494M", "7.6B"]
     recorded = facts(make_report(collected=Collected(4, 4, ("recorded:sample",), (), None, 0)))
     assert recorded["Cost of the answers"] == "none: the answers are recorded"
-
-
-@pytest.mark.parametrize(("count", "text"), [(1_700_000, "1.7M"), (494_032_768, "494M"), (7_600_000_000, "7.6B")])
-def test_parameters_are_written_as_people_do(count: int, text: str) -> None:
-    assert format_parameters(count) == text
 
 
 @pytest.fixture
@@ -149,6 +145,7 @@ def test_a_pipe_gets_plain_lines(compare: Callable[..., str], tmp_path: Path) ->
 def test_a_wide_terminal_shows_answers_side_by_side(
     compare: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TERM", "dumb")  # no colours
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "140")
     assert re.search(r"^ *base \(.* +distilled \(.*", compare(), re.MULTILINE)

@@ -14,7 +14,7 @@ import pytest
 from mlx_distill.errors import InputError, MachineError, MissingError
 from mlx_distill.models.context import TeacherContext
 from mlx_distill.models.load import Student, load_student
-from mlx_distill.models.local_teacher import LocalTeacher, check_teacher, open_local_teacher
+from mlx_distill.models.local_teacher import LocalTeacher, check_memory, check_teacher, open_local_teacher
 from mlx_distill.models.score import pad
 from mlx_distill.models.tokenize import TokenizedChat, render, render_prompt
 from mlx_distill.records import Message, Messages
@@ -224,6 +224,8 @@ def test_too_little_memory_is_known_before_loading(tiny_student: Path) -> None:
     assert needed == check_teacher(tiny_student, tiny_student, 2 * needed)
     with pytest.raises(MachineError, match=r"needs .* for its weights.*\n.*4-bit"):
         check_teacher(tiny_student, tiny_student, needed)
+    with pytest.raises(MachineError, match="for the student's"):
+        check_memory(tiny_student, student_bytes=needed, usable_bytes=2 * needed)
 
 
 @pytest.mark.parametrize(

@@ -26,22 +26,17 @@ def parse(**changes: Any) -> ChatRequest:
     ("changes", "param", "says"),
     [
         ({"model": "gpt-4"}, "model", "There is no model 'gpt-4'; this server has distilled, base."),
-        ({"model": None}, "model", '"model": expected str, got null.'),
         ({"messages": []}, "messages", '"messages": expected array of length >= 1.'),
-        ({"messages": "Hi"}, "messages", '"messages": expected array, got str.'),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "unknown value 'tool'"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages", '"messages[0].role": expected str'),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "unknown value 'image_url'"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "expected str | array, got null"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}, "messages", "expected null"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, None, "must be a user message"),
         ({"max_tokens": 0}, "max_tokens", '"max_tokens": expected int >= 1.'),
-        ({"max_tokens": "many"}, "max_tokens", "expected int | null, got str"),
         ({"max_tokens": True}, "max_tokens", "got bool"),
         ({"temperature": -1}, "temperature", "expected float >= 0"),
         ({"top_p": 1.5}, "top_p", "expected float <= 1"),
         ({"n": 2}, "n", '"n": expected int <= 1.'),
-        ({"n": True}, "n", "got bool"),
         ({"stream": "true"}, "stream", "expected bool | null, got str"),
         ({"tools": [{"type": "function"}]}, "tools", '"tools": expected array of length <= 0.'),
         ({"tool_choice": "required"}, "tool_choice", "unknown value 'required'"),
@@ -80,7 +75,7 @@ def test_the_default_system_message_fills_a_gap() -> None:
 
 
 def shown(stops: Sequence[str], text: str, size: int) -> str:
-    """What a client sees of a text that comes in pieces of this size."""
+    """The text that a client sees, of a text in pieces of this size."""
     stop, said = StopFilter(stops), ""
     for start in range(0, len(text), size):
         said += stop.add(text[start : start + size], is_last=start + size >= len(text))

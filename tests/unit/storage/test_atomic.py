@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError
-from mlx_distill.storage.atomic import is_occupied, new_file, new_folder, write_json, write_json_lists, write_text
+from mlx_distill.storage.atomic import (
+    is_inside,
+    is_occupied,
+    new_file,
+    new_folder,
+    write_json,
+    write_json_lists,
+    write_text,
+)
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(), lambda item: st.lists(item) | st.dictionaries(st.text(), item), max_leaves=8
@@ -109,3 +117,15 @@ def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "atomic", "x")
 
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_path_is_inside_whatever_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that ignores case, BASE is the folder `base`."""
+    assert is_inside(tmp_path / "base" / "new", tmp_path / "base")
+    assert not is_inside(tmp_path, tmp_path / "base")
+
+    def same_file(self: Path, other: Path) -> bool:
+        return str(self).casefold() == str(other).casefold()
+
+    monkeypatch.setattr(Path, "samefile", same_file)
+    assert is_inside(tmp_path / "base", tmp_path / "BASE")

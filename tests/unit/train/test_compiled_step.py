@@ -60,6 +60,21 @@ def test_compiled_training_equals_eager_training(short: TrainConfig, tmp_path: P
         np.testing.assert_allclose(value, after[name], rtol=0, atol=TOLERANCE * np.abs(value).max(), err_msg=name)
 
 
+def test_the_step_of_a_mac_is_near_the_float32_step(short: TrainConfig, tmp_path: Path) -> None:
+    """Compiled, in bfloat16, with cast adapters: what a Mac computes."""
+    exact, mac = short.replace(adapter=tmp_path / "exact"), short.replace(adapter=tmp_path / "mac")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DISTILL_DTYPE", "float32")
+        run(exact, execution=EAGER)
+        patch.setenv("MLX_DISTILL_DTYPE", "bfloat16")
+        run(mac, execution=Execution(STREAM, compiled=True, cast_adapters=True, length_multiple=32))
+    for one, other in zip(read_metrics(exact.adapter)[1:], read_metrics(mac.adapter)[1:], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2**-7)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=2**-5)
+    before, after = trained_state(exact.adapter), trained_state(mac.adapter)
+    assert all(value.dtype == after[name].dtype for name, value in before.items())
+
+
 @pytest.mark.parametrize("execution", [EAGER, COMPILED])
 def test_resume_is_exact_in_both_forms(short: TrainConfig, tmp_path: Path, execution: Execution) -> None:
     short = short.replace(dropout=0.1, epochs=2)
