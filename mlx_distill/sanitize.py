@@ -47,3 +47,22 @@ def fenced(text: str, language: str = "") -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{printable(text)}\n{fence}"
+
+
+def without_thinking(text: str) -> str:
+    """Remove `<think>...</think>`, which some servers leave in the answer's text.
+
+    Some chat templates open the thought in the prompt, so the answer may contain only its end. A thought without an
+    end leaves nothing.
+    """
+    opened = text.lstrip().startswith("<think>")
+    before, closing, after = text.partition("</think>")
+    if closing and (opened or "<think>" not in before):
+        return after.lstrip()
+    return "" if opened else text
+
+
+def thinking_of(text: str) -> str:
+    """Return the reasoning that a text begins with, without its tags; "" if there is none, or if it has no end."""
+    before, closing, _ = text.partition("</think>")
+    return before.rpartition("<think>")[2].strip() if closing else ""

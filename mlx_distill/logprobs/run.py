@@ -180,8 +180,9 @@ def read_views(config: LogprobsConfig, folder: Path, context: TeacherContext) ->
         problems = []
         for example in read_jsonl(config.data / name, Example.from_json, _PREPARE):
             try:
-                chat = render(student, example.messages)
-                rows[row_key(chat, example.context)] = view(teacher, context, chat, example.messages, example.context)
+                chat = render(student, example)
+                seen = view(teacher, context, chat, example.messages, example.context, example.tools)
+                rows[row_key(chat, example.context)] = seen
             except InputError as error:
                 problems.append(f"{example.id}: {error.message}")
         raise_problems(config.data / name, problems, "Run `mlx-distill prepare` again with this student.")

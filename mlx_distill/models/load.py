@@ -60,9 +60,12 @@ class Student:
         """The number of parameters without an adapter's. Quantised weights count unpacked."""
         return int(mlx_lm_utils.get_total_parameters(self.model))
 
-    def hidden(self, tokens: mx.array) -> mx.array:
-        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D)."""
-        states: mx.array = self.model.model(tokens)
+    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D).
+
+        `cache` is mlx-lm's prompt cache of the tokens before, if there are any.
+        """
+        states: mx.array = self.model.model(tokens) if cache is None else self.model.model(tokens, cache=cache)
         return states
 
     @property

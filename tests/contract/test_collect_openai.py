@@ -18,9 +18,10 @@ from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.events import Event
 from mlx_distill.models.context import TEACHER_SYSTEM
 from mlx_distill.records import Request, build_messages
+from mlx_distill.sanitize import without_thinking
 from mlx_distill.teachers import open_teacher
 from mlx_distill.teachers.base import RetryableError
-from mlx_distill.teachers.openai import OpenAITeacher, is_loopback, without_thinking
+from mlx_distill.teachers.openai import OpenAITeacher, is_loopback
 from tests.support.collecting import KEY, Collect, Records, cautions, scripted
 from tests.support.completions import PATH, completion, failure
 from tests.support.messages_server import DROPPED, MessagesServer, Reply

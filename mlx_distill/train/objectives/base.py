@@ -45,7 +45,7 @@ class Objective(ABC):
 
     def tokenize(self, example: Example) -> TokenizedChat:
         """Turn an example into tokens and answer mask: the assistant turns are supervised. Runs before training."""
-        return render(self.student.tokenizer, example.messages)
+        return render(self.student.tokenizer, example)
 
     def roll(self, rows: Sequence[TokenizedChat], step: int) -> Sequence[TokenizedChat]:
         """Return the rows to learn from in a step, given those that are due. Runs before they become micro-batches."""

@@ -163,7 +163,7 @@ class LiveKd(Kd):
     def tokenize(self, example: Example) -> LiveRow:
         """Put the teacher's context before the student's tokens."""
         row = super().tokenize(example)
-        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context))
+        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context, example.tools))
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> LiveBatch:
         """Let the teacher read the rows."""
