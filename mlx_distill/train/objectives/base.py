@@ -25,6 +25,8 @@ class Objective(ABC):
 
     logits_copies = 1.0
     """Memory of the loss, relative to that of the cross-entropy: see `memory_plan`."""
+    figures: Mapping[str, float] = {}
+    """Figures of the last `roll`, by their names in metrics.jsonl."""
 
     def __init__(self, config: TrainConfig, student: Student) -> None:
         """Open what the objective needs besides the student and the rows. Raises InputError if it does not fit."""
@@ -48,11 +50,6 @@ class Objective(ABC):
     def roll(self, rows: Sequence[TokenizedChat], step: int) -> Sequence[TokenizedChat]:
         """Return the rows to learn from in a step, given those that are due. Runs before they become micro-batches."""
         return rows
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Figures of the last `roll`, by their names in metrics.jsonl."""
-        return {}
 
     def largest_step(self, rows: Sequence[TokenizedChat]) -> Sequence[TokenizedChat]:
         """Return rows as long as those of any step, given all rows of train.jsonl."""

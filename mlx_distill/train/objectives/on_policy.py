@@ -63,21 +63,15 @@ class OnPolicy(LiveKd):
     def __init__(self, config: TrainConfig, student: Student) -> None:
         super().__init__(config, student)
         self.file = config.adapter / files.ROLLOUTS
-        self.history: list[Rollouts] | None = None
-        """The rollouts of all steps, without their samples. None before the first roll."""
-        self._figures: Mapping[str, float] = {}
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        return self._figures
+        self.history: list[Rollouts] = []
+        """The rollouts of all steps, without their samples. Empty before the first roll."""
 
     def roll(self, rows: Sequence[Any], step: int) -> Sequence[LiveRow]:
         """Replace the last answer of each row by answers of the student. A share of rows may stay as prepared.
 
         Raises MachineError if the answers run away.
         """
-        if self.history is None:
-            self.history = read_rollouts(self.file, step)
+        self.history = self.history or read_rollouts(self.file, step)
         config, draw = self.config, random.Random(self.config.step_seed(step))
         stay = [draw.random() < config.prepared_share for _ in rows]
         asked = [row for row, stays in zip(rows, stay, strict=True) if not stays for _ in range(config.rollout_samples)]
@@ -91,21 +85,19 @@ class OnPolicy(LiveKd):
                 seed=config.step_seed(step),
             )
         answers = [answer_of(completion) for completion in completions]
-        self._figures = {}
+        self.figures = {}
         if answers:
             self._note(step, asked, completions)
         prepared = [row for row, stays in zip(rows, stay, strict=True) if stays]
         return [*prepared, *(with_answer(row, answer) for row, answer in zip(asked, answers, strict=True))]
 
     def largest_step(self, rows: Sequence[TokenizedChat]) -> Sequence[TokenizedChat]:
-        """Return the longest prompts with answers up to the limit, or prepared rows if they are longer."""
+        """Return the longest prompts with answers up to the limit. A prepared row may be longer."""
         answer = (0,) * self.config.rollout_tokens
         rolled = [_replace_answer(row, answer) for row in rows]
-        longest = sorted(rolled, key=lambda row: len(row.tokens))[-self.config.batch_size :]
-        longest = [row for row in longest for _ in range(self.config.rollout_samples)]
-        if not self.config.prepared_share:
-            return longest
-        return max(longest, super().largest_step(rows), key=lambda step: sum(len(row.tokens) for row in step))
+        if self.config.prepared_share:
+            rolled = [max(pair, key=lambda row: len(row.tokens)) for pair in zip(rolled, rows, strict=True)]
+        return [row for row in super().largest_step(rolled) for _ in range(self.config.rollout_samples)]
 
     def roll_bytes(self, rows: Sequence[TokenizedChat]) -> int:
         """Return the memory of the key-value caches."""
@@ -130,16 +122,16 @@ class OnPolicy(LiveKd):
         ]
         with Journal(self.file) as journal:
             journal.append({**msgspec.to_builtins(means), "samples": samples}, durable=False)
-        self._figures = {name: getattr(means, name) for name in ("answer_tokens", "cut_off", "repetition")}
-        assert self.history is not None
+        self.figures = {name: getattr(means, name) for name in ("answer_tokens", "cut_off", "repetition")}
         self.history.append(means)
-        self._check_length(self.history)
+        self._check_length()
 
-    def _check_length(self, history: Sequence[Rollouts]) -> None:
-        first, last = history[:WINDOW], history[-WINDOW:]
+    def _check_length(self) -> None:
+        """Raise MachineError if the answers became much longer and most of them are cut off."""
+        first, last = self.history[:WINDOW], self.history[-WINDOW:]
         before, now = (float(np.mean([means.answer_tokens for means in part])) for part in (first, last))
         cut_off = float(np.mean([means.cut_off for means in last]))
-        if len(history) < 2 * WINDOW or now <= MAX_GROWTH * before or cut_off <= MAX_CUT_OFF:
+        if len(self.history) < 2 * WINDOW or now <= MAX_GROWTH * before or cut_off <= MAX_CUT_OFF:
             return
         raise MachineError(
             f"Step {last[-1].step}: the student's answers run away. They grew from {before:.0f} to {now:.0f} tokens, "
