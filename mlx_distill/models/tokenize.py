@@ -186,11 +186,11 @@ def _check_complete(message: Message, answer: str) -> None:
 
 def _without_thought(text: str, supervised: bool) -> list[tuple[str, bool]]:
     """Split the reasoning off a supervised text. It is read, but not learned."""
-    head, closing, rest = text.partition("</think>") if supervised else ("", "", text)
+    _, closing, rest = text.partition("</think>")
+    if not supervised or not closing:
+        return [(text, supervised)]
     answer = rest.lstrip()
-    return (
-        [(head + closing + rest[: len(rest) - len(answer)], False), (answer, True)] if closing else [(text, supervised)]
-    )
+    return [(text[: len(text) - len(answer)], False), (answer, True)]
 
 
 def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:
