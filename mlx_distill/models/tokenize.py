@@ -78,11 +78,10 @@ def render(tokenizer: TokenizerWrapper, conversation: Messages | Example) -> Tok
 def render_prompt(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools = ()) -> list[int]:
     """Return the tokens after which the model writes the next answer."""
     whole = _text(tokenizer, messages, tools, ask=True)
-    texts = _find_answers(tokenizer, messages, tools, whole)
+    texts = _split_at_answers(tokenizer, messages, tools, whole)
     if texts is None:
-        texts = [text for text, _ in _pieces(tokenizer, messages, tools)]
-        if not _continues(whole, "".join(texts)):
-            texts = []
+        given = [text for text, _ in _pieces(tokenizer, messages, tools)]
+        texts = given if _continues(whole, "".join(given)) else []
     rest = whole[sum(map(len, texts)) :]
     return [token for text in (*texts, rest) for token in tokenizer.encode(text, add_special_tokens=False)]
 
@@ -193,10 +192,10 @@ def _without_thought(text: str, supervised: bool) -> list[tuple[str, bool]]:
     return [(text[: len(text) - len(answer)], False), (answer, True)]
 
 
-def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:
+def _split_at_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:
     """Split `whole` like `_pieces`, in time linear in the number of turns: each answer follows a generation prompt.
 
-    Returns None if this cannot be told from the text alone.
+    Returns None if the places of the answers cannot be told from the text alone.
     """
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
@@ -204,11 +203,13 @@ def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools,
     before = messages[: answers[0]]
     opening = _text(tokenizer, before, tools, ask=True).removeprefix(_text(tokenizer, before, tools, ask=False))
     ends = end_tokens(tokenizer)
-    parts = whole.split(opening) if opening else []
-    controls_in_content = any(token in message.content for message in messages for token in (opening, *ends))
+    if not opening or any(token in message.content for message in messages for token in (opening, *ends)):
+        return None
     answered = _text(tokenizer, messages[: answers[-1] + 1], tools, ask=False)
-    unchanged = whole.startswith(answered) and "</think>" not in answered  # reasoning may be forgotten later
-    if controls_in_content or not unchanged or len(parts) != len(answers) + 2:
+    if not whole.startswith(answered) or "</think>" in answered:  # the template may leave out earlier reasoning
+        return None
+    parts = whole.split(opening)
+    if len(parts) != len(answers) + 2:
         return None
     texts = [parts[0] + opening]
     for part in parts[1 : len(answers) + 1]:
