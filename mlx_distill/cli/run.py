@@ -10,7 +10,7 @@ import click
 from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
 from mlx_distill.cli.output import print_json, reporting
-from mlx_distill.collect.run import estimate, is_paid
+from mlx_distill.collect.run import estimate
 from mlx_distill.formatting import format_duration
 from mlx_distill.run import pipeline
 from mlx_distill.run.config import RUN_ORDER, RunConfig, RunResult, StageOutcome
@@ -52,17 +52,12 @@ def command(
         overrides = (*overrides, f"max_cost={max_cost}")
     config = RunConfig(first=first or "", force=force, overrides=overrides, full=full)  # type: ignore[arg-type]
     collect = pipeline.collect_config(config)
+    expected = estimate(collect)
     if dry_run:
-        expected = estimate(collect)
-        if as_json:
-            print_json(expected)
-        else:
-            print_estimate(expected)
+        print_json(expected) if as_json else print_estimate(expected)
         return
-    if is_paid(collect):
-        expected = estimate(collect)
-        show_estimate(expected)
-        ask_once(expected, yes=yes)
+    show_estimate(expected)
+    ask_once(expected, yes=yes)
     with reporting() as report:
         result = pipeline.run(config, report)
     if as_json:

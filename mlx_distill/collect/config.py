@@ -12,11 +12,11 @@ import msgspec
 from mlx_distill.config import Config, doc
 from mlx_distill.formatting import format_usd
 from mlx_distill.storage import files
-from mlx_distill.teachers.base import RetryPolicy
 from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt, Retry
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, UsageReport
 from mlx_distill.teachers.recorded import recording_files
 from mlx_distill.teachers.registry import teacher_usage
+from mlx_distill.teachers.retry import RetryPolicy
 
 TEACHER_SYSTEM = "You are a helpful assistant. Answer completely and concisely."
 """Default system message of the teacher. Small students learn better from short answers that come to an end."""
@@ -66,8 +66,8 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
 
     @property
     def batch_mode(self) -> BatchMode:
-        """The requests that go into new batches."""
-        return "all" if self.batch else "wait" if self.wait else "off"
+        """The mode of batches: import, wait or submit."""
+        return "submit" if self.batch else "wait" if self.wait else "import"
 
     def inputs(self) -> list[Path]:
         """The files that the answers depend on."""

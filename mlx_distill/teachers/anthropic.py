@@ -25,9 +25,11 @@ from mlx_distill.teachers.base import (
     RetryableError,
 )
 from mlx_distill.teachers.http_utils import (
+    MAX_RESPONSE_BYTES,
     HttpTeacher,
     client_options,
     is_valid_key,
+    limited_lines,
     rate_limits,
     text_of,
     token_count,
@@ -42,6 +44,8 @@ MAX_SECONDS_PER_TOKEN = 0.1
 """Added to the deadline for each token of `max_tokens`."""
 BATCH_FRAME_BYTES = 128
 """Upper bound of what surrounds the parameters of a request in a batch: its custom_id and the braces."""
+MAX_RESULT_BYTES = 2**20
+"""Bytes that the results of a batch may have for each of its requests, on average."""
 CONSOLE = "platform.claude.com"
 NO_BATCH_ADVICE = "Leave out --batch (in distill.toml: batch) to send single requests."
 RATE_LIMITS: Mapping[str, Literal["requests", "input tokens", "output tokens"]] = {
@@ -190,21 +194,19 @@ class AnthropicTeacher(HttpTeacher):
                 found.append(state)
         return found
 
-    async def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
+    async def results(self, batch_id: str, n_requests: int) -> AsyncGenerator[BatchResult, None]:
+        max_bytes = MAX_RESPONSE_BYTES + n_requests * MAX_RESULT_BYTES
         async with self.sorted_errors(missing=batch_id):
             try:
-                lines = await self.connection.messages.batches.results(batch_id)
+                async with self.connection.messages.batches.with_streaming_response.results(batch_id) as response:
+                    async for line in limited_lines(response.iter_bytes(), max_bytes):
+                        result = self._result(line)
+                        if result:
+                            yield result
             except anthropic.APIError:
                 raise
             except anthropic.AnthropicError as error:  # it has no results_url: results are deleted after 29 days
                 raise BatchGoneError(f"the results of {batch_id} are gone") from error
-            try:
-                async for line in lines:
-                    result = self._result(line)
-                    if result:
-                        yield result
-            finally:
-                await lines.close()
 
     def _malformed(self, expected: str) -> MalformedResponseError:
         return MalformedResponseError(
@@ -239,18 +241,19 @@ class AnthropicTeacher(HttpTeacher):
         ended = batch.processing_status == "ended"
         return BatchState(batch.id, batch.created_at, batch.expires_at, n_requests, n_done, ended)
 
-    def _result(self, line: MessageBatchIndividualResponse) -> BatchResult | None:
+    def _result(self, line: bytes) -> BatchResult | None:
         """Return the result of a request; None if the line cannot be read."""
         try:
-            result = line.result
+            response = MessageBatchIndividualResponse.construct(**json.loads(line))
+            name, result = response.custom_id, response.result
             if result.type == "succeeded":
-                return BatchResult(line.custom_id, self._answer(result.message))
+                return BatchResult(name, self._answer(result.message))
             if result.type == "errored":
                 error = result.error.error
                 reason = f"{error.type}: {self.clean(error.message)}"
-                return BatchResult(line.custom_id, None, reason, retryable=error.type not in FINAL_BATCH_ERRORS)
-            return BatchResult(line.custom_id, None, BATCH_ENDS[result.type], retryable=result.type == "expired")
-        except (AttributeError, KeyError, TypeError, MalformedResponseError):
+                return BatchResult(name, None, reason, retryable=error.type not in FINAL_BATCH_ERRORS)
+            return BatchResult(name, None, BATCH_ENDS[result.type], retryable=result.type == "expired")
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, MalformedResponseError):
             return None
 
 

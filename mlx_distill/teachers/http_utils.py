@@ -21,7 +21,6 @@ from mlx_distill.records import Request
 from mlx_distill.teachers.base import (
     BadRequestError,
     MalformedResponseError,
-    MaxTokensError,
     PromptError,
     RateLimit,
     Reply,
@@ -130,10 +129,8 @@ class HttpTeacher(ABC):
             return RetryableError(f"{reason} {detail}", retry_after=wait, overloaded=True, may_be_charged=not is_free)
         if status in (408, 409) or status >= 500 or kind in ("api_error", "timeout_error"):
             return RetryableError(f"server error {detail}", retry_after=retry_after(headers))
-        rejected = MaxTokensError if "max_tokens" in lower or "max_completion_tokens" in lower else BadRequestError
-        return rejected(
-            f"{service} refused the request {detail}", "Check the model, max_tokens and the system message."
-        )
+        next_step = "Check the model, max_tokens and the system message."
+        return BadRequestError(f"{service} refused the request {detail}", next_step)
 
     def _connection_error(self, error: BaseException) -> Exception:
         """Return what a failed connection means. A request that never reached the server costs nothing."""
@@ -218,14 +215,14 @@ def _number(text: str) -> float | None:
 
 
 class ResponseTooLargeError(Exception):
-    """The response has more than MAX_RESPONSE_BYTES, or is compressed although that was not allowed."""
+    """The response has more bytes than allowed, or is compressed although that was not allowed."""
 
 
 def client_options() -> dict[str, Any]:
     """Return options for the SDKs' HTTP clients: no redirects, no compression, a limit on the response's size.
 
-    Without compression the size on the wire is the size in memory. Batch results are large and read line by line, so
-    the limit does not apply to them.
+    Without compression the size on the wire is the size in memory. Batch results are read with `limited_lines`, which
+    has limits of its own.
     """
     return {
         "follow_redirects": False,
@@ -235,12 +232,11 @@ def client_options() -> dict[str, Any]:
 
 
 async def _limit_size(response: httpx2.Response) -> None:
-    if response.request.url.path.endswith("/results"):
-        return
     if response.headers.get("content-encoding", "identity") != "identity":
         raise ResponseTooLargeError("the response is compressed, so its size cannot be limited")
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _LimitedStream(response.stream)
+    if not response.request.url.path.endswith("/results"):
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _LimitedStream(response.stream)
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
@@ -257,3 +253,20 @@ class _LimitedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def limited_lines(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the lines of a response that has at most `max_bytes`, and at most MAX_RESPONSE_BYTES in one line."""
+    n_bytes, line = 0, bytearray()
+    async for chunk in chunks:
+        n_bytes += len(chunk)
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield bytes(line + end)
+            line.clear()
+        line += rest
+        if n_bytes > max_bytes or len(line) > MAX_RESPONSE_BYTES:
+            limits = f"{max_bytes >> 20} MiB, or a line of more than {MAX_RESPONSE_BYTES >> 20} MiB"
+            raise ResponseTooLargeError(f"the results of the batch have more than {limits}")
+    if line:
+        yield bytes(line)

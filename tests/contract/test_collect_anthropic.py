@@ -70,14 +70,16 @@ def test_truncated_answer_is_retried_once_with_twice_the_limit(
     assert not any(call.body.get("stream") for call in server.calls)
 
 
-def test_retry_replaces_a_truncated_answer(server: MessagesServer, collect: Collect, records: Records) -> None:
+def test_retry_replaces_a_truncated_answer(
+    server: MessagesServer, collect: Collect, records: Records, tmp_path: Path
+) -> None:
     server.script = scripted(answer("And so", stop_reason="max_tokens"), answer("And so it ends."))
     result = collect()
     assert (result.stop_reasons, result.n_new) == ({"end_turn": 1}, 1)
     assert result.total_usage.total.n_answers == 2
     assert result.total_usage.total.n_repeated == 1
-    cut, whole = records()
-    assert cut["key"] == whole["key"]
+    [listed] = json.loads((tmp_path / "out" / "collect.json").read_text())["answers"]
+    assert listed["key"] == records()[1]["key"]
     assert collect().n_new == 0
     assert len(server.calls) == 2
 
