@@ -28,7 +28,6 @@ from mlx_distill.teachers.http_utils import (
     MAX_RESPONSE_BYTES,
     HttpTeacher,
     client_options,
-    is_valid_key,
     limited_lines,
     rate_limits,
     text_of,
@@ -39,14 +38,12 @@ from mlx_distill.teachers.pricing import PRICES
 STREAM_ABOVE_TOKENS = 8192
 """Longer answers are streamed: the SDK refuses to wait for them in one piece (for some models above 8,192 tokens)."""
 MAX_SECONDS = 600.0
-"""Deadline of a request, besides the SDK's limit between two bytes."""
-MAX_SECONDS_PER_TOKEN = 0.1
-"""Added to the deadline for each token of `max_tokens`."""
+"""Deadline of a request, besides the SDK's limit between two bytes and the time for its tokens."""
 BATCH_FRAME_BYTES = 128
 """Upper bound of what surrounds the parameters of a request in a batch: its custom_id and the braces."""
 MAX_RESULT_BYTES = 2**20
 """Bytes that the results of a batch may have for each of its requests, on average."""
-CONSOLE = "platform.claude.com"
+KEY_ADVICE = "Set ANTHROPIC_API_KEY to a key from platform.claude.com (export ANTHROPIC_API_KEY=...)."
 NO_BATCH_ADVICE = "Leave out --batch (in distill.toml: batch) to send single requests."
 RATE_LIMITS: Mapping[str, Literal["requests", "input tokens", "output tokens"]] = {
     "anthropic-ratelimit-requests": "requests",
@@ -71,21 +68,7 @@ class AnthropicTeacher(HttpTeacher):
     """The API allows 256 MB. The difference covers what the SDK encodes differently."""
 
     service = "Anthropic"
-    balance_codes = frozenset(
-        {
-            "billing_error",
-            "enforced_spend_limit_reached",
-            "contract_spend_limit_reached",
-            "linked_organization_spend_limit_reached",
-            "linked_organization_billing_unavailable",
-        }
-    )
-    balance_words = ("credit balance", "usage limit")
-    too_long_words = ("prompt is too long", "exceed context limit", "context window")
-    blocked_words = ("content filtering",)
-    key_advice = f"Set ANTHROPIC_API_KEY to a key from {CONSOLE} (export ANTHROPIC_API_KEY=...)."
-    account_advice = f"Add credit or raise the limit at {CONSOLE}, then run the same command again."
-    model_advice = f"Choose another model, or allow it for this key at {CONSOLE}."
+    key_name = "ANTHROPIC_API_KEY"
 
     def __init__(self, model: str, max_seconds: float = MAX_SECONDS) -> None:
         super().__init__(anthropic, f"anthropic:{model}", model, max_seconds)
@@ -96,19 +79,12 @@ class AnthropicTeacher(HttpTeacher):
             http = anthropic.DefaultAsyncHttpxClient(**client_options())
             connection = anthropic.AsyncAnthropic(max_retries=0, http_client=http)
         except (anthropic.AnthropicError, ValueError) as error:
-            raise TeacherError(f"The Anthropic SDK cannot be set up: {error}", self.key_advice) from error
+            raise TeacherError(f"The Anthropic SDK cannot be set up: {error}", KEY_ADVICE) from error
         headers = {name.lower() for name in connection.default_headers}
         if connection.credentials is None and not headers & {"authorization", "x-api-key"}:
-            raise TeacherError("No API key: ANTHROPIC_API_KEY is not set.", self.key_advice)
+            raise TeacherError("No API key: ANTHROPIC_API_KEY is not set.", KEY_ADVICE)
         self.secrets = (connection.api_key, connection.auth_token)
-        if any(secret and not is_valid_key(secret) for secret in self.secrets):
-            raise TeacherError(
-                "ANTHROPIC_API_KEY has a space, a line break or another invalid character.", self.key_advice
-            )
         return connection
-
-    def deadline_seconds(self, request: Request) -> float:
-        return self.max_seconds + MAX_SECONDS_PER_TOKEN * request.max_tokens
 
     async def send(self, request: Request) -> Reply:
         """Send one live request; stream it if the answer may be long."""
@@ -157,7 +133,7 @@ class AnthropicTeacher(HttpTeacher):
                 yield
             except anthropic.CredentialsError as error:
                 message = f"The Anthropic credentials cannot be used: {self.clean(error)}"
-                raise TeacherError(message, self.key_advice) from error
+                raise TeacherError(message, KEY_ADVICE) from error
             except anthropic.NotFoundError as error:
                 if not missing:
                     raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -30,6 +31,33 @@ from mlx_distill.teachers.base import (
 MAX_RESPONSE_BYTES = 16 * 2**20
 """Larger responses are not read: a broken server must not fill the memory."""
 MAX_MESSAGE_LENGTH = 300
+SECONDS_PER_TOKEN = 0.1
+"""Added to the deadline of a request for each token of `max_tokens`."""
+
+# Error codes, types and words of all providers. Their statuses alone do not say whether to wait, skip or stop.
+BALANCE_CODES = frozenset(
+    {
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+    }
+)
+BALANCE_WORDS = ("credit balance", "usage limit")
+TOO_LONG_WORDS = (
+    "context_length_exceeded",
+    "context length",
+    "context limit",
+    "context window",
+    "context size",
+    "too long",
+    "too many tokens",
+)
+BLOCKED_WORDS = ("content filtering", "content_filter", "content_policy_violation")
 
 
 class HttpTeacher(ABC):
@@ -37,14 +65,8 @@ class HttpTeacher(ABC):
 
     service = ""
     """Subject of error messages. Default: the server's address."""
-    balance_codes: frozenset[str] = frozenset()
-    """Error codes or types of an account without balance."""
-    balance_words: tuple[str, ...] = ()
-    too_long_words: tuple[str, ...]
-    blocked_words: tuple[str, ...]
-    key_advice: str
-    account_advice: str
-    model_advice: str
+    key_name: str
+    """Environment variable of the API key."""
     secrets: tuple[str | None, ...] = ()
     """Never shown, even if the server repeats them."""
     connection: Any = None
@@ -66,7 +88,11 @@ class HttpTeacher(ABC):
         """Return what the SDK's APIStatusError means."""
 
     async def __aenter__(self) -> Self:
-        self.connection = self.connect()
+        connection = self.connect()
+        if not all(re.fullmatch("[!-~]*", secret or "") for secret in self.secrets):
+            message = f"{self.key_name} has a space, a line break or another invalid character."
+            raise TeacherError(message, f"Set {self.key_name} again.")
+        self.connection = connection
         url = self.connection.base_url
         self.address = f"{url.scheme}://{url.netloc.decode('ascii')}"  # without path and password
         return self
@@ -78,15 +104,11 @@ class HttpTeacher(ABC):
             await self.connection.close()
             self.connection = None
 
-    def deadline_seconds(self, request: Request) -> float:
-        """Return how long the complete answer may take."""
-        return self.max_seconds
-
     async def complete(self, request: Request) -> Reply:
         """Send one request within its deadline."""
         if self.connection is None:
             raise RuntimeError("use the teacher inside `async with teacher:`")
-        started, deadline = time.monotonic(), self.deadline_seconds(request)
+        started, deadline = time.monotonic(), self.max_seconds + SECONDS_PER_TOKEN * request.max_tokens
         try:
             async with asyncio.timeout(deadline), self.sorted_errors():
                 reply = await self.send(request)
@@ -109,17 +131,21 @@ class HttpTeacher(ABC):
     def sort_error(self, status: int, code: str, kind: str, message: str, headers: Mapping[str, str]) -> Exception:
         """Return what an HTTP error means for the run: retry the request, skip the prompt, or stop."""
         lower, detail, service = message.lower(), f"({status}): {message}", self.service or self.address
-        if status == 402 or {code, kind} & self.balance_codes or any(words in lower for words in self.balance_words):
+        if status == 402 or {code, kind} & BALANCE_CODES or any(words in lower for words in BALANCE_WORDS):
             return TeacherError(
-                f"The account at {service} has no balance or has reached its limit {detail}", self.account_advice
+                f"The account at {service} has no balance or has reached its limit {detail}",
+                "Add credit or raise the limit, then run the same command again.",
             )
         if status == 401 or kind == "authentication_error":
-            return TeacherError(f"{service} refused the API key {detail}", self.key_advice)
+            return TeacherError(f"{service} refused the API key {detail}", f"Set {self.key_name} to a valid key.")
         if status == 403 or kind == "permission_error":
-            return TeacherError(f"The API key may not use {self.model} at {service} {detail}", self.model_advice)
-        if status == 413 or any(words in f"{code} {lower}" for words in self.too_long_words):
+            return TeacherError(
+                f"The API key may not use {self.model} at {service} {detail}",
+                "Choose another model, or allow it for this key.",
+            )
+        if status == 413 or any(words in f"{code} {lower}" for words in TOO_LONG_WORDS):
             return PromptError(f"too long for {self.model} {detail}")
-        if any(words in f"{code} {lower}" for words in self.blocked_words):
+        if any(words in f"{code} {lower}" for words in BLOCKED_WORDS):
             return PromptError(f"blocked by the provider's filter {detail}")
         # An error inside a stream has the stream's status, 200: its type says what it is. It may be charged.
         is_free = status in (429, 503, 529)
@@ -150,11 +176,6 @@ class HttpTeacher(ABC):
             words = words.replace(secret, "[key]")
         line = " ".join("".join(char if char.isprintable() else " " for char in words).split())
         return line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 1] + "…"
-
-
-def is_valid_key(key: str) -> bool:
-    """Return whether an HTTP header can carry the key."""
-    return key.isascii() and key.isprintable() and " " not in key
 
 
 def token_count(value: object) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect.config import TEACHER_SYSTEM, CollectResult
+from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.events import Event, Note
 from tests.support.collecting import KEY, REAL_USD, Collect, Records, cautions, journal_of, scripted
 from tests.support.messages_server import MessagesServer, Reply, answer, error, message, streamed, text, thinking
@@ -44,16 +43,20 @@ def test_a_key_in_a_refusals_words_is_not_kept(server: MessagesServer, collect: 
     assert "Seen: [key]" in journal_of(tmp_path / "out")[0]["detail"]
 
 
-def test_several_text_blocks_are_joined(server: MessagesServer, collect: Collect, records: Records) -> None:
-    server.script = scripted(Reply(body=message(text("One, "), text("two."))))
+@pytest.mark.parametrize(
+    ("blocks", "joined"),
+    [
+        ((text("One, "), text("two.")), "One, two."),
+        ((thinking("Hm."), text("Said."), thinking("Hm?")), "Said."),
+        ((thinking("Hm."),), ""),
+    ],
+)
+def test_text_blocks_are_joined_without_thinking(
+    server: MessagesServer, collect: Collect, records: Records, blocks: tuple[dict[str, str], ...], joined: str
+) -> None:
+    server.script = scripted(Reply(body=message(*blocks)))
     collect()
-    assert records()[0]["answer"] == "One, two."
-
-
-def test_thinking_blocks_are_skipped(server: MessagesServer, collect: Collect, records: Records) -> None:
-    server.script = scripted(Reply(body=message(thinking("Hm."), text("Said."), thinking("Hm?"))))
-    collect()
-    assert records()[0]["answer"] == "Said."
+    assert records()[0]["answer"] == joined
 
 
 def test_truncated_answer_is_retried_once_with_twice_the_limit(
@@ -116,14 +119,6 @@ def test_a_refusal_without_content_is_kept_with_its_category(
     assert any("1 refused (frontier_llm" in line for line in cautions(events))
     collect()
     assert len(server.calls) == 1
-
-
-def test_an_answer_of_thinking_only_is_kept_as_empty(
-    server: MessagesServer, collect: Collect, records: Records
-) -> None:
-    server.script = scripted(Reply(body=message(thinking("Hm."), stop_reason="max_tokens")))
-    collect()
-    assert records()[0]["answer"] == ""
 
 
 def test_a_long_answer_is_streamed(server: MessagesServer, collect: Collect, records: Records) -> None:
@@ -195,10 +190,3 @@ def test_concurrency_is_used_and_never_exceeded(server: MessagesServer, collect:
     server.script = lambda call: Reply(body=message(text("Fine.")), after_seconds=0.05)
     collect(n=30, concurrency=6)
     assert server.max_at_once == 6
-
-
-def test_it_works_where_an_event_loop_runs_already(server: MessagesServer, collect: Collect) -> None:
-    async def notebook() -> CollectResult:
-        return collect(n=3)
-
-    assert asyncio.run(notebook()).n_answered == 3

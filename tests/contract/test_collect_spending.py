@@ -106,14 +106,6 @@ def test_what_never_reached_a_server_costs_nothing(
     assert usage_of(tmp_path / "out").total_usd == 0.0
 
 
-def test_a_rerun_remembers_what_was_spent(server: MessagesServer, collect: Collect) -> None:
-    cap = worst() + 9.5 * REAL_USD
-    collect(n=4, max_cost=cap)
-    with pytest.raises(BudgetError):
-        collect(n=40, max_cost=cap)
-    assert len(server.calls) == 10
-
-
 def test_a_refused_key_leaves_the_budget_whole(server: MessagesServer, collect: Collect, tmp_path: Path) -> None:
     server.script = scripted(error(401, "authentication_error", "invalid key"))
     with pytest.raises(TeacherError, match="refused the API key"):
