@@ -191,7 +191,7 @@ class BatchRunner:
                     f'Use the key that submitted {batch.id}. If it was deleted there, remove it from "batches" in '
                     f"{self._store.folder / files.SPENDING}.",
                 ) from error
-            self._store.close_batch(batch, unknown_usd=batch.usd, n_unknown=batch.n_requests)
+            self._store.close_batch(batch, unknown_usd=self._store.open_usd(batch), n_unknown=batch.n_requests)
             counted = " Its worst case counts as spent." if batch.usd else ""
             requests = plural(batch.n_requests, "request")
             self._report(Warning(f"A batch of {requests} is lost ({error}).{counted}"))

@@ -1,4 +1,4 @@
-"""Run a coroutine so that Ctrl-C and SIGTERM call a function."""
+"""Run a coroutine so that Ctrl-C and SIGTERM call a function, also in a notebook."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def run(
     main: Coroutine[Any, Any, None], on_signal: Callable[[signal.Signals], None], loop_factory: LoopFactory
 ) -> None:
-    """Run `main` on an event loop of its own, in another thread: this one may have a running loop, as in a notebook.
+    """Run `main` on its own event loop; in another thread if this one has a running loop, as in a notebook.
 
     SIGINT and SIGTERM call `on_signal` on that loop, if this is the main thread: no other thread can catch signals.
     """
@@ -35,6 +35,9 @@ def run(
     is_main = threading.current_thread() is threading.main_thread()
     before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM) if is_main}
     try:
+        if not _has_running_loop():
+            run_loop()
+            return
         with ThreadPoolExecutor(max_workers=1) as pool:
             ended = pool.submit(run_loop)
             while not ended.done():
@@ -43,3 +46,11 @@ def run(
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

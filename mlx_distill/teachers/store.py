@@ -1,11 +1,11 @@
 """The answers of a folder and what they cost: the only place that writes while a teacher is asked.
 
 The journals (`teacher_data.jsonl` and others) hold the answers and their costs. `spending.json` holds what is not in a
-journal: requests of unknown outcome, pending batches, and the ceiling. The ceiling is the most that the project can
-have spent after everything that was sent so far. It is raised on the disk before a request that could exceed it is
-sent, and removed at the end of a run. After a kill the ceiling counts as spent, so the cap holds in every case:
+journal: requests of unknown outcome, pending batches, and the ceiling. The ceiling is an upper limit of the project's
+spending while requests are in flight. It is raised on the disk before a request that could exceed it is sent, and
+removed at the end of a run. After a kill the ceiling counts as spent, so the cap holds in every case:
 
-    sum of cost_usd in the journals + unknown + pending batches + worst cases in flight <= ceiling <= max_cost
+    answers + unknown outcomes + worst cases in pending batches + worst cases in flight <= ceiling <= max_cost
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class AnswerStore:
     def spent_usd(self) -> float:
         """Return the spending, without requests in flight in this run."""
         unknown = sum(each.usd for each in self._spending.unknown.values())
-        pending = sum(self._open_usd(batch) for batch in self.batches)
+        pending = sum(self.open_usd(batch) for batch in self.batches)
         return self._spending.earlier_usd + self._answers_usd + unknown + pending
 
     @property
@@ -194,7 +194,7 @@ class AnswerStore:
         """The pending batches."""
         return self._spending.batches
 
-    def _open_usd(self, batch: PendingBatch) -> float:
+    def open_usd(self, batch: PendingBatch) -> float:
         """Return the worst case of a pending batch without the answers that are in the journal already."""
         return max(0.0, batch.usd - sum(self._imported.get(batch.id, {}).values()))
 
@@ -202,7 +202,7 @@ class AnswerStore:
         """Return what the project has cost."""
         unknown = (ModelUsage(m, n_unknown=u.n_requests, unknown_usd=u.usd) for m, u in self._spending.unknown.items())
         pending = (
-            ModelUsage(model_of(batch.teacher), n_pending=batch.n_requests, pending_usd=self._open_usd(batch))
+            ModelUsage(model_of(batch.teacher), n_pending=batch.n_requests, pending_usd=self.open_usd(batch))
             for batch in self.batches
         )
         earlier = ModelUsage("before", unknown_usd=self._spending.earlier_usd)

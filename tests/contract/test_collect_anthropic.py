@@ -167,14 +167,6 @@ def test_another_setting_asks_anew_and_keeps_what_was_paid_for(
     assert collect(n=2).n_new == 0
 
 
-def test_complete_journal_needs_no_key(
-    server: MessagesServer, collect: Collect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collect(n=3)
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    assert collect(n=3).n_answered == 3
-
-
 def test_a_torn_last_line_is_cut_off_said_and_asked_again(
     server: MessagesServer, collect: Collect, records: Records, tmp_path: Path, events: list[Event]
 ) -> None:

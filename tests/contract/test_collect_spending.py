@@ -12,7 +12,7 @@ import pytest
 from mlx_distill.cli import main
 from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
-from mlx_distill.events import Event, Progress
+from mlx_distill.events import Event
 from mlx_distill.records import build_messages
 from mlx_distill.teachers import openai
 from mlx_distill.teachers.pricing import PRICES, Price, worst_case_usd
@@ -267,18 +267,3 @@ def test_another_max_tokens_asks_only_for_what_was_cut_off(
     journal = [json.loads(line) for line in (tmp_path / "out" / "teacher_data.jsonl").read_text().splitlines()]
     complete = {record["key"] for record in journal if record["stop_reason"] == "end_turn"}
     assert {item["key"] for item in index} == complete
-
-
-def test_what_is_asked_again_counts_as_left_until_it_is(
-    server: MessagesServer, collect: Collect, events: list[Event]
-) -> None:
-    server.script = lambda call: answer("", stop_reason="refusal")
-    collect(n=3)
-    events.clear()
-    collect(n=3, retry=("refusal",))
-    assert [(event.done, event.total) for event in events if isinstance(event, Progress)] == [
-        (0, 3),
-        (1, 3),
-        (2, 3),
-        (3, 3),
-    ]
