@@ -6,8 +6,10 @@ import gc
 import os
 import platform
 import resource
+import shlex
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -31,9 +33,11 @@ OPEN_FILES = 4096
 """Terminal.app allows 256, fewer than the connections of a large `collect` or of `serve`."""
 DTYPE_VARIABLE = "MLX_DISTILL_DTYPE"
 DTYPES = ("float32", "bfloat16", "float16")
+PIP = f"{shlex.quote(sys.executable)} -m pip install"
+"""The pip that installs into the Python that runs now; plain `pip` may be another one, missing, or refuse (PEP 668)."""
 ADVICE_TO_INSTALL = (
     "On a Mac, MLX needs Apple silicon, macOS 14 or later, and a Python for arm64. "
-    "Install it again: pip install -U mlx (on Linux: 'mlx[cpu]')"
+    f"Install it again: {PIP} -U mlx (on Linux: 'mlx[cpu]')"
 )
 
 
@@ -79,14 +83,18 @@ class Device:
 @dataclass
 class _Process:
     is_own: bool = False
+    warn: Callable[[str], None] | None = None
 
 
 _process = _Process()
 
 
-def configure_process() -> None:
-    """Set what a process of our own needs, before MLX is imported. Library calls never do this."""
-    _process.is_own = True
+def configure_process(warn: Callable[[str], None] | None = None) -> None:
+    """Set what a process of our own needs, before MLX is imported. Library calls never do this.
+
+    `warn` gets the warning of the device, once, when a command first needs MLX.
+    """
+    _process.is_own, _process.warn = True, warn
     raise_open_file_limit()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizers would warn about every child process
     if os.environ.get(DTYPE_VARIABLE) == "float32":
@@ -114,6 +122,8 @@ def prepare() -> Device:
     if mx.metal.is_available():
         mx.set_default_device(mx.cpu)  # otherwise every operation asks for the GPU
         warning = "No GPU is visible, as in a sandbox or a virtual machine: computing on the CPU, which is much slower."
+        if _process.warn:
+            _process.warn(warning)
     return Device("cpu", cpu_name(), system_memory_bytes(), cpu.active_blas(), warning)
 
 

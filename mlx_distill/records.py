@@ -11,14 +11,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from mlx_distill.sanitize import surrogate_problem
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -37,6 +37,9 @@ Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 class Record(msgspec.Struct, frozen=True):
     """Base of all records: conversion to and from plain JSON data."""
 
+    written_if_set: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are left out of the JSON data while they are empty."""
+
     @classmethod
     def from_json(cls, data: object) -> Self:
         """Check the types of plain data and build the record. Raises ValueError with one sentence."""
@@ -48,7 +51,7 @@ class Record(msgspec.Struct, frozen=True):
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
         data: dict[str, Any] = msgspec.to_builtins(self)
-        return data
+        return {name: value for name, value in data.items() if value or name not in self.written_if_set}
 
 
 def explain(error: msgspec.ValidationError) -> str:
@@ -64,11 +67,32 @@ def explain(error: msgspec.ValidationError) -> str:
     return f'"{name}": {text}' if name else text
 
 
-class Message(Record, frozen=True):
-    """One turn of a conversation."""
+class ToolFunction(Record, frozen=True):
+    """The function of a tool call. Most templates want the arguments as an object."""
+
+    name: Text
+    arguments: dict[str, Any] | str
+
+
+class ToolCall(Record, frozen=True, omit_defaults=True):
+    """One call of a tool in an assistant turn."""
+
+    function: ToolFunction
+    type: Literal["function"] = "function"
+    id: str = ""
+
+
+class Message(Record, frozen=True, omit_defaults=True):
+    """One turn of a conversation, as chat templates read it."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that an assistant turn makes, after its text."""
+    tool_call_id: str = ""
+    """The call that a tool turn answers."""
+    name: str = ""
+    """The tool of a tool turn."""
 
 
 Messages = tuple[Message, ...]
@@ -80,6 +104,11 @@ def build_messages(prompt: str, system: str = "") -> Messages:
     return (Message("system", system), user) if system else (user,)
 
 
+def with_document(document: str, question: str) -> str:
+    """Return a question after the document that it is about."""
+    return f"{document}\n\n{question}" if document else question
+
+
 def content_hash(data: Any) -> str:
     """Return the SHA-256 (hex) of JSON data in canonical form. Equal content has equal hashes."""
     canonical = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -89,6 +118,8 @@ def content_hash(data: Any) -> str:
 class Prompt(Record, frozen=True):
     """One prompt for the teacher: a line of `prompts.jsonl`."""
 
+    written_if_set = frozenset({"context"})
+
     prompt: Text
     id: Text = ""
     """Default: the prompt's first words and its content hash."""
@@ -97,6 +128,8 @@ class Prompt(Record, frozen=True):
     category: Text = "general"
     split: Split | None = None
     """The split that the row must go to. None: the family's hash decides."""
+    context: str = ""
+    """A document that only the teacher sees, before the prompt."""
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -110,7 +143,7 @@ class Prompt(Record, frozen=True):
         if isinstance(data, Mapping):
             reject_misspelt(data, (*cls.__struct_fields__, "variations"))
         prompt = super().from_json(data)
-        for value in (prompt.prompt, prompt.id, prompt.family, prompt.category):
+        for value in (prompt.prompt, prompt.id, prompt.family, prompt.category, prompt.context):
             if problem := surrogate_problem(value):
                 raise ValueError(problem)
         return prompt
@@ -165,17 +198,30 @@ class Request(msgspec.Struct, frozen=True):
     """Provider and model as the user names them: `anthropic:claude-sonnet-4-6`, `recorded:sample`."""
     messages: Messages
     max_tokens: int
+    question: str = ""
+    """The prompt alone, if the messages hold a context besides it. Part of no key."""
+    temperature: float = 0.0
+    """Temperature of a local teacher. Others have their own."""
+    seed: int = 0
+    """Random seed of a local teacher's answer."""
+    sample: int = 0
+    """The number of the answer, if several are wanted."""
 
     @property
     def key(self) -> str:
-        """Content hash of teacher, messages and `max_tokens`: 64 hex digits."""
-        messages = [message.to_json() for message in self.messages]
-        return content_hash({"teacher": self.teacher, "max_tokens": self.max_tokens, "messages": messages})
+        """Content hash of all that decides the answer: 64 hex digits."""
+        return content_hash({**self._content, "max_tokens": self.max_tokens})
 
     @property
     def prompt_key(self) -> str:
-        """Content hash of teacher and messages alone. A complete answer is valid for every `max_tokens`."""
-        return content_hash({"teacher": self.teacher, "messages": [message.to_json() for message in self.messages]})
+        """Content hash without `max_tokens`: a complete answer is valid for every limit."""
+        return content_hash(self._content)
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        sampling = {"temperature": self.temperature, "seed": self.seed, "sample": self.sample}
+        given = {name: value for name, value in sampling.items() if value}
+        return {"teacher": self.teacher, "messages": [message.to_json() for message in self.messages], **given}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -214,6 +260,8 @@ def completion_status(stop_reason: str, text: str) -> str:
 class TeacherRecord(Record, frozen=True, kw_only=True):
     """One line of `teacher_data.jsonl`: a prompt, the request, and the teacher's answer."""
 
+    written_if_set = frozenset({"question", "context", "temperature", "seed", "sample"})
+
     key: str = ""
     """Content hash of the request. Default: computed."""
     prompt_id: str = ""
@@ -224,6 +272,14 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
     model: str = ""
     max_tokens: int = 0
     messages: Annotated[Messages, msgspec.Meta(min_length=1)]
+    """The messages that the teacher saw, its context included."""
+    question: str = ""
+    """The prompt alone, if the messages hold a context besides it. The student sees only this."""
+    context: str = ""
+    """The document in the messages, if the prompt has one."""
+    temperature: float = 0.0
+    seed: int = 0
+    sample: int = 0
     answer: str
     stop_reason: str = "end_turn"
     usage: Usage = Usage()
@@ -258,6 +314,11 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
             model=answer.model,
             max_tokens=request.max_tokens,
             messages=request.messages,
+            question=request.question,
+            context=prompt.context,
+            temperature=request.temperature,
+            seed=request.seed,
+            sample=request.sample,
             answer=answer.text,
             stop_reason=answer.stop_reason,
             usage=answer.usage,
@@ -270,12 +331,21 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
 
     @property
     def prompt_text(self) -> str:
-        """The last user message."""
-        return next(message.content for message in reversed(self.messages) if message.role == "user")
+        """The question, or the last user message."""
+        users = (message.content for message in reversed(self.messages) if message.role == "user")
+        return self.question or next(users)
+
+    @property
+    def turns(self) -> Messages:
+        """The conversation before the answer as the student sees it: no system message, no context."""
+        if self.question:
+            return (Message("user", self.question),)
+        return tuple(message for message in self.messages if message.role != "system")
 
     @property
     def request(self) -> Request:
-        return Request(self.teacher, self.messages, self.max_tokens)
+        sampling = (self.temperature, self.seed, self.sample)
+        return Request(self.teacher, self.messages, self.max_tokens, self.question, *sampling)
 
     @property
     def completion_status(self) -> str:
@@ -290,17 +360,37 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
 class Example(Record, frozen=True):
     """One row of `train.jsonl`, `valid.jsonl` or `test.jsonl`, in mlx-lm's chat format."""
 
+    written_if_set = frozenset({"context", "tools", "mask_thinking"})
+
     messages: Annotated[Messages, msgspec.Meta(min_length=1)]
     """System message (always written out), user turns, assistant turns."""
     id: str = ""
     """Default: 12 hex digits of the content hash of the messages."""
     family: str = ""
     category: str = "general"
+    context: str = ""
+    """A document that only the teacher sees: never part of the student's tokens."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Descriptions of the tools that the messages may call, as JSON schemas."""
+    mask_thinking: bool = False
+    """The reasoning of the answers is read, but not learned."""
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Check the types of plain data. A turn that only calls tools may have the content null, as in OpenAI's API."""
+        if isinstance(data, Mapping) and isinstance(data.get("messages"), list):
+            messages = [
+                {**turn, "content": ""} if isinstance(turn, Mapping) and turn.get("content", "") is None else turn
+                for turn in data["messages"]
+            ]
+            data = {**data, "messages": messages}
+        return super().from_json(data)
 
     def __post_init__(self) -> None:
         if not any(message.role == "assistant" for message in self.messages):
             raise ValueError('"messages" has no assistant turn, so there is nothing to learn')
         if not self.id:
-            force_setattr(self, "id", content_hash([message.to_json() for message in self.messages])[:12])
+            content = [*(message.to_json() for message in self.messages), *self.tools]
+            force_setattr(self, "id", content_hash(content)[:12])
         if not self.family:
             force_setattr(self, "family", self.id)

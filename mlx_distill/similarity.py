@@ -100,13 +100,15 @@ class OverlapIndex:
         """Store (key, text) pairs."""
         self.min_overlap = min_overlap
         self._stored = [(key, ngrams(text)) for key, text in texts]
-        counts = Counter(ngram for _, own in self._stored for ngram in own)
+        n_texts = Counter(ngram for _, own in self._stored for ngram in own)
         self._positions: dict[str, set[int]] = defaultdict(set)
         """The stored texts that each indexed trigram finds."""
         for position, (_, own) in enumerate(self._stored):
-            # An overlap of m of n trigrams includes one of any n - m + 1, so the rarest ones suffice to find it.
-            n_needed = max(math.ceil(min_overlap * len(own) - 1e-9), 1)
-            for ngram in sorted(own, key=lambda ngram: (counts[ngram], ngram))[: len(own) - n_needed + 1]:
+            # A match misses at most `n_missed` trigrams of the text, so one of any n_missed + 1 finds it. The rarest
+            # ones find the fewest other texts.
+            n_missed = math.floor((1 - min_overlap) * len(own) + 1e-9)
+            rarest_first = sorted(own, key=lambda ngram: (n_texts[ngram], ngram))
+            for ngram in rarest_first[: n_missed + 1]:
                 self._positions[ngram].add(position)
 
     def find(self, text: str, *, remove: bool = False) -> list[Match]:

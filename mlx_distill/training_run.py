@@ -23,6 +23,7 @@ class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
     train_accuracy: float | None = None
     valid_loss: float | None = None
     valid_accuracy: float | None = None
+    valid_kl: float | None = None
 
 
 class TrainingRun(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ def finetune(student: str) -> None:
     project = Project.from_values(Path("options"), {"name": OUT.name, "student": student, **SECTIONS})
     configs = pipeline.stage_configs(project)
     with pipeline.keep_awake(), reporting() as report:
-        outcomes = [pipeline.run_stage(stage, configs[stage.name], OUT / "manifests", report) for stage in STAGES]
+        outcomes = [pipeline.update_stage(stage, configs[stage.name], OUT / "manifests", report) for stage in STAGES]
     print_stages(outcomes)
     print(f"Adapter: {ADAPTER}\nModel:   {MODEL}\nNext:    python scripts/03_compare_models.py --no-teacher")
 

@@ -52,8 +52,10 @@ def skip(reason: str) -> NoReturn:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test its own home without keys, and no connection to a hub."""
+    if request.node.get_closest_marker("float32"):
+        monkeypatch.setenv("MLX_DISTILL_DTYPE", "float32")
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

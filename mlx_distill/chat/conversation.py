@@ -12,6 +12,7 @@ import msgspec
 from mlx_distill.errors import InputError
 from mlx_distill.models.chat_model import ChatModel
 from mlx_distill.models.config import ChatConfig
+from mlx_distill.models.generate import Sampling
 from mlx_distill.records import Message, Messages
 from mlx_distill.sanitize import printable
 from mlx_distill.storage.atomic import new_file
@@ -40,7 +41,7 @@ class Conversation:
 
     def __init__(self, model: ChatModel, config: ChatConfig) -> None:
         self.model = model
-        self.system = config.system
+        self.system = self._checked_system(config.system)
         self.max_tokens = config.max_tokens
         self.temperature = config.temperature
         self.turn: Turn | None = None
@@ -55,9 +56,10 @@ class Conversation:
         return (*head, *self._history)
 
     def start_over(self, system: str | None = None) -> None:
-        """Forget the history. `system`, if given, is the new system message."""
+        """Forget the history. `system`, if given, is the new system message. InputError for a control token in it."""
+        if system is not None:
+            self.system = self._checked_system(system)
         self._history.clear()
-        self.system = self.system if system is None else system
 
     def remove_last_turn(self) -> str | None:
         """Remove the last turn and return its question, or None if there is no turn."""
@@ -75,7 +77,7 @@ class Conversation:
         fit the context or contains a control token.
         """
         self.turn = None
-        self.model.check_text(text)
+        self.model.check((Message("user", text),))
         n_dropped, prompt = self._fit(text)
         return self._answer(text, prompt, n_dropped, base)
 
@@ -102,11 +104,14 @@ class Conversation:
             scratch.write_text(text, encoding="utf-8")
         return file
 
+    def _checked_system(self, system: str) -> str:
+        self.model.check((Message("system", system),))
+        return system
+
     def _answer(self, text: str, prompt: list[int], n_dropped: int, base: bool) -> Generator[str, None, None]:
         answer, reason, n_tokens, seconds, first = "", "stopped", 0, 0.0, 0.0
-        pieces = self.model.stream(
-            prompt, base=base, max_tokens=self.max_tokens, temperature=self.temperature, seed=self._seed
-        )
+        sampling = Sampling(self.temperature, seed=self._seed)
+        pieces = self.model.stream(prompt, base=base, max_tokens=self.max_tokens, sampling=sampling)
         try:
             for piece in pieces:
                 n_tokens += 1

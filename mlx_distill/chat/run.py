@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from mlx_lm.generate import wired_limit
+
 from mlx_distill.chat import terminal
 from mlx_distill.chat.conversation import Conversation
 from mlx_distill.chat.repl import Repl, cut_off_note, write_answer
@@ -30,12 +32,13 @@ def run(config: ChatConfig, report: Report = ignore, *, ab: bool = False) -> Non
     conversation = Conversation(ChatModel(student, adapter, config.context_tokens), config)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a character that the terminal cannot show must not end the chat
-    if not interactive:
-        _answer_once(conversation, prompt, ab=ab)
-        return
-    report(Note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."))
-    read = terminal.line_reader()
-    Repl(conversation, read, terminal.write, terminal.say, ab=ab, hide_typing=terminal.hide_typing).run()
+    with wired_limit(student.model):  # Metal: the model stays in memory between answers
+        if not interactive:
+            _answer_once(conversation, prompt, ab=ab)
+            return
+        report(Note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."))
+        read = terminal.line_reader()
+        Repl(conversation, read, terminal.write, terminal.say, ab=ab, hide_typing=terminal.hide_typing).run()
 
 
 def _answer_once(conversation: Conversation, prompt: str, *, ab: bool) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "expand": "Ask the teacher for variations of the base prompts.",
     "prepare": "Make train, valid and test rows from the answers.",
     "convert": "Convert a student from the Hub, a folder or a GGUF file to MLX.",
+    "logprobs": "Store a local teacher's log-probabilities of the prepared rows.",
     "train": "Train a LoRA adapter on the prepared rows.",
     "compare": "Compare base and distilled on held-out rows and test prompts.",
     "fuse": "Fuse the adapter into a standalone model and verify it.",
@@ -75,9 +76,16 @@ def group() -> None:
     """
 
 
+def _warn(text: str) -> None:
+    from mlx_distill.cli.output import print_notes
+    from mlx_distill.events import Warning
+
+    print_notes(Warning(text))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0, 1 (an error with advice), 2 (bad usage), 130 (Ctrl-C)."""
-    device.configure_process()
+    device.configure_process(_warn)
     try:
         code = group.main(arguments, prog_name="mlx-distill", standalone_mode=False)
     except DistillError as error:
@@ -88,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):  # Abort is a RuntimeError, so before it
         click.echo("\nStopped.", err=True)
         code = 130
-    except RuntimeError as error:  # MLX raises it for memory and GPU errors
+    except (RuntimeError, MemoryError) as error:  # MLX raises them for memory and GPU errors
         from mlx_distill.cli.output import print_error
         from mlx_distill.gpu_errors import explain
 

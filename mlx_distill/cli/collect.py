@@ -45,8 +45,7 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
     statuses = tuple(part.strip() for part in (retry or "").split(",") if part.strip())
     config = resolve(CollectConfig, "collect", {**flags, "retry": statuses})
     if dry_run:
-        expected = estimate(config)
-        print_json(expected) if as_json else print_estimate(expected)
+        print_estimate(estimate(config), as_json=as_json)
         return
     show_estimate(estimate(config))
     with reporting() as report:

@@ -13,6 +13,7 @@ from mlx_distill.collect.expand import ExpandConfig, estimate, run
 from mlx_distill.collect.run import failed_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.formatting import format_duration
+from mlx_distill.run.pipeline import keep_awake
 
 
 @click.command("expand")
@@ -30,11 +31,10 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
     """
     config = resolve(ExpandConfig, "expand", flags)
     if dry_run:
-        expected = estimate(config)
-        print_json(expected) if as_json else print_estimate(expected)
+        print_estimate(estimate(config), as_json=as_json)
         return
     show_estimate(estimate(config))
-    with reporting() as report:
+    with keep_awake(), reporting() as report:
         result = run(config, report)
     if as_json:
         print_json(result)

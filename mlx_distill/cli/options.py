@@ -21,9 +21,11 @@ def config_options(config: type[Config], *, leave_out: tuple[str, ...] = ()) -> 
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields_of(config)):
+            if field.name in leave_out:
+                continue
             if field.group:
                 command = config_options(field.group)(command)
-            elif field.name not in leave_out and not field.is_table:  # tables are for the file
+            elif not field.is_table:  # tables are for the file
                 command = _option(field)(command)
         return command
 
@@ -73,7 +75,8 @@ def _grouped(config: type[Config], values: Mapping[str, Any], options: Mapping[s
     merged = {**values, **options}
     for field in fields_of(config):
         if field.group:
-            inner = {name: merged.pop(name) for name in field.group.__struct_fields__ if name in options}
+            names = set(field.group.__struct_fields__) - set(config.__struct_fields__)
+            inner = {name: merged.pop(name) for name in names if name in options}
             table = merged.get(field.name, {})
             if inner and isinstance(table, Mapping):
                 merged[field.name] = {**table, **inner}

@@ -9,7 +9,7 @@ import click
 
 from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
-from mlx_distill.cli.output import print_json, reporting
+from mlx_distill.cli.output import print_json, reporting, safe
 from mlx_distill.collect.run import estimate
 from mlx_distill.formatting import format_duration
 from mlx_distill.run import pipeline
@@ -36,10 +36,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run all stages of distill.toml: collect, convert, prepare, train, compare, fuse.
+    """Run all stages of distill.toml: convert, collect, prepare, logprobs, train, compare, fuse.
 
-    A stage is skipped if its settings and files have not changed. After Ctrl-C, the same command continues. If the
-    teacher's answers cost money, the estimate is shown first, and on a terminal you confirm it once.
+    `logprobs` runs only if [train] objective is "kd". A stage is skipped if its settings and files have not changed.
+    After Ctrl-C, the same command continues. If the teacher's answers cost money, the estimate is shown first, and on
+    a terminal you confirm it once.
 
     \b
     Examples:
@@ -54,7 +55,7 @@ def command(
     collect = pipeline.collect_config(config)
     expected = estimate(collect)
     if dry_run:
-        print_json(expected) if as_json else print_estimate(expected)
+        print_estimate(expected, as_json=as_json)
         return
     show_estimate(expected)
     ask_once(expected, yes=yes)
@@ -88,4 +89,4 @@ def print_stages(outcomes: Sequence[StageOutcome]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo(f"  {'  '.join(cells).rstrip()}")
+        click.echo(f"  {safe('  '.join(cells).rstrip())}")

@@ -18,7 +18,7 @@ from mlx_distill.train import TrainConfig, TrainResult
 @config_options(TrainConfig)
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
-    """Train an adapter on the prepared rows and keep the best one by validation loss.
+    """Train an adapter on the prepared rows and keep the best one by validation loss (kd: by KL to the teacher).
 
     Only answer tokens are learned. Ctrl-C finishes the step and saves; --resume continues.
 
@@ -43,17 +43,17 @@ def print_result(result: TrainResult) -> None:
     estimated = f" ({format_bytes(result.estimated_bytes)} estimated)" if result.estimated_bytes else ""
     accuracy = f"{format_percent(result.valid_accuracy_before)} → {format_percent(result.valid_accuracy)}"
     points = 100 * (result.valid_accuracy - result.valid_accuracy_before)
+    kl = []
+    if result.valid_kl_before is not None and result.valid_kl is not None:
+        kl = [("valid KL", f"{_change(result.valid_kl_before, result.valid_kl)} to the teacher")]
     print_facts(
         f"Trained {result.steps} steps, {result.epochs:g} epochs ({result.stopped})",
         [
             ("trainable", f"{trainable} ({fraction})"),
             ("time", f"{format_duration(result.seconds)}, {result.supervised_tokens_per_second:.0f} answer tokens/s"),
             ("peak memory", f"{format_bytes(result.peak_bytes)}{estimated}"),
-            (
-                "valid loss",
-                f"{result.valid_loss_before:.3f} → {result.valid_loss:.3f} "
-                f"({100 * (result.valid_loss / result.valid_loss_before - 1):+.1f} %)",
-            ),
+            *kl,
+            ("valid loss", _change(result.valid_loss_before, result.valid_loss)),
             (
                 "token accuracy",
                 f"{accuracy} ({points:+.1f} points; {result.n_valid_rows} rows, {result.n_valid_tokens} tokens)",
@@ -61,3 +61,7 @@ def print_result(result: TrainResult) -> None:
             ("adapter", f"{result.adapter} (best: step {result.best_step})"),
         ],
     )
+
+
+def _change(before: float, after: float) -> str:
+    return f"{before:.3f} → {after:.3f} ({100 * (after / before - 1):+.1f} %)"

@@ -11,15 +11,18 @@ import msgspec
 
 from mlx_distill.config import Config, doc
 from mlx_distill.formatting import format_usd
+from mlx_distill.models.config import is_local
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
+from mlx_distill.teachers.base import DEFAULT_CONCURRENCY
 from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt, Retry
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, UsageReport
 from mlx_distill.teachers.recorded import recording_files
 from mlx_distill.teachers.registry import teacher_usage
 from mlx_distill.teachers.retry import RetryPolicy
 
-TEACHER_SYSTEM = "You are a helpful assistant. Answer completely and concisely."
-"""Default system message of the teacher. Small students learn better from short answers that come to an end."""
+TEMPERATURE = 0.7
+"""Most model cards advise about this much: less repeats itself, more takes unlikely tokens."""
 
 
 class AskConfig(Config, frozen=True, kw_only=True):
@@ -28,7 +31,19 @@ class AskConfig(Config, frozen=True, kw_only=True):
     teacher: Annotated[str, doc(f"who answers: {teacher_usage()}")]
     prompts: Annotated[Path, doc("prompts: JSON lines, or text with one prompt a line")] = Path("data/prompts.jsonl")
     max_tokens: Annotated[int, doc("maximum tokens of an answer, thinking included", ge=1)] = 4096
-    concurrency: Annotated[int, doc("maximum requests at once; fewer after a rate limit", ge=1, le=1000)] = 64
+    concurrency: (
+        Annotated[
+            int,
+            doc(
+                f"maximum requests at once, fewer after a rate limit; the batch size of a local teacher  "
+                f"[default: {DEFAULT_CONCURRENCY}; local: 16, on Metal 32]",
+                ge=1,
+                le=1000,
+            ),
+        ]
+        | None
+    ) = None
+    model: Annotated[Path, doc("the student's MLX folder, which the teacher `self` needs")] | None = None
     wait_minutes: Annotated[
         float, doc("how long to retry a teacher that is overloaded or out of reach", ge=0, le=1440)
     ] = 10.0
@@ -58,11 +73,27 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
     """Settings of `collect`."""
 
     out: Annotated[Path, doc("folder of the answers (teacher_data.jsonl)")]
-    system: Annotated[str, doc("system message of the teacher")] = TEACHER_SYSTEM
+    teacher_context: ContextConfig = ContextConfig()
+    samples: Annotated[int, doc("answers to each prompt; each becomes a row of the same family", ge=1, le=64)] = 1
+    temperature: Annotated[
+        float, doc("of a local teacher (mlx:, self): 0 always takes the most probable token", ge=0, le=10)
+    ] = TEMPERATURE
+    seed: Annotated[int, doc("random seed of a local teacher's answers", ge=0)] = 0
     batch: Annotated[bool, doc("ask in batches, at half price and answered within a day, and wait for them")] = False
     wait: Annotated[bool, doc("wait for the pending batches and import them; ask nothing new")] = False
     limit: Annotated[int, doc("ask only the first LIMIT prompts, to try it out", ge=1)] | None = None
     retry: Annotated[tuple[Retry, ...], doc(f"ask again if the answer ended with: {', '.join(RETRIES)}")] = ()
+
+    removed: ClassVar[Mapping[str, str]] = {"system": "it is in [teacher_context] now"}
+
+    def check(self) -> None:
+        super().check()
+        if self.samples > 1 and (self.teacher.startswith("recorded:") or self._is_greedy):
+            raise ValueError(f"samples: {self.teacher} gives the same answer each time; set a temperature above 0")
+
+    @property
+    def _is_greedy(self) -> bool:
+        return is_local(self.teacher) and not self.temperature
 
     @property
     def batch_mode(self) -> BatchMode:
@@ -71,7 +102,7 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
 
     def inputs(self) -> list[Path]:
         """The files that the answers depend on."""
-        return [self.prompts, *recording_files(self.teacher)]
+        return [self.prompts, *self.teacher_context.inputs(), *recording_files(self.teacher)]
 
     def outputs(self) -> list[Path]:
         """The files that the stage writes."""

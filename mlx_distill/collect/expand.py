@@ -19,6 +19,7 @@ from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.records import Prompt, Request, TeacherRecord, build_messages
 from mlx_distill.sanitize import surrogate_problem
+from mlx_distill.similarity import NearDuplicateIndex
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.teachers import ask, open_teacher
@@ -33,8 +34,8 @@ EXPAND_SYSTEM = (
     "three sentences. Never paraphrase, and never fill in a template. Answer with a JSON list of strings and nothing "
     "else."
 )
-NEAR_COPY_SCORE = 90.0
-"""Two prompts with this token_sort_ratio of rapidfuzz (0 to 100) or more are near copies."""
+NEAR_COPY_SIMILARITY = 0.6
+"""Two prompts with this Jaccard index of their word trigrams are near copies: of ten words, one at an end differs."""
 
 
 class ExpandConfig(AskConfig, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
     and writes the same file. Raises what `collect.run` raises; the file is written only at the end.
     """
     prompts = read_prompts(config.prompts)
-    teacher = open_teacher(config.teacher)
+    teacher = open_teacher(config.teacher, config.model)
     requests = _requests(teacher.name, prompts, config)
     result = ask.ask(
         teacher,
@@ -123,7 +124,7 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
 
 def estimate(config: ExpandConfig) -> Estimate:
     """Return what `run` would ask and its cost. Sends and writes nothing."""
-    teacher = open_teacher(config.teacher)
+    teacher = open_teacher(config.teacher, config.model)
     requests = _requests(teacher.name, read_prompts(config.prompts), config)
     return estimates.estimate(teacher, requests, config.data / files.EXPANSIONS, budget=config.budget)
 
@@ -163,7 +164,9 @@ def parse_variations(record: TeacherRecord) -> list[str]:
 
 def _expanded(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]], n_each: int) -> tuple[list[Prompt], int]:
     """Return the prompts with at most `n_each` variations after each family, and the number of near copies."""
-    seen = [prompt.text for prompt in prompts]
+    seen = NearDuplicateIndex(NEAR_COPY_SIMILARITY)
+    for prompt in prompts:
+        seen.add(prompt.id, prompt.text)
     ids = {prompt.id: prompt for prompt in prompts}
     families: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -174,22 +177,13 @@ def _expanded(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]], n_e
         for text in variations:
             if n_taken == n_each:
                 break
-            if _is_near_copy(text, seen):
+            if seen.find(text):
                 n_near_copies += 1
                 continue
             number = next(n for n in range(1, len(ids) + 2) if f"{base_id}-v{n}" not in ids)
             variation = structs.replace(ids[base_id], id=f"{base_id}-v{number}", prompt=text)
-            seen.append(text)
+            seen.add(variation.id, text)
             ids[variation.id] = variation
             families[base_id].append(variation)
             n_taken += 1
     return [prompt for family in families.values() for prompt in family], n_near_copies
-
-
-def _is_near_copy(text: str, others: Sequence[str]) -> bool:
-    from rapidfuzz import fuzz, process, utils  # takes 50 ms, and `--help` imports this module
-
-    found = process.extractOne(
-        text, others, scorer=fuzz.token_sort_ratio, processor=utils.default_process, score_cutoff=NEAR_COPY_SCORE
-    )
-    return found is not None

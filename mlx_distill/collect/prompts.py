@@ -20,9 +20,9 @@ MISSING_ADVICE = "Create a project with `mlx-distill init NAME`, or name a file 
 def read_prompts(path: Path) -> list[Prompt]:
     """Return the prompts of a file in order. The suffix decides between JSON lines and plain text.
 
-    A JSON line is a prompt (`prompt`, and optionally `id`, `family`, `category`, `split`). A base prompt may have a
-    list `variations`, of texts or of objects with a `prompt` and optionally an `id` and a `category`: they join its
-    family and split. Their default ids are `<base>-v1`, `<base>-v2`, ...
+    A JSON line is a prompt (`prompt`, and optionally `id`, `family`, `category`, `split`, `context`). A base prompt may
+    have a list `variations`, of texts or of objects with a `prompt` and optionally an `id`, a `category` and a
+    `context`: they join its family and split. Their default ids are `<base>-v1`, `<base>-v2`, ...
 
     Raises InputError with all problems of the file: wrong fields, repeated ids, a family in two splits.
     """
@@ -114,5 +114,5 @@ def _variation(base: Prompt, number: int, item: object) -> Prompt:
     for name, inherited in (("family", base.family), ("split", base.split)):
         if item.get(name, inherited) != inherited:
             raise ValueError(f"its {name} is {item[name]!r}, its base's is {inherited!r}")
-    defaults = {"id": f"{base.id}-v{number}", "category": base.category}
+    defaults = {"id": f"{base.id}-v{number}", "category": base.category, "context": base.context}
     return Prompt.from_json({**defaults, **item, "family": base.family, "split": base.split})

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from msgspec import structs
+
 from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.collect.prompts import read_prompts
 from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Report, Warning, ignore
-from mlx_distill.records import Message, Request
+from mlx_distill.models.config import is_local
+from mlx_distill.models.context import read_context, request_with_context
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_json_lists
 from mlx_distill.teachers import ask, open_teacher
@@ -32,7 +35,7 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
     problems of the prompt file, TeacherError if the teacher cannot be asked or answers nothing, BudgetError at the cap,
     and Interrupted after Ctrl-C or SIGTERM: every answer that arrived is saved, and another run asks for the rest.
     """
-    teacher = open_teacher(config.teacher)
+    teacher = open_teacher(config.teacher, config.model)
     requests = _requests(teacher.name, config)
     result = ask.ask(
         teacher,
@@ -62,7 +65,7 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
 
 def estimate(config: CollectConfig) -> Estimate:
     """Return what `run` would ask and its cost. Sends and writes nothing."""
-    teacher = open_teacher(config.teacher)
+    teacher = open_teacher(config.teacher, config.model)
     return estimates.estimate(
         teacher,
         _requests(teacher.name, config),
@@ -80,11 +83,18 @@ def failed_lines(failed: Sequence[FailedPrompt], max_lines: int = 10) -> list[st
 
 
 def _requests(teacher: str, config: CollectConfig) -> Requests:
-    """Return one request a prompt. They share the system message: there may be 100,000."""
-    system = (Message("system", config.system),) if config.system else ()
+    """Return the requests: all first samples, then all second ones. They share the messages: there may be 100,000."""
+    context, prompts = read_context(config.teacher_context), read_prompts(config.prompts)[: config.limit]
+    temperature = config.temperature if is_local(config.teacher) else 0.0
+    seed = config.seed if temperature else 0
+    asked = [(prompt, request_with_context(teacher, prompt, context, config.max_tokens)) for prompt in prompts]
     return [
-        (prompt, Request(teacher, (*system, Message("user", prompt.text)), config.max_tokens))
-        for prompt in read_prompts(config.prompts)[: config.limit]
+        (
+            structs.replace(prompt, id=f"{prompt.id}-s{sample + 1}") if sample else prompt,
+            structs.replace(request, temperature=temperature, seed=seed, sample=sample),
+        )
+        for sample in range(config.samples)
+        for prompt, request in asked
     ]
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import mlx.core as mx
 import msgspec
 
 from mlx_distill.code_blocks.blocks import Syntax, code_blocks
 from mlx_distill.code_blocks.execution import run_blocks
 from mlx_distill.code_blocks.syntax import check_syntax
-from mlx_distill.compare.ask_teacher import ask
+from mlx_distill.compare.ask_teacher import ask, teacher_name
 from mlx_distill.compare.config import AnswerConfig
-from mlx_distill.compare.models import ModelSpec, Writing
+from mlx_distill.compare.models import ModelSpec
 from mlx_distill.compare.prompts import EvalPrompt
 from mlx_distill.compare.report import CheckedAnswer, CheckedBlock, Execution
 from mlx_distill.events import Report
+from mlx_distill.models.context import read_context, with_context
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import Student
 from mlx_distill.models.tokenize import render_prompt
@@ -24,26 +24,24 @@ from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.sanitize import encodable
 from mlx_distill.storage import files
 
-RUN_WORDS = 4
+REPEAT_WORDS = 4
 
 
 def repetition(text: str) -> float:
-    """Return the share of a text's runs of four words that occur earlier in it; 0 if it has no such run."""
+    """Return the share of a text's word 4-grams that occur earlier in it; 0 for a shorter text."""
     words = text.split()
-    runs = [tuple(words[n : n + RUN_WORDS]) for n in range(len(words) - RUN_WORDS + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    ngrams = [tuple(words[n : n + REPEAT_WORDS]) for n in range(len(words) - REPEAT_WORDS + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def write_answers(
+def generate_answers(
     student: Student, prompts: Sequence[EvalPrompt], spec: ModelSpec, config: AnswerConfig, report: Report
-) -> tuple[list[CheckedAnswer], Writing]:
-    """Have a model answer every prompt, in their order."""
-    tokens = [render_prompt(student.tokenizer, prompt.messages) for prompt in prompts]
-    mx.reset_peak_memory()
+) -> tuple[list[CheckedAnswer], float]:
+    """Have a model answer all prompts. Returns the answers in the order of the prompts, and the tokens per second."""
     started = time.perf_counter()
     completions = generate_batch(
         student,
-        tokens,
+        [render_prompt(student.tokenizer, prompt.messages, prompt.tools) for prompt in prompts],
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         seed=spec.seed,
@@ -51,19 +49,12 @@ def write_answers(
         job=f"answers of {spec.name}",
     )
     seconds = max(time.perf_counter() - started, 1e-9)
-    answers = [
-        CheckedAnswer(
-            text := encodable(one.text),
-            one.finished,
-            len(one.tokens),
-            repetition(text),
-            check_blocks(text, execute=config.execute),
-            round(len(one.tokens) / max(one.seconds, 1e-9), 2),
-        )
-        for one in completions
-    ]
-    n_tokens = sum(answer.n_tokens for answer in answers)
-    return answers, Writing(round(n_tokens / seconds, 2), mx.get_peak_memory())
+    answers = []
+    for one in completions:
+        text, n_tokens = encodable(one.text), len(one.tokens)
+        blocks, rate = check_blocks(text, execute=config.execute), round(n_tokens / max(one.seconds, 1e-9), 2)
+        answers.append(CheckedAnswer(text, one.finished, n_tokens, repetition(text), blocks, rate))
+    return answers, round(sum(answer.n_tokens for answer in answers) / seconds, 2)
 
 
 def teacher_answers(
@@ -71,14 +62,18 @@ def teacher_answers(
 ) -> tuple[dict[str, CheckedAnswer], list[str]]:
     """Return the teacher's answers by prompt id, and warnings about those that are missing.
 
-    A held-out row has its own answer. Test prompts are asked, with the messages and the limit of the student. Trouble
-    with the teacher is a warning; only Interrupted is raised.
+    A held-out row has its own answer. Test prompts are asked, in the teacher's context and with the limit of the
+    student. Trouble with the teacher is a warning; only Interrupted is raised.
     """
+    context, name = read_context(config.teacher_context), teacher_name(config.teacher, config.model)
     records = {
         one.id: TeacherRecord(messages=one.messages, answer=one.teacher_answer) for one in prompts if one.teacher_answer
     }
     asks = [
-        (Prompt(one.text, one.id, one.family, one.category), Request(config.teacher, one.messages, config.max_tokens))
+        (
+            Prompt(one.text, one.id, one.family, one.category),
+            Request(name, with_context(context, one.messages, one.context), config.max_tokens),
+        )
         for one in prompts
         if one.id not in records
     ]

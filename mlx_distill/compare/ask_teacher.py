@@ -15,9 +15,10 @@ from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.teachers import PROVIDERS, open_teacher
 from mlx_distill.teachers import ask as asking
+from mlx_distill.teachers.registry import teacher_name
 from mlx_distill.teachers.retry import RetryPolicy
 
-__all__ = ["PROVIDERS", "Replies", "ask"]
+__all__ = ["PROVIDERS", "Replies", "ask", "teacher_name"]
 
 CONCURRENCY = 8
 RETRY_POLICY = RetryPolicy(limit_seconds=60.0)
@@ -41,7 +42,7 @@ def ask(
     """Ask what the journal in the data folder does not hold yet. Raises only Interrupted, with all answers saved."""
     try:
         asked = asking.ask(
-            open_teacher(teacher),
+            open_teacher(teacher, config.model),
             asks,
             config.data / journal,
             concurrency=CONCURRENCY,

@@ -11,11 +11,14 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.compare.report import Report
 from mlx_distill.config import Config, doc
+from mlx_distill.models.config import local_folder
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage import files
 from mlx_distill.storage.package_data import package_data_path
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
 from mlx_distill.teachers.recorded import recording_files
+from mlx_distill.teachers.registry import teacher_usage
 
 TEST_PROMPTS = "test_prompts.jsonl"
 
@@ -29,8 +32,10 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
     out: Annotated[Path, doc("folder for report.html, report.md and report.json")]
     test_prompts: Annotated[Path, doc("JSON lines of prompts for both models; default: the four shipped ones")] = Path()
     teacher: Annotated[
-        str, doc("also show this teacher's answers: anthropic:MODEL, openai:MODEL or recorded:FILE; empty for none")
+        str, doc(f"also show this teacher's answers, in its context: {teacher_usage()}; empty for none")
     ] = ""
+    model: Annotated[Path, doc("base model of the adapters; default: the one that their config names")] | None = None
+    teacher_context: ContextConfig = ContextConfig()
     judge: Annotated[
         str, doc("teacher that judges which answer is better, asked in both orders, at its price; empty for none")
     ] = ""
@@ -43,7 +48,9 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
         bool,
         doc(
             "run the Python in the answers, with limits on time, memory, files and processes; not a sandbox: the code "
-            "has your rights and can read your files and keys"
+            "has your rights and can read your files and keys. macOS does not limit memory and processes, and a "
+            "process that leaves its group goes on; there, sandbox-exec denies the network and writes outside the "
+            "work folder"
         ),
     ] = False
     max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None
@@ -78,7 +85,9 @@ class CompareConfig(AnswerConfig, frozen=True, kw_only=True):
         """Return the files that decide the result; a folder stands for all files in it."""
         adapter = [self.adapter / name for name in (files.ADAPTER_WEIGHTS, files.ADAPTER_CONFIG)]
         recorded = [path for teacher in (self.teacher, self.judge) for path in recording_files(teacher)]
-        return [self.model, *adapter, self.data / files.TEST, self.test_prompts, *recorded]
+        folder = local_folder(self.teacher, self.model)
+        teacher = [*self.teacher_context.inputs(), *([folder] if folder and folder != self.model else [])]
+        return [self.model, *adapter, self.data / files.TEST, self.test_prompts, *recorded, *teacher]
 
 
 class PairConfig(AnswerConfig, frozen=True, kw_only=True):
@@ -88,7 +97,6 @@ class PairConfig(AnswerConfig, frozen=True, kw_only=True):
 
     a: Annotated[Path, doc("an adapter folder or an MLX model folder")]
     b: Annotated[Path, doc("another one, or the same: then it samples with the next seed")]
-    model: Annotated[Path, doc("base model of the adapters; default: the one that their config names")] | None = None
     out: Annotated[Path, doc("folder for the report; default: reports/A-vs-B")] = Path()
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ ENDING = (
     "nothing after it:\nVerdict: A\nVerdict: B\nVerdict: tie"
 )
 _VERDICT = re.compile(r"Verdict: (A|B|tie)")
-_SAME_FAMILY = {"chatgpt": "gpt", "o": "gpt"}
+_SAME_FAMILY = {"chatgpt": "gpt", "o": "gpt"}  # o1, o3: OpenAI's models that think
 
 
 class JudgeInfo(msgspec.Struct, frozen=True):

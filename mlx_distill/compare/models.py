@@ -10,16 +10,17 @@ from mlx.utils import tree_flatten
 
 from mlx_distill import device
 from mlx_distill.compare.config import AnswerConfig, CompareConfig, PairConfig
-from mlx_distill.compare.history import read_training
 from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.report import AdapterInfo, AnsweredPrompt, CheckedAnswer, ModelInfo
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.adapter import Adapter, load_adapter, read_adapter_config
+from mlx_distill.models.fidelity import RowFidelity
 from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.provenance import Provenance
 from mlx_distill.models.score import RowScore
 from mlx_distill.records import Example
 from mlx_distill.storage import files
+from mlx_distill.training_run import TrainingRun
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
@@ -32,27 +33,24 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """Seed of its sampling."""
 
 
-class Writing(msgspec.Struct, frozen=True):
-    """Speed and memory of a model that writes all its answers at the same time."""
-
-    tokens_per_second: float
-    peak_bytes: int
-    """Peak memory of MLX arrays meanwhile, weights included."""
-
-
 class ModelRun(msgspec.Struct, frozen=True):
-    """One model with its score on each held-out row."""
+    """One model with its scores, and what it takes to generate all its answers at the same time."""
 
     info: ModelInfo
     scores: tuple[RowScore, ...]
-    writing: Writing
+    """One for each held-out row."""
+    tokens_per_second: float
+    peak_bytes: int
+    """Peak memory of MLX arrays, weights included."""
+    fidelity: tuple[RowFidelity, ...] | None = None
+    """Comparison with the teacher on each held-out row. None without a teacher on this machine."""
 
     @property
     def name(self) -> str:
         return self.info.name
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(msgspec.Struct, frozen=True):
     """The data of a comparison: the input of every metric."""
 
     a: ModelRun
@@ -63,13 +61,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     answers: Sequence[AnsweredPrompt]
     judge: JudgeInfo | None = None
     seed: int = 0
+    teacher: str = ""
 
     @property
     def voices(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:
         """Everyone who answered, by name, with their answers: a, b, and the teacher if it answered."""
         found = ((self.a.name, [one.a for one in self.answers]), (self.b.name, [one.b for one in self.answers]))
-        taught = [one.teacher for one in self.answers if one.teacher]
-        return (*found, ("teacher", taught)) if taught else found
+        by_teacher = [one.teacher for one in self.answers if one.teacher]
+        return (*found, ("teacher", by_teacher)) if by_teacher else found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,6 +128,7 @@ class ModelLoader:
             self._student = load_student(spec.model)
         if spec.adapter and not self._adapter:
             self._adapter = load_adapter(self._student, spec.adapter)
+            self._adapter.cast()
         if self._adapter:
             self._adapter.enabled = spec.adapter is not None
         return self._student, self._adapter if spec.adapter else None
@@ -147,7 +147,6 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
     )
     if not adapter:
         return info
-    training = read_training(adapter.folder)
     weights = (item for layer in adapter.layers.values() for item in tree_flatten(layer.parameters()))
     found = AdapterInfo(
         folder=adapter.folder,
@@ -157,4 +156,4 @@ def model_info(spec: ModelSpec, student: Student, adapter: Adapter | None) -> Mo
         n_trainable=sum(value.size for name, value in weights if name.startswith("lora_") or name == "m"),  # m: DoRA
         changes_nothing=adapter.is_zero,
     )
-    return msgspec.structs.replace(info, adapter=found, training=training)
+    return msgspec.structs.replace(info, adapter=found, training=TrainingRun.load(adapter.folder))

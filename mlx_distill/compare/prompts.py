@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,6 +30,9 @@ class EvalPrompt(msgspec.Struct, frozen=True):
     origin: Origin
     teacher_answer: str = ""
     """The answer in the row, for a prompt from a held-out row."""
+    context: str = ""
+    """A document that only the teacher sees."""
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def read_prompts(file: Path) -> list[Prompt]:
@@ -46,7 +49,15 @@ def read_prompts(file: Path) -> list[Prompt]:
 def build_prompts(prompts: Iterable[Prompt], rows: Iterable[Example], system: str) -> list[EvalPrompt]:
     """Return the test prompts with the system message, then the rows with their own messages."""
     found = [
-        EvalPrompt(one.id, one.family, one.category, one.text, build_messages(one.text, system), "test prompt")
+        EvalPrompt(
+            one.id,
+            one.family,
+            one.category,
+            one.text,
+            build_messages(one.text, system),
+            "test prompt",
+            context=one.context,
+        )
         for one in prompts
     ]
     taken = {prompt.id for prompt in found}
@@ -60,7 +71,9 @@ def build_prompts(prompts: Iterable[Prompt], rows: Iterable[Example], system: st
             name = f"{row.id} ({number})"
         taken.add(name)
         answer = row.messages[last].content
-        found.append(EvalPrompt(name, row.family, row.category, text, messages, "test row", answer))
+        found.append(
+            EvalPrompt(name, row.family, row.category, text, messages, "test row", answer, row.context, row.tools)
+        )
     return found
 
 

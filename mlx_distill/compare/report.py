@@ -1,7 +1,7 @@
 """The report: everything that a comparison found. `report.json` is `Report` field by field, in this order.
 
 field        content                                                                      struct
-format       3; raised when a field changes its name or meaning                           -
+format       4; raised when a field changes its name or meaning                           -
 created_at   UTC, ISO 8601                                                                -
 machine      platform, device, kind (`metal` or `cpu`), blas, dtype                       -
 versions     package to version                                                           -
@@ -27,11 +27,13 @@ from typing import Any
 import msgspec
 
 from mlx_distill.code_blocks.blocks import Syntax
+from mlx_distill.compare.collected import Collected
 from mlx_distill.compare.prompts import Origin
 from mlx_distill.compare.table import Table
 from mlx_distill.formatting import format_percent, plural
+from mlx_distill.training_run import TrainingRun
 
-FORMAT = 3
+FORMAT = 4
 LANGUAGES = {"python": "Python", "sql": "SQL", "java": "Java"}
 
 
@@ -150,25 +152,6 @@ class AdapterInfo(msgspec.Struct, frozen=True):
         return f"{self.folder} ({self.checkpoint})" if self.checkpoint else str(self.folder)
 
 
-class TrainingStep(msgspec.Struct, frozen=True):
-    """The figures of one training step; None if they were not measured."""
-
-    step: int
-    train_loss: float | None = None
-    valid_loss: float | None = None
-    train_accuracy: float | None = None
-    valid_accuracy: float | None = None
-
-
-class TrainingRun(msgspec.Struct, frozen=True):
-    """The training of an adapter."""
-
-    settings: dict[str, Any]
-    result: dict[str, Any]
-    """Both as in `run.json`."""
-    steps: tuple[TrainingStep, ...]
-
-
 class ModelInfo(msgspec.Struct, frozen=True):
     """One of the two models."""
 
@@ -183,18 +166,6 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Commit of the Hub repository; empty for files."""
     adapter: AdapterInfo | None = None
     training: TrainingRun | None = None
-
-
-class Collected(msgspec.Struct, frozen=True):
-    """The teacher's answers in the data folder."""
-
-    n_prompts: int
-    n_answered: int
-    teachers: tuple[str, ...]
-    models: tuple[str, ...]
-    cost_usd: float | None
-    """None if no answer has a price."""
-    n_priced: int
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlx_distill.compare.metrics.held_out import MAX_LOSS
-from mlx_distill.compare.report import ModelInfo, TrainingRun
+from mlx_distill.compare.report import ModelInfo
 from mlx_distill.errors import InputError, MissingError, VerificationError, raise_problems
 from mlx_distill.events import Report
 from mlx_distill.models.load import Student
@@ -16,6 +16,7 @@ from mlx_distill.models.tokenize import TokenizedChat, render
 from mlx_distill.records import Example
 from mlx_distill.storage import files
 from mlx_distill.storage.jsonl import read_jsonl
+from mlx_distill.training_run import TrainingRun
 
 
 def read_test_rows(data: Path) -> list[Example]:
@@ -41,7 +42,7 @@ def render_rows(student: Student, rows: Sequence[Example], file: Path) -> list[T
     problems: list[str] = []
     for row in rows:
         try:
-            rendered.append(render(student.tokenizer, row.messages))
+            rendered.append(render(student.tokenizer, row))
         except InputError as error:
             problems.append(f"{row.id}: {error.message}")
     raise_problems(file, problems, f"Run `mlx-distill prepare` again with the student {student.path}.")
@@ -98,7 +99,7 @@ def find_warnings(models: Iterable[ModelInfo], rows: Sequence[Example], system: 
     """Return what a reader must know about the models before believing the figures."""
     found = []
     for model in models:
-        adapter, training = model.adapter, model.training or TrainingRun({}, {}, ())
+        adapter, training = model.adapter, model.training or TrainingRun()
         trained_on = str(training.settings.get("model", ""))
         if adapter and adapter.changes_nothing:
             found.append(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+import mlx.core as mx
+
 from mlx_distill import device
-from mlx_distill.compare.answers import teacher_answers, write_answers
+from mlx_distill.compare.answers import generate_answers, teacher_answers
+from mlx_distill.compare.collected import Collected, read_collected
 from mlx_distill.compare.config import TEST_PROMPTS, AnswerConfig, CompareConfig, CompareResult, PairConfig
-from mlx_distill.compare.history import read_collected
+from mlx_distill.compare.fidelity import open_reference
 from mlx_distill.compare.judge import judge
 from mlx_distill.compare.metrics import METRICS, Metric
 from mlx_distill.compare.models import Comparison, ModelLoader, ModelRun, model_info, model_specs
 from mlx_distill.compare.prompts import build_prompts, read_prompts, sample_rows
 from mlx_distill.compare.render.html import html_page
 from mlx_distill.compare.render.markdown import markdown_page
-from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Collected, Report
+from mlx_distill.compare.report import AnsweredPrompt, CheckedAnswer, Report
 from mlx_distill.compare.rows import (
     check_same_tokens,
     check_unseen,
@@ -44,7 +47,13 @@ def run(
     Trouble with the teacher or the judge is a warning. Raises MissingError and InputError for files that are missing
     or do not fit together, VerificationError if a model's loss is not a number.
     """
-    started, loader = time.perf_counter(), ModelLoader()
+    started, loader, warnings = time.perf_counter(), ModelLoader(), list[str]()
+
+    def warn(texts: Iterable[str]) -> None:
+        for text in texts:
+            warnings.append(text)
+            report(Warning(text))
+
     rows, specs = read_test_rows(config.data), model_specs(config)
     sampled = sample_rows(rows, config.test_rows, config.seed)
     prompts = build_prompts(read_prompts(config.test_prompts), sampled, config.system)
@@ -54,39 +63,44 @@ def run(
         infos.append(model_info(spec, student, adapter))
         rendered.append(render_rows(student, rows, config.data / files.TEST))
     check_same_tokens(rows, infos, rendered)
-    warnings = find_warnings(infos, rows, config.system) + check_unseen(rows, config.data, infos)
-    taught: dict[str, CheckedAnswer] = {}
+    warn([*find_warnings(infos, rows, config.system), *check_unseen(rows, config.data, infos)])
+    by_teacher: dict[str, CheckedAnswer] = {}
     if config.teacher:
-        taught, missing = teacher_answers(student, prompts, config, report)
-        warnings += missing
-    _report_all(warnings, report)
+        by_teacher, missing = teacher_answers(student, prompts, config, report)
+        warn(missing)
+    student, _ = loader.load(specs[0])
+    reference, doubts = open_reference(config, specs, student, rows, rendered[0], report)
+    warn(doubts)
 
-    runs, written = [], []
+    runs, by_model = [], []
     for spec, info, tokens in zip(specs, infos, rendered, strict=True):
         student, _ = loader.load(spec)
         scores = score_rows(student, tokens, info, report)
-        texts, writing = write_answers(student, prompts, spec, config, report)
-        runs.append(ModelRun(info, scores, writing))
-        written.append(texts)
+        fidelity = reference.measure(student, tokens, spec.name, report) if reference else None
+        mx.reset_peak_memory()
+        generated, tokens_per_second = generate_answers(student, prompts, spec, config, report)
+        runs.append(ModelRun(info, scores, tokens_per_second, mx.get_peak_memory(), fidelity))
+        by_model.append(generated)
+    reference = None  # the judge may need the memory
     answers = [
-        AnsweredPrompt(one.id, one.family, one.category, one.origin, one.text, a, b, taught.get(one.id))
-        for one, a, b in zip(prompts, *written, strict=True)
+        AnsweredPrompt(one.id, one.family, one.category, one.origin, one.text, a, b, by_teacher.get(one.id))
+        for one, a, b in zip(prompts, *by_model, strict=True)
     ]
-    collected, judged_by = read_collected(config.data), None
+    collected, judge_info = read_collected(config.data), None
     if config.judge:
         known = (*collected.teachers, *collected.models) if collected else ()
-        learned_from = [config.teacher, *known, *(answer.model for answer in taught.values())]
-        answers, judged_by, doubts = judge(answers, config, learned_from, report)
-        warnings += doubts
-        _report_all(doubts, report)
+        learned_from = [config.teacher, *known, *(answer.model for answer in by_teacher.values())]
+        answers, judge_info, doubts = judge(answers, config, learned_from, report)
+        warn(doubts)
     data = Comparison(
         a=runs[0],
         b=runs[1],
         rows=rows,
         train_rows=read_rows(config.data / files.TRAIN),
         answers=answers,
-        judge=judged_by,
+        judge=judge_info,
         seed=config.seed,
+        teacher=config.teacher,
     )
     found = build_report(data, config, metrics, collected, warnings, describe_machine(student), started)
     return write_report(found, config)
@@ -128,11 +142,6 @@ def write_report(found: Report, config: AnswerConfig) -> CompareResult:
         {html_file: html_page(found), markdown_file: markdown_page(found), json_file: json_text(to_plain(found))}
     )
     return CompareResult(found, json_file, markdown_file, html_file)
-
-
-def _report_all(warnings: Sequence[str], report: ReportEvent) -> None:
-    for text in warnings:
-        report(Warning(text))
 
 
 def describe_machine(student: Student) -> dict[str, str]:

@@ -12,11 +12,11 @@ import mlx.core as mx
 from mlx_lm import utils as mlx_lm_utils
 
 from mlx_distill import device
-from mlx_distill.convert import hub
 from mlx_distill.convert.config import ConvertConfig
 from mlx_distill.convert.sources import Source
 from mlx_distill.errors import DistillError, InputError, VerificationError
 from mlx_distill.events import Note, Report
+from mlx_distill.models import hub
 from mlx_distill.models.generate import stream
 from mlx_distill.models.gguf.read import convert_gguf
 from mlx_distill.models.load import load_student, load_weights, read_config

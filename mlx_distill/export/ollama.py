@@ -39,8 +39,9 @@ def run(config: OllamaConfig, report: Report = ignore) -> OllamaResult:
         write_text(scratch / "Modelfile", modelfile(tokenizer, file_name, config.system, report))
     file = config.out / "Modelfile"
     command = ["ollama", "create", config.name, "-f", str(file)]
-    line, created = shlex.join(command), shutil.which("ollama") is not None
-    if created:
+    line = shlex.join(command)
+    is_installed = shutil.which("ollama") is not None
+    if is_installed:
         report(Note(line))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -48,7 +49,7 @@ def run(config: OllamaConfig, report: Report = ignore) -> OllamaResult:
             raise MachineError(
                 f"`ollama create` failed: {first_line(reason[0])}", f"Start Ollama (`ollama serve`), then: {line}"
             )
-    return OllamaResult(config.name, config.out / file_name, file, written.size_bytes, line, created)
+    return OllamaResult(config.name, config.out / file_name, file, written.size_bytes, line, is_installed)
 
 
 def modelfile(tokenizer: TokenizerWrapper, file_name: str, system: str, report: Report = ignore) -> str:

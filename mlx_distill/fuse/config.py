@@ -8,7 +8,7 @@ from typing import Annotated
 
 from mlx_distill.config import Config, doc
 from mlx_distill.formatting import format_bytes
-from mlx_distill.models.quantization import check_quantization
+from mlx_distill.models.config import check_quantization
 from mlx_distill.storage.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TEST
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from mlx_distill.models.adapter import read_adapter_config
 from mlx_distill.models.provenance import Provenance
 from mlx_distill.records import TeacherRecord
 from mlx_distill.storage.atomic import write_text
-from mlx_distill.storage.files import TEACHER_DATA, TRAIN, TRAINING_RUN
+from mlx_distill.storage.files import TEACHER_DATA, TRAIN
 from mlx_distill.storage.jsonl import each_line, read_jsonl
+from mlx_distill.training_run import TrainingRun
 
 _SETTINGS = ("epochs", "batch_size", "learning_rate", "schedule", "rank", "alpha", "max_length", "seed")
 
@@ -86,13 +86,11 @@ def _teachers(data: Path) -> list[str]:
 
 def _training(adapter: Path) -> list[tuple[str, Any]]:
     """Return the progress of the training and its settings, in the card's order."""
-    try:
-        run = json.loads((adapter / TRAINING_RUN).read_text(encoding="utf-8"))
-        settings, result = run["settings"], run["result"]
-        done = [("best step", f"{result['best_step']} of {result['steps']}"), ("epochs done", result["epochs"])]
-        return [*done, *((name, settings[name]) for name in _SETTINGS if name in settings)]
-    except (OSError, ValueError, KeyError, TypeError):
+    run = TrainingRun.load(adapter)
+    if not run or not {"best_step", "steps", "epochs"} <= run.result.keys():
         return []
+    done = [("best step", f"{run.result['best_step']} of {run.result['steps']}"), ("epochs done", run.result["epochs"])]
+    return [*done, *((name, run.settings[name]) for name in _SETTINGS if name in run.settings)]
 
 
 def _count(file: Path) -> int:

@@ -73,19 +73,19 @@ def check_fused(
     compute = device.prepare().dtype_for(file_dtype)
     dtype = compute if str(compute).endswith(f".{file_dtype}") else mx.float32
     student = load_student(model, dtype=dtype)
-    rows = [render(student.tokenizer, example.messages) for example in examples]
+    rows = [render(student.tokenizer, example) for example in examples]
     batches = [pad([rows[index] for index in group]) for group in make_batches([len(row.tokens) for row in rows])]
     prompts = [_prompt(student, example) for example in examples[:GREEDY_PROMPTS]]
 
-    def run(student: Student, name: str) -> tuple[HiddenStates, list[Completion]]:
+    def measure(student: Student, name: str) -> tuple[HiddenStates, list[Completion]]:
         hidden, job = _hidden_states(student, batches, report, f"run {name}"), f"generate with {name}"
         return hidden, generate_batch(student, prompts, max_tokens=GREEDY_TOKENS, report=report, job=job)
 
     base = _hidden_states(student, batches, report, "run base")
     load_adapter(student, adapter_folder)
-    adapted, adapted_text = run(student, "adapter")
+    adapted, adapted_text = measure(student, "adapter")
     student = load_student(fused_folder, dtype=dtype)
-    fused, fused_text = run(student, "fused")
+    fused, fused_text = measure(student, "fused")
     to_base, to_fused = _compare(adapted, base, batches), _compare(adapted, fused, batches)
     fraction = GAIN_FRACTION_QUANTIZED if student.quantized else GAIN_FRACTION
     check = FuseCheck(
@@ -103,11 +103,11 @@ def check_fused(
         divergences=tuple(map(_first_difference, adapted_text, fused_text)),
         greedy_tokens=GREEDY_TOKENS,
     )
-    _refuse_difference(check, student.quantized)
+    _check_limits(check, student.quantized)
     return check
 
 
-def _refuse_difference(check: FuseCheck, quantized: bool) -> None:
+def _check_limits(check: FuseCheck, quantized: bool) -> None:
     problems = []
     # Written so that a loss that is not a number fails too.
     if not abs(check.fused_loss - check.adapter_loss) <= check.allowed_difference:
@@ -130,7 +130,7 @@ def _refuse_difference(check: FuseCheck, quantized: bool) -> None:
 
 def _prompt(student: Student, example: Example) -> list[int]:
     first = next(index for index, message in enumerate(example.messages) if message.role == "assistant")
-    return render_prompt(student.tokenizer, example.messages[:first])
+    return render_prompt(student.tokenizer, example.messages[:first], example.tools)
 
 
 def _hidden_states(student: Student, batches: Sequence[Batch], report: Report, job: str) -> HiddenStates:

@@ -70,7 +70,7 @@ def write_fused(
     mlx_lm_utils.save_model(out, model, donate_model=True)
     found = list(types.values())
     dtype = str(max(found, key=found.count)).removeprefix("mlx.core.")
-    _copy_companions(model_folder, out, dtype, quantization)
+    _copy_other_files(model_folder, out, dtype, quantization)
     return FusedWeights(adapter.label, dtype, dequantized, len(fused))
 
 
@@ -140,7 +140,7 @@ def _fused(layer: nn.Module) -> nn.Module:
     return layer.fuse(dequantize=True)
 
 
-def _copy_companions(base: Path, out: Path, dtype: str, quantization: dict[str, Any] | None) -> None:
+def _copy_other_files(base: Path, out: Path, dtype: str, quantization: dict[str, Any] | None) -> None:
     """Copy tokenizer, templates and licence of the base, and write config.json for the fused weights."""
     for file in sorted(base.iterdir()):
         of_base_only = file.name.startswith(".") or file.name == PROVENANCE or file.name.endswith(".index.json")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import first_line
-from mlx_distill.models.load import FILE_ERRORS, MEMORY_ERRORS, Student, load_student
+from mlx_distill.models.load import Student, file_errors, load_student, without_marks
 from mlx_distill.storage.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mlx_distill.storage.jsonl import read_json, refuse_pipes
 
 CHECKPOINT_KEY = "moment"
-"""Metadata key of the weights file. Training writes the checkpoint that it saved, such as `best, step 40`."""
+"""Metadata key of the weights file (the old name of a checkpoint). Its value is text such as `best, step 40`."""
 MAX_RANK = 65536
 _TRAIN = "Train one with `mlx-distill train`, or name another adapter folder."
 
@@ -52,6 +54,18 @@ class Adapter:
             self._student.model.update_modules(tree_unflatten(layers))
             self._enabled = wanted
 
+    def cast(self) -> None:
+        """Compute with LoRA matrices in the type of the model. mlx-lm computes with 16-bit activations in float32.
+
+        DoRA keeps float32 matrices, because it computes a norm from them.
+        """
+        for layer in self.layers.values():
+            if "m" not in layer:
+                layer.lora_a, layer.lora_b = (
+                    value.astype(self._student.dtype) for value in (layer.lora_a, layer.lora_b)
+                )
+        mx.eval([layer.parameters() for layer in self.layers.values()])
+
     @property
     def label(self) -> str:
         """The folder, and the checkpoint if it is known: `adapters/mine (best, step 40)`."""
@@ -78,18 +92,11 @@ def load_adapter(student: Student, folder: Path) -> Adapter:
     Raises MissingError if there is no adapter, InputError (all mismatches together) if it belongs to another model.
     """
     config = read_adapter_config(folder)
-    try:
-        load_adapters(student.model, str(folder))
+    problem = f"{folder}: this adapter does not fit {student.path}"
+    advice = "Name the model that it was trained on, or train again."
+    with file_errors(problem, advice), without_marks(folder) as readable:
+        load_adapters(student.model, str(readable))
         loaded: Any = mx.load(str(folder / ADAPTER_WEIGHTS), return_metadata=True)
-    except FILE_ERRORS as error:
-        if str(error).startswith(MEMORY_ERRORS):
-            raise
-        _, *problems = str(error).splitlines()
-        raise InputError(
-            f"{folder}: this adapter does not fit {student.path}: {first_line(error).rstrip(':')}",
-            "Name the model that it was trained on, or train again.",
-            problems[:10],
-        ) from error
     student.model.eval()
     mx.eval([value for _, value in tree_flatten(student.model.trainable_parameters())])
     return Adapter(student, folder, config, str(loaded[1].get(CHECKPOINT_KEY, "")))
@@ -101,12 +108,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     Quick: commands call it before they load a model, which may take a minute.
     """
     file = folder / ADAPTER_CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingError(f"{file}: there is no adapter here.", _TRAIN) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _TRAIN) from error
+    if not file.exists():
+        raise MissingError(f"{file}: there is no adapter here.", _TRAIN)
+    refuse_pipes(folder, _TRAIN)
+    config = read_json(file, _TRAIN)
     if not isinstance(config, dict):
         raise InputError(f"{file}: not a JSON object.", _TRAIN)
     kind = config.get("fine_tune_type", "lora")
@@ -132,18 +137,30 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Take the adapted layers out of a model within the block: it is the base, bit for bit. Also during training."""
+    adapted = [(name, module) for name, module in model.named_modules() if "lora_b" in module]
+    model.update_modules(tree_unflatten([(name, base_of(layer)) for name, layer in adapted]))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(adapted))
+
+
 def base_of(layer: nn.Module) -> nn.Module:
     """Return the frozen layer inside an adapted one."""
     return layer.linear if "linear" in layer else layer.embedding
 
 
 def open_student(model: Path, adapter: Path | None, report: Report = ignore) -> tuple[Student, Adapter | None]:
-    """Load a student and its adapter, if one is named. Raises what `load_student` and `load_adapter` raise."""
+    """Load a student and the adapter, if one is named, to chat. Raises what `load_student` and `load_adapter` raise."""
     report(Note(f"Loading {model} ..."))
-    if adapter:
-        read_adapter_config(adapter)  # report a missing adapter before the model loads
+    if not adapter:
+        return load_student(model), None
+    read_adapter_config(adapter)  # report a missing adapter before the model loads
     student = load_student(model)
-    loaded = load_adapter(student, adapter) if adapter else None
-    if loaded:
-        report(Note(f"With the adapter {loaded.label}."))
+    loaded = load_adapter(student, adapter)
+    loaded.cast()
+    report(Note(f"With the adapter {loaded.label}."))
     return student, loaded

@@ -7,10 +7,10 @@ from collections.abc import Generator
 from mlx_distill.errors import InputError
 from mlx_distill.models.adapter import Adapter
 from mlx_distill.models.config import DEFAULT_CONTEXT_TOKENS
-from mlx_distill.models.generate import TextChunk
+from mlx_distill.models.generate import GREEDY, Sampling, TextChunk
 from mlx_distill.models.load import Student
 from mlx_distill.models.prefix_cache import PrefixCache
-from mlx_distill.models.tokenize import control_tokens, render_prompt
+from mlx_distill.models.tokenize import control_tokens, find_control_token, render_prompt
 from mlx_distill.records import Messages
 
 
@@ -33,28 +33,17 @@ class ChatModel:
         """Number of tokens of the last prompt that came from the cache."""
         return self._last_cache.n_reused
 
-    def check_text(self, text: str) -> None:
+    def check(self, messages: Messages) -> None:
         """Raise InputError for a control token: the model would read it as the start or end of a turn."""
-        found = [token for token in self._control_tokens if token in text]
-        if found:
-            raise InputError(
-                f"The text contains {', '.join(found)}, which this model reads as a control token.",
-                "Remove it from the text.",
-            )
+        if found := find_control_token(messages, self._control_tokens):
+            raise InputError(f"{found[0].upper()}{found[1:]}, a control token of this model.", "Remove it.")
 
     def render(self, messages: Messages) -> list[int]:
         """Return the tokens of the prompt."""
         return render_prompt(self.student.tokenizer, messages)
 
     def stream(
-        self,
-        prompt: list[int],
-        *,
-        base: bool = False,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        self, prompt: list[int], *, base: bool = False, max_tokens: int, sampling: Sampling = GREEDY
     ) -> Generator[TextChunk, None, None]:
         """Stream an answer that fits the context. With `base`, the adapter is off while the generator runs."""
         cache = self._last_cache = self._base_cache if base else self._cache
@@ -62,7 +51,7 @@ class ChatModel:
             self.adapter.enabled = not base
         max_tokens = min(max_tokens, self.context_tokens - len(prompt))
         try:
-            yield from cache.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+            yield from cache.stream(prompt, max_tokens=max_tokens, sampling=sampling)
         finally:
             if self.adapter:
                 self.adapter.enabled = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,32 @@ BATCH_SIZE, METAL_BATCH_SIZE = 16, 32
 """Number of prompts to answer at the same time."""
 
 
+MIN_SAMPLING = 1e-4
+"""Below this temperature or top_p, decoding is greedy. Dividing by much smaller values overflows."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The choice of each token: the most probable one at temperature 0, a seeded draw above."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    """Draw only from the most probable tokens with this total probability."""
+    seed: int = 0
+
+    def sampler(self) -> Callable[[mx.array], mx.array]:
+        """Seed the random numbers and return the function from log-probabilities to tokens."""
+        mx.random.seed(self.seed)
+        greedy = min(self.temperature, self.top_p) < MIN_SAMPLING
+        sampler: Callable[[mx.array], mx.array] = (
+            make_sampler(temp=0.0) if greedy else make_sampler(temp=self.temperature, top_p=self.top_p)
+        )
+        return sampler
+
+
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True)
 class Completion:
     """One generated answer."""
@@ -26,10 +52,15 @@ class Completion:
     text: str
     tokens: tuple[int, ...]
     """The tokens without the end token."""
-    finished: bool
-    """True if the model ended its turn, False if the limit cut it off."""
+    end_token: int | None
+    """The token that ended the turn; None if the limit cut the answer off."""
     seconds: float
     """Time from the start of the job to the answer's last token."""
+
+    @property
+    def finished(self) -> bool:
+        """True if the model ended its turn, False if the limit cut it off."""
+        return self.end_token is not None
 
 
 @dataclass(frozen=True)
@@ -40,6 +71,11 @@ class TextChunk:
     token: int
     finish_reason: str | None
     """None until the last chunk, then `stop` or `length`."""
+
+
+def default_batch_size() -> int:
+    """Return how many prompts the device answers at the same time."""
+    return METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
 
 
 def generate_batch(
@@ -58,12 +94,11 @@ def generate_batch(
     """
     if not prompts:
         return []
-    mx.random.seed(seed)
-    batch_size = METAL_BATCH_SIZE if device.prepare().kind == "metal" else BATCH_SIZE
+    batch_size = default_batch_size()
     generator = BatchGenerator(
         student.model,
         stop_tokens=[[token] for token in sorted(student.tokenizer.eos_token_ids)],
-        sampler=make_sampler(temp=temperature),
+        sampler=Sampling(temperature, seed=seed).sampler(),
         completion_batch_size=batch_size,
         prefill_batch_size=batch_size,
     )
@@ -84,7 +119,8 @@ def generate_batch(
                     tokens[index].append(response.token)
                 if reason is not None:
                     text = student.tokenizer.decode(tokens[index])
-                    done[index] = Completion(text, tuple(tokens[index]), reason == "stop", seconds)
+                    end_token = response.token if reason == "stop" else None
+                    done[index] = Completion(text, tuple(tokens[index]), end_token, seconds)
             rate = n_tokens / max(seconds, 1e-9)
             report(Progress(job, len(done), len(prompts), "answers", f"{rate:.0f} tokens/s"))
     finally:
@@ -97,24 +133,16 @@ def stream(
     prompt: list[int],
     *,
     max_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling = GREEDY,
     cache: list[Any] | None = None,
 ) -> Iterator[TextChunk]:
-    """Stream one answer. `cache` is a prompt cache that holds the tokens before `prompt`.
-
-    Above temperature 0, sampling uses only the most probable tokens with a total probability of `top_p`.
-    """
-    if top_p == 0:
-        temperature = 0.0  # only the most probable token; mlx-lm reads 0 as "all tokens"
-    mx.random.seed(seed)
+    """Stream one answer. `cache` is a prompt cache that holds the tokens before `prompt`."""
     responses = stream_generate(
         student.model,
         student.tokenizer,
         prompt,
         max_tokens=max_tokens,
-        sampler=make_sampler(temp=temperature, top_p=top_p),
+        sampler=sampling.sampler(),
         prompt_cache=cache,
     )
     for response in responses:

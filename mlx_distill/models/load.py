@@ -6,8 +6,9 @@ No code from a model folder ever runs. Files that ask for it (`model_file`, `aut
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable
+import tempfile
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_distill import device
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.formatting import first_line
-from mlx_distill.models.safetensors_io import read_headers
+from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.storage.files import MODEL_CONFIG
+from mlx_distill.storage.jsonl import read_json, refuse_pipes
 
 Head = Callable[[mx.array], mx.array]
 
@@ -60,9 +62,12 @@ class Student:
         """The number of parameters without an adapter's. Quantised weights count unpacked."""
         return int(mlx_lm_utils.get_total_parameters(self.model))
 
-    def hidden(self, tokens: mx.array) -> mx.array:
-        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D)."""
-        states: mx.array = self.model.model(tokens)
+    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D).
+
+        `cache` is mlx-lm's prompt cache of the tokens before, if there are any.
+        """
+        states: mx.array = self.model.model(tokens) if cache is None else self.model.model(tokens, cache=cache)
         return states
 
     @property
@@ -73,19 +78,22 @@ class Student:
         return self.model.lm_head  # type: ignore[no-any-return]
 
 
-def load_student(path: Path, *, dtype: mx.Dtype | None = None) -> Student:
+def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool = True) -> Student:
     """Load a model folder with all floating weights cast to `dtype` (default: the device's type for inference).
+
+    Without `plain_head`, any architecture of mlx-lm will do: only text is wanted.
 
     Raises MissingError if there is no model, InputError if its files are broken or not supported. MLX's errors about
     memory pass through.
     """
     model, config = load_weights(path)
     dtype = dtype or device.prepare().dtype_for(read_headers(path).dtype)
-    with _explained(path, "not a model that can be loaded"):
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT):
         model.set_dtype(dtype)
         mx.eval(model.parameters())
     student = Student(path, model, load_tokenizer(path), config, dtype)
-    _check_supported_architecture(student)
+    if plain_head:
+        _check_supported_architecture(student)
     return student
 
 
@@ -98,31 +106,71 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     n_layers = config.get("num_hidden_layers")
     if isinstance(n_layers, int) and n_layers > n_tensors:  # before mlx-lm builds that many layers
         raise InputError(f"{path}: config.json names {n_layers} layers, the files hold {n_tensors} tensors.", _CONVERT)
-    with _explained(path, "not a model that can be loaded"):
-        model, config = mlx_lm_utils.load_model(path, lazy=True, trust_remote_code=False)
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT), without_marks(path) as folder:
+        model, config = mlx_lm_utils.load_model(folder, lazy=True, trust_remote_code=False)
     return model, config
 
 
+def weight_bytes(path: Path, itemsize: int) -> int:
+    """Return the memory that a folder's weights take with `itemsize` bytes for a float. Reads shapes only."""
+    weights: list[Any] = []
+    refuse_pipes(path, _CONVERT)
+    with contextlib.suppress(RuntimeError):  # `load_student` explains a broken file
+        weights = [mx.load(str(file)) for file in path.glob(WEIGHTS)]
+    return sum(
+        value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
+        for part in weights
+        for value in part.values()
+    )
+
+
 @contextlib.contextmanager
-def _explained(path: Path, problem: str) -> Any:
-    """Turn what broken files cause into an InputError; let errors about memory pass."""
+def without_marks(folder: Path) -> Iterator[Path]:
+    """Yield the folder if no JSON file in it begins with a byte order mark, which mlx-lm cannot read.
+
+    Otherwise yield a temporary folder of links, with copies of these files without the mark.
+    """
+    marked = [file for file in folder.glob("*.json") if _begins_with_mark(file)]
+    if not marked:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-distill-") as name:
+        for file in folder.iterdir():
+            copy = Path(name, file.name)
+            if file in marked:
+                copy.write_bytes(file.read_bytes().removeprefix(BOM_UTF8))
+            else:
+                copy.symlink_to(file.resolve())
+        yield Path(name)
+
+
+def _begins_with_mark(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(3) == BOM_UTF8
+
+
+@contextlib.contextmanager
+def file_errors(problem: str, next_step: str) -> Iterator[None]:
+    """Raise InputError for what broken files cause in mlx-lm; let errors about memory pass."""
     try:
         yield
     except FILE_ERRORS as error:
         if str(error).startswith(MEMORY_ERRORS):
             raise
-        raise InputError(f"{path}: {problem}: {first_line(error)}", _CONVERT) from error
+        details = str(error).strip().splitlines()[1:11]
+        raise InputError(f"{problem}: {first_line(error).rstrip(':')}", next_step, details) from error
 
 
 def load_tokenizer(path: Path) -> TokenizerWrapper:
     """Load the tokenizer of a model folder, without its weights. InputError if it is broken or cannot render chats."""
     read_config(path)
     try:
-        tokenizer = mlx_lm_utils.load_tokenizer(
-            path,
-            tokenizer_config_extra={"trust_remote_code": False},
-            eos_token_ids=mlx_lm_utils.load_config(path).get("eos_token_id"),  # the generation config's comes first
-        )
+        with without_marks(path) as folder:
+            tokenizer = mlx_lm_utils.load_tokenizer(
+                folder,
+                tokenizer_config_extra={"trust_remote_code": False},
+                eos_token_ids=mlx_lm_utils.load_config(folder).get("eos_token_id"),  # the generation config's is first
+            )
         tokenizer.decode(tokenizer.encode("Hello", add_special_tokens=False))  # some broken settings fail only here
     except Exception as error:  # the tokenizers library raises plain Exception for broken files
         raise InputError(f"{path}: its tokenizer cannot be loaded: {first_line(error)}", _CONVERT) from error
@@ -140,7 +188,8 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / MODEL_CONFIG
     if not file.is_file():
         raise MissingError(f"{file} is missing, so {path} is not a model folder.", _CONVERT)
-    configs = {file.name: _read_json(file) for file in sorted(path.glob("*config*.json"))}
+    refuse_pipes(path, _CONVERT)
+    configs = {file.name: read_json(file, _CONVERT) for file in sorted(path.glob("*config*.json"))}
     for name, data in configs.items():
         for setting in ("model_file", "auto_map"):
             if isinstance(data, dict) and data.get(setting):
@@ -153,13 +202,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f'{file} names no "model_type".', _CONVERT)
     return config
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _CONVERT) from error
 
 
 def _check_supported_architecture(student: Student) -> None:

@@ -7,11 +7,8 @@ from typing import Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
-from mlx_distill.models.generate import TextChunk, stream
+from mlx_distill.models.generate import GREEDY, Sampling, TextChunk, stream
 from mlx_distill.models.load import Student
-
-MIN_SAMPLING = 1e-4
-"""Below this temperature or top_p, decoding is greedy. Dividing by much smaller values overflows."""
 
 
 class PrefixCache:
@@ -25,22 +22,18 @@ class PrefixCache:
         """Number of tokens of the last prompt that came from the cache."""
 
     def stream(
-        self, prompt: list[int], *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+        self, prompt: list[int], *, max_tokens: int, sampling: Sampling = GREEDY
     ) -> Generator[TextChunk, None, None]:
         """Stream the answer to a whole prompt. The cache stays valid if the caller stops early."""
         self.n_reused = self._trim_to(prompt)
         if not self.n_reused:
             self._cache = make_prompt_cache(self._student.model)
         self._tokens = list(prompt)
-        if min(temperature, top_p) < MIN_SAMPLING:
-            temperature, top_p = 0.0, 1.0
         chunks = stream(
             self._student,
             prompt[self.n_reused :],
             max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
+            sampling=sampling,
             cache=self._cache,
         )
         try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.errors import DistillError
 from mlx_distill.records import Record
 from mlx_distill.storage.atomic import write_json
 from mlx_distill.storage.file_states import FileState, states_of
 from mlx_distill.storage.files import PROVENANCE
+from mlx_distill.storage.jsonl import read_json
 
 
 class Provenance(Record, frozen=True):
@@ -31,7 +32,7 @@ class Provenance(Record, frozen=True):
 
     def changed_inputs(self) -> list[str]:
         """Return the names of source files that changed. Files that are gone do not count: the result stands."""
-        return self._changed({Path(path): state for path, state in self.inputs.items()})
+        return _changed(self.inputs)
 
     def missing_outputs(self, folder: Path) -> list[str]:
         """Return the names of recorded files that are missing from the folder."""
@@ -39,12 +40,7 @@ class Provenance(Record, frozen=True):
 
     def edited_outputs(self, folder: Path) -> list[str]:
         """Return the names of the folder's files that changed after the conversion."""
-        return self._changed({folder / name: state for name, state in self.outputs.items()})
-
-    def _changed(self, before: dict[Path, FileState]) -> list[str]:
-        known = {str(path): state for path, state in before.items()}
-        now = states_of(before, known)
-        return [Path(path).name for path, state in now.items() if state.sha256 != known[path].sha256]
+        return _changed({str(folder / name): state for name, state in self.outputs.items()})
 
     def save(self, folder: Path) -> None:
         """Write the record into `folder`."""
@@ -54,9 +50,15 @@ class Provenance(Record, frozen=True):
     def load(cls, folder: Path) -> Provenance | None:
         """Read the record in `folder`. None if there is none, or if it is not readable."""
         try:
-            return cls.from_json(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
+            return cls.from_json(read_json(folder / PROVENANCE, ""))
+        except (DistillError, ValueError):
             return None
+
+
+def _changed(before: dict[str, FileState]) -> list[str]:
+    """Return the names of files that exist with other contents than before."""
+    now = states_of(map(Path, before), before)
+    return [Path(path).name for path, state in now.items() if state.sha256 != before[path].sha256]
 
 
 def output_states(folder: Path) -> dict[str, FileState]:

@@ -1,4 +1,4 @@
-"""Safetensors files as bytes: reading headers, and writing one tensor after another.
+"""Safetensors files as bytes: reading headers, writing one tensor after another, and mapping into memory.
 
 mlx and safetensors write tensors that are all in memory at once. A dequantised student may not fit.
 Format: https://github.com/huggingface/safetensors#format
@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from mlx_distill.errors import InputError
@@ -26,6 +27,8 @@ WEIGHTS = "model*.safetensors"
 
 _CODES: Mapping[FloatName, tuple[str, int]] = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 """The name in safetensors and the bytes per value."""
+_NUMPY_CODES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "I64": "<i8", "F16": "<f2", "F32": "<f4"}
+"""Types of `write_arrays` and `map_arrays`: the name in safetensors and in NumPy."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +96,52 @@ def write_tensors(
     Each tensor is an array of `dtype`, or the bits of bfloat16 values in uint16.
     """
     code, width = _CODES[dtype]
-    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + width * prod(shape)
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # values begin at a multiple of 8
+    described = {name: (code, shape, width * prod(shape)) for name, shape in shapes.items()}
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(_header_bytes({"format": "mlx"}, described))
         for (name, shape), values in zip(shapes.items(), tensors, strict=True):
             if values.shape != shape or values.itemsize != width:
                 raise ValueError(f"{name}: {values.shape} of {values.itemsize} bytes, not {shape} of {width}")
             file.write(values.tobytes())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of NumPy arrays, in their order. Equal arguments give equal bytes."""
+    codes = {np.dtype(name): code for code, name in _NUMPY_CODES.items()}
+    described = {name: (codes[array.dtype], array.shape, array.nbytes) for name, array in arrays.items()}
+    with path.open("wb") as file:
+        file.write(_header_bytes(metadata, described))
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
+
+
+def map_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Map the arrays of a safetensors file into memory, read-only, and return them with the file's metadata.
+
+    Raises InputError if the file is broken, or if it has types that `write_arrays` does not write.
+    """
+    header = _header(path)
+    metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+    data = np.memmap(path, np.uint8, "r")
+    start_of_values = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, tensor in header.items():
+        start, end = tensor["data_offsets"]
+        kind = _NUMPY_CODES.get(tensor["dtype"])
+        if kind is None or not 0 <= start <= end or end - start != np.dtype(kind).itemsize * prod(tensor["shape"]):
+            raise InputError(f"{path}: {name!r} has a type or a size that cannot be right.", "Make the file again.")
+        values = data[start_of_values + start : start_of_values + end]
+        arrays[name] = values.view(kind).reshape(tensor["shape"])
+    return arrays, metadata
+
+
+def _header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...], int]]) -> bytes:
+    """Return the header of a file whose tensors (type, shape, bytes) follow one another, with its length before it."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (code, shape, n_bytes) in tensors.items():
+        start, end = end, end + n_bytes
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text

@@ -19,6 +19,7 @@ from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.models.load import Head, Student
 from mlx_distill.models.tokenize import TokenizedChat
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 CHUNK_BYTES = 64 << 20
@@ -104,7 +105,7 @@ def total(rows: Sequence[RowScore]) -> Score:
     return Score(loss, accuracy, len(rows), n_tokens, tuple(rows))
 
 
-def map_batches(batches: Sequence[Batch], compute: Callable[[Batch], T]) -> Iterator[T]:
+def map_batches(batches: Sequence[S], compute: Callable[[S], T]) -> Iterator[T]:
     """Yield `compute(batch)` for each batch in order, evaluated, with one batch per stream at the same time."""
     streams = device.streams()
     for start in range(0, len(batches), len(streams)):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
+
+from msgspec import structs
 
 from mlx_distill.code_blocks.blocks import code_blocks
 from mlx_distill.code_blocks.syntax import python_problem
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
-from mlx_distill.models.tokenize import control_tokens, render
+from mlx_distill.models.tokenize import control_tokens, find_control_token, render
 from mlx_distill.prepare.config import Nearest, PrepareConfig
 from mlx_distill.prepare.rows import Row
 from mlx_distill.prepare.select import Reason, Rejection
-from mlx_distill.records import Example, Message, Messages, Prompt, TeacherRecord
-from mlx_distill.sanitize import surrogate_problem
+from mlx_distill.records import Example, Message, Prompt, TeacherRecord
+from mlx_distill.sanitize import surrogate_problem, without_thinking
 from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import package_data_path
@@ -50,6 +51,8 @@ class RowFilter:
         self.rejected: list[Rejection] = []
         self.identity_ids: list[str] = []
         """Kept answers in which the teacher calls itself a model."""
+        self.n_thoughts = 0
+        """Answers with reasoning."""
         self.nearest: Nearest | None = None
         self._config = config
         self._tokenizer = load_tokenizer(config.model)
@@ -58,28 +61,47 @@ class RowFilter:
         if found := find_control_token(self._system, self._control_tokens):
             raise InputError(f"The setting system cannot be used: {found}.", "Remove the control token from it.")
         self._protected = OverlapIndex(protected_texts(config.test_prompts_file))
-        self._first_ids: dict[str, str] = {}
+        self._first_ids: dict[tuple[str, str, int], str] = {}
         threshold = config.filter.dedup_threshold
         self._kept = NearDuplicateIndex(threshold) if threshold else None
 
     def add(self, record: TeacherRecord) -> None:
         """Add the answer to `rows` or to `rejected`.
 
-        The student's system message replaces the teacher's. White space at the ends of the answer is removed.
+        The student's system message replaces the teacher's, and the context is left out. White space at the ends of the
+        answer is removed.
         """
-        turns = tuple(message for message in record.messages if message.role != "system")
-        messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
-        example = Example(messages, record.prompt_id, record.family, record.category)
-        outcome = self._check(example, "\n".join(turn.content for turn in turns))
+        turns, answer = record.turns, record.answer.strip()
+        thinking = self._config.thinking
+        if thinking == "drop":
+            turns = tuple(
+                structs.replace(turn, content=without_thinking(turn.content)) if turn.role == "assistant" else turn
+                for turn in turns
+            )
+            answer = without_thinking(answer).strip()
+        if "</think>" in record.answer:
+            self.n_thoughts += 1
+        if not without_thinking(answer).strip():
+            self.rejected.append(Rejection(record.prompt_id, record.key, Reason.NO_ANSWER, "only <think> ... </think>"))
+            return
+        example = Example(
+            (*self._system, *turns, Message("assistant", answer)),
+            record.prompt_id,
+            record.family,
+            record.category,
+            record.context,
+            mask_thinking=thinking == "mask" and "</think>" in answer,
+        )
+        outcome = self._check(example, "\n".join(turn.content for turn in turns), record.sample)
         if isinstance(outcome, Row):
             self.rows.append(outcome)
         else:
             self.rejected.append(Rejection(record.prompt_id, record.key, *outcome))
 
-    def _check(self, example: Example, prompt: str) -> Row | tuple[Reason, str]:
+    def _check(self, example: Example, prompt: str, sample: int) -> Row | tuple[Reason, str]:
         """Return the row, or the reason of the first failed check with its detail."""
         config, limits, answer = self._config, self._config.filter, example.messages[-1].content
-        text, normalized_prompt = f"{prompt}\n{answer}", normalize(prompt)
+        text, asked = f"{prompt}\n{answer}", (normalize(prompt), example.context, sample)
         if problem := surrogate_problem(text):
             return Reason.INVALID_TEXT, problem
         # A test prompt of one or two words is a single n-gram: only the prompt alone can match it.
@@ -95,7 +117,7 @@ class RowFilter:
             return Reason.IDENTITY, f'the answer says "{identity.group()}"'
         if found := find_control_token(example.messages, self._control_tokens):
             return Reason.CONTROL_TOKEN, found
-        rendered = render(self._tokenizer, example.messages)
+        rendered = render(self._tokenizer, example)
         row = Row(example, len(rendered.tokens), rendered.n_supervised)
         n = row.n_supervised
         if row.n_tokens > config.max_length:
@@ -104,13 +126,13 @@ class RowFilter:
             return Reason.ANSWER_TOO_SHORT, f"{n} tokens, min_answer_tokens is {limits.min_answer_tokens}"
         if limits.max_answer_tokens is not None and n > limits.max_answer_tokens:
             return Reason.ANSWER_TOO_LONG, f"{n} tokens, max_answer_tokens is {limits.max_answer_tokens}"
-        if normalized_prompt in self._first_ids:
-            return Reason.DUPLICATE, f"same prompt as {self._first_ids[normalized_prompt]}"
+        if asked in self._first_ids:
+            return Reason.DUPLICATE, f"same prompt as {self._first_ids[asked]}"
         if self._kept and (match := self._kept.find(text)):
             threshold = f"dedup_threshold is {limits.dedup_threshold:g}"
             return Reason.NEAR_DUPLICATE, f"{match.similarity:.2f} like {match.key}, {threshold}"
 
-        self._first_ids[normalized_prompt] = example.id
+        self._first_ids[asked] = example.id
         if self._kept:
             self._kept.add(example.id, text)
         if identity:
@@ -126,15 +148,6 @@ def find_broken_code(answer: str) -> str:
         problem = python_problem(block.code) if block.language == "python" else ""
         if problem:
             return f"code block {number} (python), {problem}"
-    return ""
-
-
-def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
-    """Return which message contains a control token, which would end or open a turn; "" if none does."""
-    for message in messages:
-        for token in control_tokens:
-            if token in message.content:
-                return f"the {message.role} message contains {token}"
     return ""
 
 

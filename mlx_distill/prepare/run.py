@@ -64,6 +64,7 @@ def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
         n_families={split: len({row.example.family for row in group}) for split, group in by_split.items()},
         families_moved_to=moved,
         identity_phrases=tuple(row_filter.identity_ids),
+        n_thoughts=row_filter.n_thoughts,
         nearest_to_a_test_prompt=row_filter.nearest,
         look_alikes=tuple(find_leaks(by_split["train"], held_out, config.contamination_threshold)),
         total=token_stats("all", rows),
@@ -71,7 +72,7 @@ def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
         categories=tuple(token_stats(category, group) for category, group in sorted(by_category.items())),
     )
     _write(config, result, by_split, rejected)
-    for text in _warnings(result):
+    for text in _warnings(config, result):
         report(Warning(text))
     return result
 
@@ -94,11 +95,13 @@ def _write(
     write_texts(texts)
 
 
-def _warnings(result: PrepareResult) -> Iterator[str]:
+def _warnings(config: PrepareConfig, result: PrepareResult) -> Iterator[str]:
     if result.n_unanswered:
         yield f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks the teacher."
     if ids := result.identity_phrases:
         yield f"Answers in which the teacher calls itself a model: {_list(ids)}. --reject-identity rejects them."
+    if result.n_thoughts and config.thinking == "keep":
+        yield f"Answers with reasoning (<think>): {result.n_thoughts}. The student learns it, unless --thinking is set."
     for family, split in result.families_moved_to.items():
         yield f"The hash put no family into {split}, so {family} moved there. The prompts can name their split."
     if leaks := result.look_alikes:

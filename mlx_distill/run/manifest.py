@@ -55,23 +55,16 @@ class Manifest(msgspec.Struct, frozen=True):
         changed = sorted(name for name in {*settings, *self.settings} if settings.get(name) != self.settings.get(name))
         if changed:
             return f"{', '.join(changed)} changed"
-        for path, before in self.outputs.items():
-            now = states_of([Path(path)], self.outputs).get(path)
-            if now is None:
-                return f"{Path(path).name} is missing"
-            if now.sha256 != before.sha256:
-                return f"{Path(path).name} changed"
-        current = states_of(inputs, self.inputs)
-        for path in sorted({*current, *self.inputs}):
-            now, old = current.get(path), self.inputs.get(path)
-            if now is None or old is None or now.sha256 != old.sha256:
-                return f"{Path(path).name} changed"
-        return self.incomplete
+        outputs = states_of(map(Path, self.outputs), self.outputs)
+        if missing := [path for path in self.outputs if path not in outputs]:
+            return f"{Path(missing[0]).name} is missing"
+        differ = _differences(self.outputs, outputs) + _differences(self.inputs, states_of(inputs, self.inputs))
+        return f"{Path(differ[0]).name} changed" if differ else self.incomplete
 
     def outputs_unchanged(self) -> bool:
         """Return whether no output was edited, so that the stage may replace them. A missing output is not an edit."""
-        current = states_of(map(Path, self.outputs), self.outputs)
-        return all(state.sha256 == self.outputs[path].sha256 for path, state in current.items())
+        existing = states_of(map(Path, self.outputs), self.outputs)
+        return not _differences({path: self.outputs[path] for path in existing}, existing)
 
     def save(self, path: Path) -> None:
         write_json(path, self)
@@ -83,6 +76,12 @@ class Manifest(msgspec.Struct, frozen=True):
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
+
+
+def _differences(before: Mapping[str, FileState], now: Mapping[str, FileState]) -> list[str]:
+    """Return the paths that are new, gone, or have other contents."""
+    hashes = [{path: state.sha256 for path, state in states.items()} for states in (before, now)]
+    return sorted(path for path in {*before, *now} if hashes[0].get(path) != hashes[1].get(path))
 
 
 def known_states(folder: Path) -> dict[str, FileState]:

@@ -6,14 +6,14 @@ A finished stage writes a manifest in reports/NAME/manifests, which `run` compar
 from __future__ import annotations
 
 import copy
-import importlib
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from os import getpid
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from mlx_distill.errors import DistillError, InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import plural
 from mlx_distill.fuse.config import FuseConfig
+from mlx_distill.logprobs.config import LogprobsConfig
+from mlx_distill.models.config import is_local
 from mlx_distill.run.config import RunConfig, RunResult, StageOutcome
 from mlx_distill.run.manifest import Manifest, known_states
 from mlx_distill.run.project import Project
-from mlx_distill.run.stages import SECTIONS, STAGES, C, R, Stage, decisive_settings
+from mlx_distill.run.stages import COLLECT, LOGPROBS, SECTIONS, STAGES, C, R, Stage, decisive_settings
 from mlx_distill.storage.atomic import is_occupied
 from mlx_distill.storage.files import CHECKPOINT
 from mlx_distill.storage.journal import Journal
@@ -46,12 +48,16 @@ def run(config: RunConfig, report: Report = ignore) -> RunResult:
     project = load_project(config)
     configs = stage_configs(project)
     _refuse_full_training(configs["train"], project.file)
+    _refuse_remote_teacher(configs["train"], configs["logprobs"], project.file)
     outcomes: list[StageOutcome] = []
     force = config.force
     with keep_awake(), Journal(project.run_log) as log:
         for stage in STAGES:
             force = force or stage.name == config.first
-            outcome = run_stage(stage, configs[stage.name], project.manifests, report, force=force)
+            if stage is LOGPROBS and not _needs_logprobs(configs["train"], configs["logprobs"]):
+                continue
+            check = partial(check_teacher, project, configs["collect"], report) if stage is COLLECT else None
+            outcome = update_stage(stage, configs[stage.name], project.manifests, report, force=force, check=check)
             outcomes.append(outcome)
             if not outcome.skipped:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -66,7 +72,7 @@ def collect_config(config: RunConfig) -> CollectConfig:
 
 
 def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
-    """Run one stage for its own command.
+    """Run one stage for its own command, up to date or not.
 
     If `config` has the settings of the project in the working folder, the manifest is written, so that `run` skips the
     stage.
@@ -75,18 +81,32 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
     manifest = None
     if project and _matches_project(stage, config, project):
         manifest = _begin(stage, config, project.manifests)
+    if isinstance(config, CollectConfig):
+        check_teacher(project, config, report)
     started = time.monotonic()
     with keep_awake():
-        result = execute(stage, config, report)
+        if isinstance(config, TrainConfig):
+            result: Any = train_in_child(config, report)
+        else:
+            result = stage.run(config, report)
     if project and manifest:
         _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
-    return result
+    return result  # type: ignore[no-any-return]
 
 
-def run_stage(
-    stage: Stage[Any, Any], config: Any, manifests: Path, report: Report = ignore, *, force: bool = False
+def update_stage(
+    stage: Stage[Any, Any],
+    config: Any,
+    manifests: Path,
+    report: Report = ignore,
+    *,
+    force: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> StageOutcome:
-    """Run one stage, unless its manifest in `manifests` says that it is up to date."""
+    """Run one stage if its manifest in `manifests` says that it is not up to date, or with `force`.
+
+    `check` is called before a stage that runs.
+    """
     file = _manifest_file(stage, manifests)
     before = Manifest.load(file)
     if force:
@@ -99,6 +119,8 @@ def run_stage(
         report(Note(f"{stage.name}: up to date"))
         return StageOutcome(stage.name, "", before.seconds, before.summary, tuple(before.outputs))
     report(Note(f"{stage.name}: {reason}"))
+    if check:
+        check()
     started = time.monotonic()
     manifest = _begin(stage, config, manifests)
     may_replace = force or (before is not None and before.outputs_unchanged())
@@ -108,21 +130,13 @@ def run_stage(
     elif isinstance(config, CollectConfig):
         result = _collect(config, report)
     elif isinstance(config, FuseConfig):
-        result = execute(stage, config.replace(force=may_replace), report)
+        result = stage.run(config.replace(force=may_replace), report)
     else:
-        result = execute(stage, config.replace(force=True) if force and hasattr(config, "force") else config, report)
+        result = stage.run(config.replace(force=True) if force and hasattr(config, "force") else config, report)
     device.release_memory()
     finished = _finish(manifest, config, result, time.monotonic() - started)
     finished.save(file)
     return StageOutcome(stage.name, reason, finished.seconds, finished.summary, tuple(finished.outputs))
-
-
-def execute(stage: Stage[C, R], config: C, report: Report) -> R:
-    """Import a stage's code and run it."""
-    if stage.uses_mlx:
-        device.prepare()  # a fast BLAS must be loaded before MLX
-    result: R = importlib.import_module(f"mlx_distill.{stage.name}.run").run(config, report)
-    return result
 
 
 def load_project(config: RunConfig) -> Project:
@@ -196,6 +210,38 @@ def _refuse_full_training(config: TrainConfig, file: Path) -> None:
             "Train it with its own command: `mlx-distill train --method full`, then `python -m mlx_lm fuse --model "
             f"{config.model} --adapter-path {config.adapter} --save-path OUT`, and `mlx-distill chat --model OUT`.",
         )
+
+
+def _needs_logprobs(train: TrainConfig, logprobs: LogprobsConfig) -> bool:
+    return train.objective == "kd" and logprobs.top_k > 0
+
+
+def _refuse_remote_teacher(train: TrainConfig, logprobs: LogprobsConfig, file: Path) -> None:
+    """Raise InputError before any work, because only a teacher on this machine gives its probabilities."""
+    teacher = train.teacher or logprobs.teacher
+    if train.objective in ("kd", "on-policy") and not is_local(teacher):
+        raise InputError(
+            f"{file}: objective = {train.objective!r} needs the probabilities of the teacher, and {teacher} gives text "
+            "only.",
+            f"Name a local teacher at the top of the file or in [{'train' if train.teacher else 'logprobs'}]: "
+            'teacher = "mlx:FOLDER", "mlx:OWNER/NAME" or "self". Or set [train] objective = "sft".',
+        )
+
+
+def check_teacher(project: Project | None, config: CollectConfig, report: Report = ignore) -> None:
+    """Say what a local teacher needs and whether its tokens are the student's. Raises DistillError if it cannot teach.
+
+    The tokens matter only for an objective that learns the teacher's probabilities.
+    """
+    if not is_local(config.teacher) or config.model is None:
+        return
+    device.prepare()
+    from mlx_distill.models.local_teacher import describe_teacher
+
+    scores = project is not None and project.objective != "sft"
+    in_memory = project is not None and project.trains_with_teacher
+    text = describe_teacher(config.teacher, config.model, scores=scores, in_memory=in_memory, report=report)
+    report(Note(text))
 
 
 def _collect(config: CollectConfig, report: Report) -> CollectResult:

@@ -11,17 +11,19 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from mlx_distill.config import Config, doc, parse
+from mlx_distill.config import Config, doc, parse, to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.formatting import plural
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.records import STUDENT_SYSTEM
 from mlx_distill.storage.files import MANIFESTS, PROJECT_FILE, RUN_LOG
 from mlx_distill.storage.jsonl import read_text
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price
 from mlx_distill.teachers.registry import teacher_usage
 
-SECTION_NAMES = ("collect", "expand", "prepare", "convert", "train", "compare", "fuse", "chat")
+SECTION_NAMES = ("collect", "expand", "prepare", "convert", "logprobs", "train", "compare", "fuse", "chat")
 PRICES_SECTION = "prices"
+CONTEXT_SECTION = "teacher_context"
 
 
 class ProjectConfig(Config, frozen=True):
@@ -48,10 +50,11 @@ class ProjectConfig(Config, frozen=True):
         Budget(self.max_cost, track_costs=self.track_costs)
 
 
-class _Prices(Config, frozen=True):
-    """The section [prices], as a config so that it is checked like the others."""
+class _Shared(Config, frozen=True):
+    """The sections that several stages share, as a config so that they are checked like the others."""
 
     prices: Annotated[Mapping[str, Price], doc(PRICES_HELP)] = msgspec.field(default_factory=dict)
+    teacher_context: ContextConfig = ContextConfig()
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Project:
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prices: Mapping[str, Price] = field(default_factory=dict)
     """The section [prices]."""
+    context: ContextConfig = field(default_factory=ContextConfig)
+    """The section [teacher_context]."""
 
     @classmethod
     def find(cls, folder: Path) -> Project | None:
@@ -83,15 +88,16 @@ class Project:
     def from_values(cls, file: Path, data: Mapping[str, Any]) -> Project:
         """Build a project from parsed TOML data. Raises InputError for unknown sections and wrong shared settings."""
         sections = {name: value for name, value in data.items() if isinstance(value, Mapping)}
-        known = (*SECTION_NAMES, PRICES_SECTION)
+        known = (*SECTION_NAMES, *_Shared.__struct_fields__)
         unknown = [f"unknown section [{name}]; known are {', '.join(known)}" for name in sections if name not in known]
         if unknown:
             raise InputError(
                 f"{file}: {plural(len(unknown), 'problem')}.", "Fix it and run the command again.", unknown
             )
         shared = {name: value for name, value in data.items() if name not in sections}
-        prices = parse(_Prices, {PRICES_SECTION: sections.get(PRICES_SECTION, {})}, str(file)).prices
-        return cls(file, parse(ProjectConfig, shared, str(file)), sections, prices)
+        given = {name: sections[name] for name in _Shared.__struct_fields__ if name in sections}
+        tables = parse(_Shared, given, str(file))
+        return cls(file, parse(ProjectConfig, shared, str(file)), sections, tables.prices, tables.teacher_context)
 
     @property
     def data(self) -> Path:
@@ -122,22 +128,59 @@ class Project:
     def run_log(self) -> Path:
         return self.report / RUN_LOG
 
+    @property
+    def objective(self) -> str:
+        """The objective of `train` as the file gives it; `train` checks it."""
+        return str(self.sections.get("train", {}).get("objective", "sft"))
+
+    @property
+    def trains_with_teacher(self) -> bool:
+        """True if teacher and student are in memory at the same time."""
+        return self.objective == "on-policy" or (self.objective == "kd" and self._teacher_in_memory)
+
+    @property
+    def _teacher_in_memory(self) -> bool:
+        """True if training loads the teacher: no log-probabilities are stored, or the student writes the text."""
+        on_policy = self.sections.get("train", {}).get("objective") == "on-policy"
+        return on_policy or self.sections.get("logprobs", {}).get("top_k") == 0
+
     def values(self, section: str) -> dict[str, Any]:
         """Return the values of a section: paths and shared settings of the project, and the section's own settings."""
         config = self.config
         budget = {"max_cost": config.max_cost, "track_costs": config.track_costs, "prices": self.prices}
         shared: dict[str, dict[str, Any]] = {
-            "collect": {"teacher": config.teacher, "out": self.data, **budget},
-            "expand": {"teacher": config.teacher, "data": self.data, **budget},
+            "collect": {
+                "teacher": config.teacher,
+                "model": self.model,
+                "out": self.data,
+                CONTEXT_SECTION: to_plain(self.context),
+                "seed": config.seed,
+                **budget,
+            },
+            "expand": {"teacher": config.teacher, "model": self.model, "data": self.data, **budget},
             "prepare": {"data": self.data, "model": self.model, "system": config.system, "seed": config.seed},
             "convert": {"source": config.student, "out": self.model},
-            "train": {"model": self.model, "data": self.data, "adapter": self.adapter, "seed": config.seed},
+            "logprobs": {
+                "teacher": config.teacher,
+                "model": self.model,
+                "data": self.data,
+                CONTEXT_SECTION: to_plain(self.context),
+            },
+            "train": {
+                "model": self.model,
+                "data": self.data,
+                "adapter": self.adapter,
+                "seed": config.seed,
+                CONTEXT_SECTION: to_plain(self.context),
+                **({"teacher": config.teacher} if self._teacher_in_memory else {}),
+            },
             "compare": {
                 "model": self.model,
                 "adapter": self.adapter,
                 "data": self.data,
                 "out": self.report,
                 "teacher": config.teacher,
+                CONTEXT_SECTION: to_plain(self.context),
                 "system": config.system,
                 "seed": config.seed,
                 **budget,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -179,22 +179,24 @@ class ResponseBuilder:
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": finish.usage()}
 
 
-def cut_at_stop(stop_texts: Sequence[str], pieces: Iterable[str]) -> Iterator[str]:
-    """Yield the text before the first stop text. Several pieces together may contain it.
+class StopFilter:
+    """Passes the text before the first stop text on. Several pieces together may contain it."""
 
-    An end that may be the start of a stop text is held until the next pieces decide.
-    """
-    held = ""
-    longest = max(map(len, stop_texts), default=0)
-    for piece in pieces:
-        held += piece
-        found = [held.index(stop) for stop in stop_texts if stop in held]
-        if found:
-            yield held[: min(found)]
-            return
-        lengths = range(1, min(longest, len(held) + 1))
-        n_held = max((n for n in lengths if any(stop.startswith(held[-n:]) for stop in stop_texts)), default=0)
-        ready = len(held) - n_held
-        yield held[:ready]
-        held = held[ready:]
-    yield held
+    def __init__(self, stop_texts: Sequence[str]) -> None:
+        self.found = False
+        self._stop_texts = stop_texts
+        self._held = ""
+        """The end of the text so far: it may be the start of a stop text, and the next pieces decide."""
+
+    def add(self, piece: str, *, is_last: bool = False) -> str:
+        """Return the text that is certain to come before a stop text."""
+        text = self._held + piece
+        starts = [text.index(stop) for stop in self._stop_texts if stop in text]
+        self.found = bool(starts)
+        if starts:
+            return text[: min(starts)]
+        lengths = range(1, min(max(map(len, self._stop_texts), default=0), len(text) + 1))
+        n_held = max((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stop_texts)), default=0)
+        ready = len(text) if is_last else len(text) - n_held
+        self._held = text[ready:]
+        return text[:ready]

@@ -10,18 +10,19 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 
 from mlx_lm.generate import wired_limit
 
 from mlx_distill.errors import DistillError, MachineError
-from mlx_distill.events import Note, Report, ignore
+from mlx_distill.events import Note, Report, Warning, ignore
+from mlx_distill.gpu_errors import explain
 from mlx_distill.models.adapter import open_student
 from mlx_distill.models.chat_model import ChatModel
+from mlx_distill.models.generate import Sampling
 from mlx_distill.serve.app import MAX_CONNECTIONS, Job, Jobs, http_server
 from mlx_distill.serve.config import ServeConfig
-from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, cut_at_stop
+from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, StopFilter
 
 MAX_WAITING = 64
 """Requests that wait for the model. More are refused with 503."""
@@ -88,34 +89,35 @@ class Server:
             job.put(error)
         except DistillError as error:
             job.put(RequestError(str(error), "messages"))
-        except Exception:  # one failed request must not end the server
-            traceback.print_exc()
+        except Exception as error:  # one failed request must not end the server
+            machine_error = explain(error)
+            if machine_error:
+                self._report(Warning(str(machine_error)))
+            else:
+                traceback.print_exc()
             job.put(RequestError("The model failed; the server's terminal shows why.", status=500))
 
     def _generate(self, job: Job) -> None:
         request, config, model = job.request, self._config, self._model
         prompt = self._render(request)
-        pieces = model.stream(
-            prompt,
-            base=request.model == "base",
-            max_tokens=request.max_completion_tokens or request.max_tokens or config.max_tokens,
-            temperature=config.temperature if request.temperature is None else request.temperature,
-            top_p=1.0 if request.top_p is None else request.top_p,
-            seed=config.seed if request.seed is None else request.seed,
+        sampling = Sampling(
+            config.temperature if request.temperature is None else request.temperature,
+            1.0 if request.top_p is None else request.top_p,
+            config.seed if request.seed is None else request.seed,
         )
-        started, n_tokens, reason = time.monotonic(), 0, "stop"
-
-        def texts() -> Iterator[str]:
-            nonlocal n_tokens, reason
-            for piece in pieces:
-                if job.cancelled.is_set():
-                    return
-                n_tokens, reason = n_tokens + 1, piece.finish_reason or "stop"
-                yield piece.text
-
-        for text in filter(None, cut_at_stop(request.stop_texts, texts())):
-            job.put(text)
-        pieces.close()
+        max_tokens = request.max_completion_tokens or request.max_tokens or config.max_tokens
+        chunks = model.stream(prompt, base=request.model == "base", max_tokens=max_tokens, sampling=sampling)
+        started, n_tokens, reason, stop = time.monotonic(), 0, "stop", StopFilter(request.stop_texts)
+        for chunk in chunks:
+            if job.cancelled.is_set():
+                break
+            n_tokens += 1
+            if text := stop.add(chunk.text, is_last=chunk.finish_reason is not None):
+                job.put(text)
+            if stop.found:
+                break
+            reason = chunk.finish_reason or reason
+        chunks.close()
         job.put(Finish(reason, len(prompt), model.n_reused, n_tokens))
         ending = ", the client went away" if job.cancelled.is_set() else ""
         self._report(Note(f"{request.model}: {n_tokens} tokens in {time.monotonic() - started:.1f} s{ending}"))
@@ -126,8 +128,7 @@ class Server:
         if len(request.messages) > limit:  # checked before any work: each message is at least one token
             raise RequestError(f"The context holds {limit} tokens, fewer than the messages.", "messages")
         messages = request.to_messages(self._config.system)
-        for message in messages:
-            self._model.check_text(message.content)
+        self._model.check(messages)
         prompt = self._model.render(messages)
         if len(prompt) >= limit:
             text = f"The prompt is {len(prompt)} tokens long, the context holds {limit}."

@@ -182,9 +182,11 @@ def only_writer(path: Path) -> Iterator[None]:
 def new_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary file in the folder of `path`; rename it to `path` if the block succeeds.
 
-    Raises InputError at once if `path` exists, unless `replace`. After an error nothing is left.
+    Raises InputError at once if `path` is a folder, or exists without `replace`. After an error nothing is left.
     """
-    if path.is_dir() or (path.exists() and not replace):
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file.", "Choose another path.")
+    if path.exists() and not replace:
         raise InputError(f"{path} already exists.", "Choose another path, or pass --force to replace the file.")
     with only_writer(path):
         try:

@@ -17,6 +17,11 @@ TRAIN, VALID, TEST = "train.jsonl", "valid.jsonl", "test.jsonl"
 REJECTED = "rejected.jsonl"
 STATS = "stats.json"
 
+# In a data folder: the teacher's log-probabilities.
+LOGPROBS = "logprobs"
+LOGPROBS_MANIFEST = "manifest.json"
+LOGPROBS_SHARDS = "*.safetensors"
+
 # In a model folder.
 MODEL_CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", MODEL_CONFIG)
@@ -26,6 +31,7 @@ PROVENANCE = "mlx_distill.json"
 ADAPTER_WEIGHTS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts.jsonl"
 TRAINING_RUN = "run.json"
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -17,12 +17,12 @@ class Journal:
     """The only writer of a journal, as a context manager.
 
     Opening takes a lock (InputError if another process holds it) and removes an incomplete last line, which a crash
-    during a write leaves: `torn` then holds the removed bytes.
+    during a write leaves: `removed` then holds its bytes.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.torn = b""
+        self.removed = b""
         self._descriptor = -1
 
     def __enter__(self) -> Journal:
@@ -97,14 +97,14 @@ class Journal:
             step = min(end, 1 << 16)
             end -= step
             tail = os.pread(self._descriptor, step, end) + tail
-        self.torn = tail[tail.rfind(b"\n") + 1 :]
-        if not self.torn:
+        self.removed = tail[tail.rfind(b"\n") + 1 :]
+        if not self.removed:
             return
         try:
-            json.loads(self.torn)
+            json.loads(self.removed)
         except ValueError:
-            os.ftruncate(self._descriptor, size - len(self.torn))
+            os.ftruncate(self._descriptor, size - len(self.removed))
         else:  # a complete record that an editor saved without its newline
             os.write(self._descriptor, b"\n")
-            self.torn = b""
+            self.removed = b""
         sync(self._descriptor)

@@ -53,11 +53,11 @@ def take_lock(descriptor: int, path: Path, holder: str = "another mlx-distill") 
 
 
 def _open(lock: Path) -> int:
-    try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:  # a link could lead to a file of the user, which the lock would empty
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise MachineError(
-            f"{lock.parent}: cannot write ({error.strerror}).", "Choose a folder that you can write to."
+            f"{lock}: cannot be written ({error.strerror}).", "Remove it, or choose a folder that you can write to."
         ) from error
 
 

@@ -54,7 +54,7 @@ class AskResult:
     def records(self) -> list[TeacherRecord | None]:
         """Return the record of each answer."""
         starts = {answer.start for answer in self.answers if answer}
-        lines = each_jsonl(self.journal, TeacherRecord.from_json, torn_end=True) if starts else ()
+        lines = each_jsonl(self.journal, TeacherRecord.from_json, skip_partial_line=True) if starts else ()
         records = {start: record for start, record in lines if start in starts}
         return [records[answer.start] if answer else None for answer in self.answers]
 
@@ -64,7 +64,7 @@ def ask(
     requests: Requests,
     journal: Path,
     *,
-    concurrency: int,
+    concurrency: int | None = None,
     budget: Budget | None = None,
     retry: Collection[str] = (),
     batch_mode: BatchMode = "none",
@@ -75,16 +75,16 @@ def ask(
 ) -> AskResult:
     """Send the requests that the journal does not answer yet, each once, and save every answer as it arrives.
 
-    `retry` names completion statuses (`pending.RETRIES`) to ask for again. Raises InputError for a missing price, a
-    locked folder or damaged files. What stops the run later (TeacherError, BudgetError, Interrupted) is returned in
-    `stopped_by`: every answer that arrived is saved.
+    `concurrency` defaults to the teacher's own. `retry` names completion statuses (`pending.RETRIES`) to ask for again.
+    Raises InputError for a missing price, a locked folder or damaged files. What stops the run later (TeacherError,
+    BudgetError, Interrupted) is returned in `stopped_by`: every answer that arrived is saved.
     """
     began, budget = time.monotonic(), budget or Budget()
     with AnswerStore(journal, budget, report) as store:
         session = Session(
             teacher, requests, store, retry=retry, batch_mode=batch_mode, policy=policy, report=report, job=job
         )
-        stopped_by = _run(session, concurrency, loop_factory)
+        stopped_by = _run(session, concurrency or teacher.default_concurrency, loop_factory)
         answers = tuple(store.answers.get(key) for key in session.keys)
         in_batches = session.in_batches()
         return AskResult(

@@ -14,6 +14,9 @@ from typing import Literal, Protocol, Self, runtime_checkable
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer, Request
 
+DEFAULT_CONCURRENCY = 64
+"""Requests at once to a server that does not state its limits."""
+
 
 class RetryableError(Exception):
     """The teacher did not answer now, but may answer later: a rate limit, an overload, a dropped connection."""
@@ -85,6 +88,10 @@ class Teacher(Protocol):
     @property
     def billed_model(self) -> str:
         """The model whose price holds for every answer. Empty if the teacher is free (a recording, a local server)."""
+
+    @property
+    def default_concurrency(self) -> int:
+        """Requests at once, unless the user says otherwise."""
 
     @property
     def max_retry_tokens(self) -> int:

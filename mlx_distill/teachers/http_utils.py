@@ -20,6 +20,7 @@ from msgspec import structs
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Request
 from mlx_distill.teachers.base import (
+    DEFAULT_CONCURRENCY,
     BadRequestError,
     MalformedResponseError,
     PromptError,
@@ -63,6 +64,7 @@ BLOCKED_WORDS = ("content filtering", "content_filter", "content_policy_violatio
 class HttpTeacher(ABC):
     """A teacher behind an HTTP API, through an SDK whose own retries are off."""
 
+    default_concurrency = DEFAULT_CONCURRENCY
     service = ""
     """Subject of error messages. Default: the server's address."""
     key_name: str

@@ -13,6 +13,7 @@ from openai.types.chat import ChatCompletion
 
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
+from mlx_distill.sanitize import without_thinking
 from mlx_distill.teachers.base import MalformedResponseError, Reply
 from mlx_distill.teachers.http_utils import HttpTeacher, client_options, text_of, token_count
 
@@ -165,16 +166,3 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def without_thinking(text: str) -> str:
-    """Remove `<think>...</think>`, which some servers leave in the answer's text.
-
-    Some chat templates open the thought in the prompt, so the answer may contain only its end. A thought without an
-    end leaves nothing.
-    """
-    opened = text.lstrip().startswith("<think>")
-    before, closing, after = text.partition("</think>")
-    if closing and (opened or "<think>" not in before):
-        return after.lstrip()
-    return "" if opened else text

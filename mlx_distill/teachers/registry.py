@@ -6,9 +6,11 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mlx_distill.errors import InputError, MissingError
+from mlx_distill.models.config import SELF, is_local
 from mlx_distill.teachers.base import Teacher
 
 
@@ -48,6 +50,8 @@ PROVIDERS: dict[str, Provider] = {
         install="pip install 'mlx-distill[openai]'",
         advice="Set OPENAI_BASE_URL to the server's address, or write openai:MODEL@http://localhost:11434/v1.",
     ),
+    "mlx": Provider(usage="mlx:FOLDER or HUB-ID", factory="mlx_distill.teachers.mlx_model:MlxTeacher"),
+    SELF: Provider(usage=SELF, factory="mlx_distill.teachers.mlx_model:MlxTeacher"),
     "recorded": Provider(usage="recorded:FILE or FOLDER", factory="mlx_distill.teachers.recorded:RecordedTeacher"),
 }
 
@@ -65,7 +69,7 @@ def provider_of(spec: str) -> Provider:
     how = f"Write one of: {teacher_usage()}. For example: anthropic:claude-sonnet-4-6"
     if name not in PROVIDERS:
         raise InputError(f"teacher {spec!r}: {name!r} is not one of {', '.join(PROVIDERS)}.", how)
-    if not model.strip():
+    if not model.strip() and spec != SELF:
         raise InputError(f"teacher {spec!r}: nothing follows {name + ':'!r}.", how)
     return PROVIDERS[name]
 
@@ -94,14 +98,22 @@ def check_key(spec: str, environment: Mapping[str, str]) -> KeyCheck:
     return KeyCheck("warning", "none", provider.advice)
 
 
-def open_teacher(spec: str) -> Teacher:
+def open_teacher(spec: str, student: Path | None = None) -> Teacher:
     """Return the teacher that `spec` names. It reads keys and files only when it is entered.
 
-    Raises MissingError if it needs a package that is not installed.
+    `student` is the student's model folder, which only the teacher `self` needs. Raises MissingError if the teacher
+    needs a package that is not installed.
     """
     provider = provider_of(spec)
     if provider.package and importlib.util.find_spec(provider.package) is None:
         raise MissingError(f"{spec} needs the package {provider.package}, which is not installed.", provider.install)
     module, _, name = provider.factory.partition(":")
-    teacher: Teacher = getattr(importlib.import_module(module), name)(spec.partition(":")[2].strip())
+    source = spec.partition(":")[2].strip()
+    new = getattr(importlib.import_module(module), name)
+    teacher: Teacher = new(source, student) if is_local(spec) else new(source)
     return teacher
+
+
+def teacher_name(spec: str, student: Path | None) -> str:
+    """Return the name of a teacher in requests and records. That of `self` says which student it is."""
+    return f"{SELF}:{student.name}" if spec == SELF and student else spec

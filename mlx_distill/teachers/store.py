@@ -110,8 +110,8 @@ class AnswerStore:
             lock = os.open(self.folder, os.O_RDONLY)
             stack.callback(os.close, lock)
             take_lock(lock, self.folder)
-            if self._journal.torn:
-                n_bytes = len(self._journal.torn)
+            if self._journal.removed:
+                n_bytes = len(self._journal.removed)
                 self._report(Warning(f"{self.journal}: removed an incomplete last line ({n_bytes} bytes)."))
             self.read()
             self._stack = stack.pop_all()
@@ -154,7 +154,7 @@ class AnswerStore:
     def _read_journal(self, journal: Path) -> dict[str, AnswerSummary]:
         answers: dict[str, AnswerSummary] = {}
         if journal.exists():
-            for start, record in each_jsonl(journal, TeacherRecord.from_json, torn_end=True):
+            for start, record in each_jsonl(journal, TeacherRecord.from_json, skip_partial_line=True):
                 if record.cost_usd is not None and not 0.0 <= record.cost_usd < math.inf:
                     problem = f"{journal}: the cost of {record.prompt_id} is {record.cost_usd}."
                     raise InputError(problem, "Fix cost_usd.")

@@ -17,6 +17,7 @@ import msgspec
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_distill.errors import InputError, MissingError
+from mlx_distill.formatting import format_percent
 from mlx_distill.models.adapter import CHECKPOINT_KEY
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import new_file, write_json
@@ -28,11 +29,23 @@ DIGEST_BYTES = 1 << 20
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """Scores on valid.jsonl after a step."""
+    """Figures on valid.jsonl after a step, as means over its answer tokens."""
 
     step: int
     loss: float
+    """The cross-entropy."""
     accuracy: float
+    kl: float | None = None
+    """KL(teacher || student), if the objective knows the teacher's probabilities. Then it chooses the best adapter."""
+
+    def is_better_than(self, other: Evaluation) -> bool:
+        if self.kl is not None and other.kl is not None:
+            return self.kl < other.kl
+        return self.loss < other.loss
+
+    def __str__(self) -> str:
+        kl = "" if self.kl is None else f"valid KL {self.kl:.4f}, "
+        return f"{kl}valid loss {self.loss:.3f}, accuracy {format_percent(self.accuracy)}"
 
 
 class TrainState(msgspec.Struct):
@@ -54,6 +67,19 @@ class TrainState(msgspec.Struct):
     seconds: float = 0.0
     """Time since the start, evaluations included."""
     peak_bytes: int = 0
+
+    def advance(self, supervised_tokens: int, seconds: float, steps_per_epoch: int) -> None:
+        """Count a step."""
+        self.step += 1
+        self.position += 1
+        if self.position == steps_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+        self.supervised_tokens += supervised_tokens
+        self.step_seconds += seconds
+
+    @property
+    def between_epochs(self) -> bool:
+        return self.position == 0
 
 
 def refuse_to_overwrite(config: TrainConfig) -> None:

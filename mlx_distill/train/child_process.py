@@ -24,12 +24,12 @@ from mlx_distill import device
 from mlx_distill.config import parse, to_plain
 from mlx_distill.errors import DistillError, Interrupted, MachineError
 from mlx_distill.events import Event, Note, Report, Warning
-from mlx_distill.gpu_errors import AGAIN, CLOSE_PROGRAMS, explain, is_out_of_memory
+from mlx_distill.gpu_errors import CLOSE_PROGRAMS, CONTINUE, explain, is_out_of_memory
 from mlx_distill.storage import files
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.signals import handle_signals
 
-COMMAND = (sys.executable, "-m", "mlx_distill.train.child_process")
+COMMAND = (sys.executable, "-P", "-m", "mlx_distill.train.child_process")
 SIGNALS_TO_KILL = 3
 """Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
@@ -72,22 +72,23 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
     SIGINT, SIGTERM and SIGHUP go to the child, which saves and stops; then Interrupted is raised. Raises the child's
     own DistillError, and MachineError if the memory or the GPU ended it.
     """
-    for retries_left in reversed(range(MAX_RETRIES + 1)):
-        end = _run_child(config, report, command)
-        out_of_memory = end.last is None and not end.signals and is_out_of_memory(end.errors)
+    device.prepare()  # warns here if the GPU is not visible; the child does not warn again
+    end = _run_child(config, report, command)
+    for _ in range(MAX_RETRIES):
         half = end.largest_micro_batch // 2
-        if not (out_of_memory and half and retries_left and (config.adapter / files.CHECKPOINT).exists()):
+        if not (end.out_of_memory and half and (config.adapter / files.CHECKPOINT).exists()):
             break
         report(Warning(f"train: the memory ran out. Continuing from the last checkpoint with {half} tokens at a time."))
         config = config.replace(micro_batch_tokens=half, resume=True, force=False)
+        end = _run_child(config, report, command)
     if isinstance(end.last, Finished):
         return end.last.result
     if end.last and end.last.exit_code > 128:
-        raise Interrupted(end.last.message, AGAIN, end.last.exit_code)
+        raise Interrupted(end.last.message, CONTINUE, end.last.exit_code)
     if end.last:
         raise DistillError(end.last.message, end.last.next_step, end.last.problems)
     if end.signals:
-        raise Interrupted("train: stopped before it could save.", AGAIN, 128 + end.signals[-1])
+        raise Interrupted("train: stopped before it could save.", CONTINUE, 128 + end.signals[-1])
     raise _explain_death(end.exit_code, end.errors)
 
 
@@ -105,6 +106,10 @@ class _End:
     """0: it ended before training."""
     last: Finished | Failed | None = None
     """None: it died."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.last is None and not self.signals and is_out_of_memory(self.errors)
 
 
 def _run_child(config: TrainConfig, report: Report, command: Sequence[str]) -> _End:
@@ -166,11 +171,13 @@ def _follow(lines: IO[str], report: Report, end: _End) -> None:
 
 def _explain_death(code: int, errors: str) -> Exception:
     """Return the error for a child that ended without a last message. An unknown reason is a bug."""
-    machine_error = explain(errors)
+    machine_error = explain(errors, training=True)
     if machine_error:
         return MachineError(f"train: {machine_error.message}", machine_error.next_step)
     if code == -signal.SIGKILL:
-        return MachineError("train: the system killed the training, probably for lack of memory.", CLOSE_PROGRAMS)
+        return MachineError(
+            "train: the system killed the training, probably for lack of memory.", f"{CLOSE_PROGRAMS} {CONTINUE}"
+        )
     how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
     tail = "\n".join(errors.strip().splitlines()[-40:])
     return RuntimeError(f"The training process ended {how} and gave no result. Its error output:\n{tail}")

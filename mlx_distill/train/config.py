@@ -12,6 +12,8 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.config import Config, doc, fields_of
 from mlx_distill.formatting import format_percent
+from mlx_distill.models.config import local_folder
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -26,6 +28,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Named sets of settings."""
+SEED_STRIDE = 1_000_003
 
 
 class TrainConfig(Config, frozen=True):
@@ -49,11 +52,36 @@ class TrainConfig(Config, frozen=True):
     adapter: Annotated[Path, doc("folder for the adapter")]
     epochs: Annotated[int, doc("passes over the training rows", ge=1)] = 3
     batch_size: Annotated[int, doc("rows in a step; micro_batch_tokens limits a forward pass", ge=1)] = 2
-    objective: Annotated[str, doc("what a step minimises; sft: cross-entropy on the teacher's text")] = "sft"
+    objective: Annotated[
+        str,
+        doc(
+            "what is learned; sft: the teacher's text; kd: its probabilities of each token in it; on-policy: its "
+            "probabilities of each token that the student writes"
+        ),
+    ] = "sft"
+    divergence: Annotated[
+        Literal["forward", "reverse", "jsd"],
+        doc("forward KL (best for kd), reverse KL or jsd (for on-policy), from the teacher's probabilities"),
+    ] = "forward"
+    beta: Annotated[float, doc("jsd: weight of the teacher in the mixture", gt=0, lt=1)] = 0.5
+    temperature: Annotated[float, doc("divides the logits of teacher and student in the loss", gt=0)] = 1.0
+    hard_labels: Annotated[float, doc("kd: fraction of the loss that is sft's", ge=0, lt=1)] = 0.0
+    teacher: Annotated[
+        str,
+        doc(
+            "a teacher to keep in memory, mlx:FOLDER, mlx:OWNER/NAME or self; kd without one learns from the stored "
+            "log-probabilities"
+        ),
+    ] = ""
+    teacher_context: ContextConfig = ContextConfig()
+    rollout_samples: Annotated[int, doc("on-policy: answers that the student writes to each prompt", ge=1)] = 1
+    rollout_tokens: Annotated[int, doc("on-policy: tokens after which an answer is cut off", ge=1)] = 128
+    rollout_temperature: Annotated[float, doc("on-policy: temperature at which the student writes", ge=0)] = 1.0
+    prepared_share: Annotated[float, doc("on-policy: fraction of rows learned as prepared, as in kd", ge=0, lt=1)] = 0.0
     method: Annotated[
         Literal["lora", "dora", "full"], doc("what is trained: a low-rank update (lora, dora) or all weights (full)")
     ] = "lora"
-    learning_rate: Annotated[float, doc("peak learning rate", gt=0)] = 1e-3
+    learning_rate: Annotated[float, doc("peak learning rate; for kd, start with 1e-4 to 3e-4", gt=0)] = 1e-3
     schedule: Annotated[Literal["cosine", "linear", "constant"], doc("learning rate after the warm-up")] = "cosine"
     warmup: Annotated[float, doc("fraction of the run over which the learning rate rises", ge=0, lt=1)] = 0.1
     rank: Annotated[int, doc("rank of the low-rank update", ge=1)] = 8
@@ -88,8 +116,23 @@ class TrainConfig(Config, frozen=True):
         super().__post_init__()
 
     def check(self) -> None:
-        if not (math.isfinite(self.learning_rate) and math.isfinite(self.alpha)):
-            raise ValueError("learning_rate and alpha must be finite")
+        if not all(map(math.isfinite, (self.learning_rate, self.alpha, self.temperature, self.rollout_temperature))):
+            raise ValueError("learning_rate, alpha and temperatures must be finite")
+        divergence = (self.divergence, self.beta, self.temperature, self.hard_labels)
+        if self.objective == "sft" and divergence != ("forward", 0.5, 1.0, 0.0):
+            raise ValueError("divergence, beta, temperature and hard_labels belong to objective kd")
+        rollouts = (self.rollout_samples, self.rollout_tokens, self.rollout_temperature, self.prepared_share)
+        if self.objective != "on-policy" and rollouts != (1, 128, 1.0, 0.0):
+            raise ValueError("rollout_samples, _tokens, _temperature and prepared_share belong to objective on-policy")
+        if self.objective == "on-policy" and not self.teacher:
+            raise ValueError("objective on-policy needs a teacher on this machine: mlx:FOLDER, mlx:OWNER/NAME or self")
+        if self.objective == "on-policy" and self.hard_labels:
+            raise ValueError("hard_labels belongs to objective kd: an own answer is not a label")
+        if self.divergence != "jsd" and self.beta != 0.5:
+            raise ValueError("beta belongs to divergence jsd")
+        if self.method == "full" and self.objective in ("kd", "on-policy"):
+            # The loss is computed in chunks, without a gradient for the head.
+            raise ValueError(f"objective {self.objective} trains a low-rank update: choose method lora or dora")
         if self.method == "full" and (self.targets or self.dropout):
             raise ValueError("targets and dropout belong to a low-rank update; method 'full' has none")
         if self.grad_checkpoint and self.dropout:
@@ -106,6 +149,10 @@ class TrainConfig(Config, frozen=True):
                 raise ValueError(f"preset {self.preset!r} sets {name} to {value}, and {name} is {given}: leave one out")
             force_setattr(self, name, value)
 
+    def step_seed(self, step: int) -> int:
+        """Return the seed of a step. It depends on run and step, so a resumed run draws what a whole one draws."""
+        return self.seed * SEED_STRIDE + step
+
     @property
     def scale(self) -> float:
         """The factor of the low-rank update, as mlx-lm names it."""
@@ -113,7 +160,13 @@ class TrainConfig(Config, frozen=True):
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that training reads."""
-        return [self.model, self.data / files.TRAIN, self.data / files.VALID]
+        rows = [self.model, self.data / files.TRAIN, self.data / files.VALID]
+        if self.objective == "sft":
+            return rows
+        if not self.teacher:
+            return [*rows, self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST]
+        folder = local_folder(self.teacher, self.model)
+        return [*rows, *self.teacher_context.inputs(), *([folder] if folder else [])]
 
     def outputs(self) -> list[Path]:
         """Return the files that later stages read."""
@@ -137,6 +190,9 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     """Loss of the best adapter."""
     valid_accuracy_before: float
     valid_accuracy: float
+    valid_kl_before: float | None = None
+    """KL(teacher || student), if the objective measures it."""
+    valid_kl: float | None = None
     n_train_rows: int
     n_valid_rows: int
     n_valid_tokens: int
@@ -153,8 +209,11 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def summary(self) -> str:
         """Return the main figures in one line."""
+        kl = ""
+        if self.valid_kl is not None:
+            kl = f"valid KL {self.valid_kl_before:.4f} → {self.valid_kl:.4f}, "
         return (
-            f"valid loss {self.valid_loss_before:.3f} → {self.valid_loss:.3f}, accuracy "
+            f"{kl}valid loss {self.valid_loss_before:.3f} → {self.valid_loss:.3f}, accuracy "
             f"{format_percent(self.valid_accuracy_before)} → {format_percent(self.valid_accuracy)} "
             f"({self.epochs:g} epochs)"
         )

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_distill.errors import InputError, raise_problems
-from mlx_distill.models.load import Student
 from mlx_distill.models.score import batches_by_length
 from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.records import Example
 from mlx_distill.storage.jsonl import read_jsonl
-from mlx_distill.train.objectives import Objective
+from mlx_distill.train.objectives.base import Objective
 
 LENGTH_JITTER = 0.1
 """Multiply lengths by a random 1 to 1.1 before sorting, so that the batches differ between epochs."""
@@ -41,12 +40,12 @@ class Rows:
         return hashlib.sha256(repr([(row.tokens, row.mask) for row in self.rows]).encode()).hexdigest()[:16]
 
 
-def read_rows(path: Path, student: Student, objective: Objective, max_length: int) -> Rows:
+def read_rows(path: Path, objective: Objective, max_length: int) -> Rows:
     """Read a split. InputError names every row that is too long or has no answer tokens."""
     examples = read_jsonl(path, Example.from_json, "Make it with `mlx-distill prepare`.")
     if not examples:
         raise InputError(f"{path} holds no rows.", "Collect more answers, then run `mlx-distill prepare` again.")
-    rows = tuple(objective.tokenize(student, example) for example in examples)
+    rows = tuple(objective.tokenize(example) for example in examples)
     problems = []
     for example, row in zip(examples, rows, strict=True):
         if len(row.tokens) > max_length:

@@ -26,13 +26,12 @@ class Execution:
     cast_adapters: bool = False
     """Compute with adapters in the type of the activations. Otherwise 16-bit activations are kept in float32 too."""
 
+    length_multiple: int = 8
+    """Pad rows to a multiple of this. Each shape is compiled once, so compiled training has fewer shapes."""
+
     @classmethod
     def on(cls, hardware: Device) -> Self:
         """Choose for a device."""
-        is_gpu = hardware.kind == "metal"
-        return cls(device.streams(), compiled=is_gpu, cast_adapters=is_gpu)
-
-    @property
-    def length_multiple(self) -> int:
-        """Pad rows to a multiple of this. Each shape is compiled once, so compiled training has fewer shapes."""
-        return 32 if self.compiled else 8
+        if hardware.kind == "metal":
+            return cls(device.streams(), compiled=True, cast_adapters=True, length_multiple=32)
+        return cls(device.streams())

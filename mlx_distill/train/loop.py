@@ -16,7 +16,6 @@ from mlx_distill.config import to_plain
 from mlx_distill.errors import Interrupted, MachineError
 from mlx_distill.events import Note, Progress, Report, Warning
 from mlx_distill.formatting import format_percent
-from mlx_distill.models.score import score
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_text
 from mlx_distill.train.checkpoint import (
@@ -28,7 +27,7 @@ from mlx_distill.train.checkpoint import (
     save_adapter,
     save_checkpoint,
 )
-from mlx_distill.train.config import TrainConfig, TrainResult
+from mlx_distill.train.config import TrainResult
 from mlx_distill.train.data import Rows, epoch_batches
 from mlx_distill.train.memory_plan import MemoryPlan
 from mlx_distill.train.schedule import TimeBudget, learning_rate
@@ -47,7 +46,6 @@ RESUME_MAY_CHANGE = {
 class Trainer:
     """Trains on the rows of a `TrainStep`, evaluates on `valid_rows`, and writes the adapter folder."""
 
-    config: TrainConfig
     train_step: TrainStep
     valid_rows: Rows
     plan: MemoryPlan
@@ -58,8 +56,9 @@ class Trainer:
     state: TrainState = field(init=False)
 
     def __post_init__(self) -> None:
-        self.student = self.train_step.student
-        self.model = self.student.model
+        self.objective = self.train_step.objective
+        self.config = self.objective.config
+        self.model = self.objective.student.model
         self.train_rows = self.train_step.rows
         self.metrics = self.config.adapter / files.METRICS
         self.steps_per_epoch = math.ceil(len(self.train_rows) / self.config.batch_size)
@@ -69,7 +68,7 @@ class Trainer:
         """Start or resume, take the steps, and write the last adapter and run.json."""
         settings = {name: value for name, value in to_plain(self.config).items() if name not in RESUME_MAY_CHANGE}
         settings |= {"train rows": self.train_rows.digest, "valid rows": self.valid_rows.digest}
-        settings |= {"weights of the model": model_digest(self.config.model)}
+        settings |= {"weights of the model": model_digest(self.config.model), **self.objective.source}
         settings = msgspec.json.decode(msgspec.json.encode(settings))  # a checkpoint has lists for tuples
         for leftover in self.config.adapter.glob(".*.safetensors.*"):  # of a write that a kill cut off
             leftover.unlink()
@@ -99,6 +98,7 @@ class Trainer:
         self._save_best()
 
     def _resume(self, settings: dict[str, Any]) -> None:
+        """Load the last checkpoint, and drop what was written after it."""
         folder = self.config.adapter
         self.state = load_checkpoint(folder, self.model, self.train_step.optimizer, settings)
         self.budget.add_earlier(self.state.seconds)
@@ -112,17 +112,18 @@ class Trainer:
         """Take the remaining steps. Return why training ended."""
         config, state = self.config, self.state
         while state.epoch < config.epochs:
-            batches = epoch_batches(self.train_step.lengths, config.batch_size, config.seed, state.epoch)
+            batches = epoch_batches(self.train_rows.lengths, config.batch_size, config.seed, state.epoch)
             for batch in batches[state.position :]:
                 step = self._step(batch)
-                state.position += 1
-                stopped = self._after_step(step, end_of_epoch=state.position == len(batches))
+                state.advance(step.supervised_tokens, step.step_seconds, len(batches))
+                self._report_step(step)
+                stopped = self._after_step(step)
                 if stopped:
                     return stopped
         return "finished"
 
     def _step(self, batch: Sequence[int]) -> StepMetrics:
-        """Take one step, check that its loss is finite, and report it."""
+        """Take the next step, and check that its loss is finite."""
         config, state = self.config, self.state
         rate = learning_rate(config, self.budget.progress(state.step, self.total_steps))
         step = self.train_step.step(batch, rate, state.step + 1)
@@ -134,29 +135,31 @@ class Trainer:
                 f"{config.adapter} holds the best adapter so far (step {state.best.step}) and the last checkpoint. "
                 "Lower --learning-rate, or look at those rows.",
             )
-        state.step += 1
-        state.supervised_tokens += step.supervised_tokens
-        state.step_seconds += step.step_seconds
-        state.peak_bytes = max(state.peak_bytes, mx.get_peak_memory())
+        return step
+
+    def _report_step(self, step: StepMetrics) -> None:
         figures = (
             f"loss {step.train_loss:.3f}  accuracy {format_percent(step.train_accuracy)}  "
             f"{step.supervised_tokens_per_second:.0f} answer tokens/s"
         )
-        self.report(Progress("train", state.step, self.total_steps, "steps", figures))
-        return step
+        own = {"cross-entropy": step.train_cross_entropy, **step.figures} if step.figures else {}
+        figures += "".join(f"  {name.replace('_', ' ')} {value:.3g}" for name, value in own.items())
+        self.report(Progress("train", self.state.step, self.total_steps, "steps", figures))
 
-    def _after_step(self, step: StepMetrics, *, end_of_epoch: bool) -> str:
-        """Evaluate and save if due, and write metrics. Return why training must end, or an empty string."""
+    def _after_step(self, step: StepMetrics) -> str:
+        """Evaluate, write metrics and save, as far as due. Return why training must end, or an empty string.
+
+        Raises Interrupted, with a checkpoint, after a signal.
+        """
         config, state = self.config, self.state
-        is_due = state.step % config.eval_every == 0 if config.eval_every else end_of_epoch
+        state.peak_bytes = max(state.peak_bytes, mx.get_peak_memory())
+        is_due = state.step % config.eval_every == 0 if config.eval_every else state.between_epochs
         out_of_time, evaluation = self._is_out_of_time(), None
         if is_due or out_of_time or state.step == self.total_steps:
             evaluation = self._evaluate()
             out_of_time = out_of_time or self._is_out_of_time()  # the evaluation takes time too
         self._write_metrics(step, evaluation)
-        if end_of_epoch:
-            state.epoch, state.position = state.epoch + 1, 0
-        if end_of_epoch or self.stop.signal or state.step % config.checkpoint_every == 0:
+        if state.between_epochs or self.stop.signal or state.step % config.checkpoint_every == 0:
             self._save_checkpoint()
         if self.stop.signal:
             raise Interrupted(
@@ -175,7 +178,7 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Evaluate on valid.jsonl and keep the adapter if it is the best so far."""
         evaluation = self._score(self.state.step)
-        if evaluation.loss < self.state.best.loss:
+        if evaluation.is_better_than(self.state.best):
             self.state.best, self.state.evals_without_improvement = evaluation, 0
             self._save_best()
             self.report(Note("This is the best adapter so far."))
@@ -185,11 +188,10 @@ class Trainer:
 
     def _score(self, step: int) -> Evaluation:
         started = self.budget.seconds
-        result = score(self.student, self.valid_rows.rows, self.report, "valid")
+        evaluation = self.objective.evaluate(self.valid_rows.rows, step, self.report)
         self.budget.eval_seconds = self.budget.seconds - started
-        figures = f"valid loss {result.loss:.3f}, accuracy {format_percent(result.token_accuracy)}"
-        self.report(Note(f"step {step}: {figures}"))
-        return Evaluation(step, result.loss, result.token_accuracy)
+        self.report(Note(f"step {step}: {evaluation}"))
+        return evaluation
 
     def _save_best(self) -> None:
         save_adapter(self.config.adapter, self.model, self.adapter_config, f"best, step {self.state.best.step}")
@@ -201,8 +203,10 @@ class Trainer:
     def _write_metrics(self, step: StepMetrics | None, valid: Evaluation | None) -> None:
         state = self.state
         line = {"step": state.step, "epoch": round(state.epoch + state.position / self.steps_per_epoch, 3)}
-        line |= msgspec.to_builtins(step) if step else {}
+        line |= {**msgspec.to_builtins(step), **step.figures} if step else {}
+        line.pop("figures", None)
         line |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}
+        line |= {"valid_kl": valid.kl} if valid and valid.kl is not None else {}
         line |= {"peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)}
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
@@ -228,7 +232,7 @@ class Trainer:
         return TrainResult(
             adapter=self.config.adapter,
             n_trainable=sum(value.size for _, value in tree_flatten(self.model.trainable_parameters())),
-            n_parameters=self.student.n_parameters,
+            n_parameters=self.objective.student.n_parameters,
             steps=state.step,
             epochs=round(state.step / self.steps_per_epoch, 2),
             stopped=stopped,
@@ -237,6 +241,8 @@ class Trainer:
             valid_loss=state.best.loss,
             valid_accuracy_before=state.before.accuracy,
             valid_accuracy=state.best.accuracy,
+            valid_kl_before=state.before.kl,
+            valid_kl=state.best.kl,
             n_train_rows=len(self.train_rows),
             n_valid_rows=len(self.valid_rows),
             n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows.rows),

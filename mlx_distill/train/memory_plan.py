@@ -8,16 +8,13 @@ rows. The factors were fitted to measured peaks: `scripts/bench/memory.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_distill.errors import MachineError
 from mlx_distill.formatting import format_bytes
-from mlx_distill.models.load import Student
+from mlx_distill.models.load import Student, weight_bytes
 from mlx_distill.models.score import chunk_limit
 from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.train.config import TrainConfig
@@ -25,6 +22,7 @@ from mlx_distill.train.cpu_kernels import QUERY_BLOCK, has_fast_layers
 from mlx_distill.train.data import micro_batches
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import CastLoRALinear
+from mlx_distill.train.objectives.base import Objective
 
 MAX_TOKENS, MIN_TOKENS = 4096, 256
 """Bounds of the chosen micro-batch tokens. More than 4096 makes a step no faster."""
@@ -49,7 +47,7 @@ class MemoryEstimate:
     """Bytes at the peak of a step, by use."""
 
     weights: int
-    """Frozen weights."""
+    """Frozen weights, those of a teacher included."""
     trained: int
     """Trained weights, gradients and optimiser state."""
     activations: int
@@ -76,30 +74,24 @@ class MemoryPlan:
 
 def check_weights_fit(config: TrainConfig, itemsize: int, usable_bytes: int) -> None:
     """Raise MachineError if the weights alone do not fit, `itemsize` bytes for a float. Does not read the weights."""
-    weights: list[Any] = []
-    with suppress(RuntimeError):  # `load_student` explains a broken file
-        weights = [mx.load(str(file)) for file in config.model.glob("model*.safetensors")]  # reads shapes only
-    needed = sum(
-        value.size * (itemsize if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
-        for part in weights
-        for value in part.values()
-    )
+    needed = weight_bytes(config.model, itemsize)
     if needed > USABLE_FRACTION * usable_bytes:
         raise _does_not_fit(f"{format_bytes(needed)} for the weights alone", usable_bytes, config)
 
 
 def make_plan(
-    student: Student, config: TrainConfig, rows: Sequence[TokenizedChat], execution: Execution, usable_bytes: int
+    objective: Objective, rows: Sequence[TokenizedChat], execution: Execution, usable_bytes: int
 ) -> MemoryPlan:
     """Choose the largest micro-batches whose estimate fits, after `make_trainable`. The user's own are always kept.
 
     Raises MachineError with advice if even the smallest micro-batches do not fit.
     """
+    config, student = objective.config, objective.student
     tokens = config.micro_batch_tokens or MAX_TOKENS
     if not {"hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"} <= set(student.config):
         return MemoryPlan(tokens, None)
     while True:
-        needed = estimate_memory(student, config, rows, tokens, execution)
+        needed = estimate_memory(objective, rows, tokens, execution)
         fits = needed.total <= USABLE_FRACTION * usable_bytes
         if fits or config.micro_batch_tokens:
             return MemoryPlan(tokens, needed, fits)
@@ -109,36 +101,51 @@ def make_plan(
 
 
 def estimate_memory(
-    student: Student, config: TrainConfig, rows: Sequence[TokenizedChat], max_tokens: int, execution: Execution
+    objective: Objective, rows: Sequence[TokenizedChat], max_tokens: int, execution: Execution
 ) -> MemoryEstimate:
     """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
+    config, student = objective.config, objective.student
     multiple, n_streams = execution.length_multiple, len(execution.streams)
+    rows = objective.largest_step(rows)
     lengths = [-(-len(row.tokens) // multiple) * multiple for row in rows]
-    longest = sorted(range(len(rows)), key=lambda row: lengths[row])[-config.batch_size :]
-    parts = micro_batches(lengths, longest, max_tokens, n_streams)
-    n_layers, itemsize = len(student.model.layers), student.dtype.size
-    activations = loss = 0
-    for start in range(0, len(parts), n_streams):
-        group = parts[start : start + n_streams]
-        n_tokens = [len(part) * lengths[part[-1]] for part in group]
-        layer = sum(
-            n * itemsize * _layer_width(student, lengths[part[-1]]) for n, part in zip(n_tokens, group, strict=True)
-        )
-        group_loss = sum(_loss_bytes(student, config, sum(rows[row].n_supervised for row in part)) for part in group)
-        kept = n_layers * layer
-        if config.grad_checkpoint:  # each layer's input, and after the loss one layer at a time
-            inputs = sum(n_tokens) * itemsize * student.config["hidden_size"]
-            kept = n_layers * inputs + max(layer - group_loss, RECOMPUTED * layer)
-        activations, loss = max((activations, loss), (int(kept), group_loss), key=sum)
+    parts = [
+        _Part(len(part), lengths[part[-1]], sum(rows[row].n_supervised for row in part))
+        for part in micro_batches(lengths, range(len(rows)), max_tokens, n_streams)
+    ]
+    together = [parts[start : start + n_streams] for start in range(0, len(parts), n_streams)]
+    activations, loss = max((_activations_and_loss(objective, group) for group in together), key=sum)
     trained = [value for _, value in tree_flatten(student.model.trainable_parameters())]
     copies = TRAINED_FULL if config.method == "full" else TRAINED_LOW_RANK
     weights = sum(value.nbytes for _, value in tree_flatten(student.model.parameters()))
     return MemoryEstimate(
-        weights=weights - sum(value.nbytes for value in trained),
+        weights=weights - sum(value.nbytes for value in trained) + objective.teacher_bytes,
         trained=copies * FLOAT32_BYTES * sum(value.size for value in trained),
-        activations=activations,
+        activations=max(activations, objective.roll_bytes(rows)),
         loss=loss,
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The size of a micro-batch."""
+
+    n_rows: int
+    length: int
+    """Padded tokens of a row."""
+    n_supervised: int
+
+
+def _activations_and_loss(objective: Objective, together: Sequence[_Part]) -> tuple[int, int]:
+    """Return the bytes of activations and loss for micro-batches that run at the same time."""
+    student = objective.student
+    n_layers, itemsize = len(student.model.layers), student.dtype.size
+    layer = sum(part.n_rows * part.length * itemsize * _layer_width(student, part.length) for part in together)
+    loss = sum(_loss_bytes(objective, part.n_supervised) for part in together)
+    if not objective.config.grad_checkpoint:
+        return n_layers * layer, loss
+    # Each layer's input, and after the loss one layer at a time.
+    inputs = sum(part.n_rows * part.length for part in together) * itemsize * student.config["hidden_size"]
+    return int(n_layers * inputs + max(layer - loss, RECOMPUTED * layer)), loss
 
 
 def _layer_width(student: Student, length: int) -> int:
@@ -155,11 +162,12 @@ def _layer_width(student: Student, length: int) -> int:
     return int(width)
 
 
-def _loss_bytes(student: Student, config: TrainConfig, n_supervised: int) -> int:
+def _loss_bytes(objective: Objective, n_supervised: int) -> int:
     """Return the bytes of the logits and what the loss computes from them; of one chunk if the head is frozen."""
-    logits = n_supervised * student.config["vocab_size"] * FLOAT32_BYTES
-    copies = LOGITS_16_BITS if student.dtype.size == 2 else LOGITS
-    return int(copies * (logits if config.method == "full" else min(logits, chunk_limit())))
+    logits = n_supervised * objective.student.config["vocab_size"] * FLOAT32_BYTES
+    copies = LOGITS_16_BITS if objective.student.dtype.size == 2 else LOGITS
+    at_once = logits if objective.config.method == "full" else min(logits, chunk_limit())
+    return int(objective.logits_copies * copies * at_once)
 
 
 def _does_not_fit(needed: str, usable_bytes: int, config: TrainConfig) -> MachineError:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import mlx.core as mx
 
 from mlx_distill import cpu, device
 from mlx_distill.errors import InputError
-from mlx_distill.events import Report, Warning, ignore
+from mlx_distill.events import Report, ignore
 from mlx_distill.models.load import load_student
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import only_writer
@@ -21,7 +21,7 @@ from mlx_distill.train.execution import Execution
 from mlx_distill.train.loop import Trainer
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import check_weights_fit, make_plan
-from mlx_distill.train.objectives import OBJECTIVES, Objective
+from mlx_distill.train.objectives import OBJECTIVES, Objectives
 from mlx_distill.train.schedule import TimeBudget
 from mlx_distill.train.signals import StopRequest, handle_signals
 from mlx_distill.train.step import TrainStep
@@ -31,12 +31,12 @@ def run(
     config: TrainConfig,
     report: Report = ignore,
     *,
-    objectives: Mapping[str, Objective] = OBJECTIVES,
+    objectives: Objectives = OBJECTIVES,
     now: Callable[[], float] = time.perf_counter,
     execution: Execution | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> TrainResult:
-    """Train an adapter. Keep the best one by validation loss, and the last one.
+    """Train an adapter. Keep the best one by validation loss (kd: by KL), and the last one.
 
     `execution` defaults to what suits the device. `on_start` gets the tokens of the largest micro-batch before the
     first forward pass. Raises InputError for rows or settings that cannot be trained on, before anything is written,
@@ -50,33 +50,31 @@ def run(
 def _train(
     config: TrainConfig,
     report: Report,
-    objectives: Mapping[str, Objective],
+    objectives: Objectives,
     now: Callable[[], float],
     execution: Execution | None,
     on_start: Callable[[int], None] | None,
 ) -> TrainResult:
     refuse_to_overwrite(config)
-    objective = objectives.get(config.objective)
-    if not objective:
+    if config.objective not in objectives:
         raise InputError(
             f"objective: {config.objective!r} is unknown.", f"Choose from {', '.join(sorted(objectives))}."
         )
     hardware = device.prepare()
     # Full training needs float32: in 16 bits, rounding would lose small updates.
     dtype = mx.float32 if config.method == "full" else hardware.dtype
-    if hardware.warning:
-        report(Warning(hardware.warning))
     check_weights_fit(config, dtype.size, hardware.usable_bytes)
     student = load_student(config.model, dtype=dtype)
+    objective = objectives[config.objective](config, student)
     train_rows, valid_rows = (
-        read_rows(config.data / name, student, objective, config.max_length) for name in (files.TRAIN, files.VALID)
+        read_rows(config.data / name, objective, config.max_length) for name in (files.TRAIN, files.VALID)
     )
     execution = execution or Execution.on(hardware)
     adapter_config = make_trainable(student, config, cast_adapters=execution.cast_adapters)
-    plan = make_plan(student, config, train_rows.rows, execution, hardware.usable_bytes)
-    train_step = TrainStep(config, student, objective, train_rows, plan.micro_batch_tokens, execution)
+    plan = make_plan(objective, train_rows.rows, execution, hardware.usable_bytes)
+    train_step = TrainStep(objective, train_rows, plan.micro_batch_tokens, execution)
     if on_start:
         on_start(train_step.largest_micro_batch)
     budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
     with handle_signals(stop.set), cpu.shared_cores(len(execution.streams)), fast_layers(student):
-        return Trainer(config, train_step, valid_rows, plan, adapter_config, budget, stop, report).train()
+        return Trainer(train_step, valid_rows, plan, adapter_config, budget, stop, report).train()

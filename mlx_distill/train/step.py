@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.core as mx
@@ -15,20 +15,17 @@ import mlx.optimizers as optim
 import msgspec
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_distill.models.load import Student
 from mlx_distill.models.score import Batch
-from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.data import Rows, micro_batches
 from mlx_distill.train.execution import Execution
-from mlx_distill.train.objectives import Objective, pad_targets
+from mlx_distill.train.objectives.base import Objective
 
-Gradient = Callable[[Batch, Any, mx.Stream], tuple[mx.array, mx.array, Any]]
-"""Micro-batch, gradients so far or None, stream -> summed loss (), number correct (), gradients so far."""
+Sums = tuple[mx.array, mx.array, mx.array]
+"""Loss (), number of correct predictions () and cross-entropy (), summed over supervised tokens."""
+Gradient = Callable[[Batch, Any, mx.Stream], tuple[Sums, Any]]
+"""Micro-batch, gradients so far or None, stream -> its sums, gradients so far."""
 Update = Callable[[Any, mx.array], mx.array]
 """Summed gradients, number of supervised tokens () -> gradient norm () before clipping. Changes the weights."""
-
-SEED_STRIDE = 1_000_003
-"""Dropout is seeded by run and step, so a resumed run draws what an uninterrupted one draws."""
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +34,8 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float
     train_loss: float
     train_accuracy: float
+    train_cross_entropy: float
+    """The same as the loss of sft. On the student's own text it estimates the student's entropy."""
     supervised_tokens: int
     tokens: int
     """Computed input tokens, padding included."""
@@ -47,14 +46,14 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     gradient_norm: float
     """Before clipping."""
     step_seconds: float
+    figures: Mapping[str, float]
+    """Figures of the objective's own."""
 
 
 @dataclass
 class TrainStep:
     """Takes training steps over some rows, after `optimizer.init` or `load_checkpoint`."""
 
-    config: TrainConfig
-    student: Student
     objective: Objective
     rows: Rows
     micro_batch_tokens: int
@@ -62,129 +61,132 @@ class TrainStep:
     execution: Execution
 
     def __post_init__(self) -> None:
-        config, self.lengths = self.config, self.rows.lengths
+        self.config = config = self.objective.config
+        self.student = self.objective.student
         self.optimizer = optim.AdamW(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
         )
-        self._functions: tuple[Gradient, Update] | None = None
 
     def step(self, batch: Sequence[int], learning_rate: float, number: int) -> StepMetrics:
         """Take step `number` over the rows of `batch`, with the gradient of the mean loss of a supervised token."""
         started = time.perf_counter()
-        gradient_of, update = self._functions = self._functions or self._make_functions()
+        gradient_of, update = self._functions
         streams, compiled = self.execution.streams, self.execution.compiled
-        loss_sum, n_correct, n_supervised, n_tokens = mx.array(0.0), mx.array(0), 0, 0
+        sums, n_supervised, n_tokens = (mx.array(0.0), mx.array(0), mx.array(0.0)), 0, 0
         gradients: Any = None
-        mx.random.seed(self.config.seed * SEED_STRIDE + number)
+        rows = self.objective.roll([self.rows.rows[row] for row in batch], number)
+        mx.random.seed(self.config.step_seed(number))
         self.student.model.train()
-        parts = micro_batches(self.lengths, batch, self.micro_batch_tokens, len(streams))
-        for index, rows in enumerate(parts, 1):
-            chosen = [self.rows.rows[row] for row in rows]
-            micro_batch = self.objective.make_batch(self.student, chosen, self.execution.length_multiple)
-            loss, correct, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
-            loss_sum, n_correct = loss_sum + loss, n_correct + correct
-            if index % len(streams) == 0 and not (compiled and index == len(parts)):
-                mx.eval(loss_sum, n_correct, gradients)  # or the activations of all micro-batches exist together
+        lengths = [len(row.tokens) for row in rows]
+        parts = micro_batches(lengths, range(len(rows)), self.micro_batch_tokens, len(streams))
+        for index, part in enumerate(parts, 1):
+            micro_batch = self.objective.make_batch([rows[row] for row in part], self.execution.length_multiple)
+            found, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
+            sums = (sums[0] + found[0], sums[1] + found[1], sums[2] + found[2])
+            every_stream_has_one = index % len(streams) == 0
+            computed_with_the_update = compiled and index == len(parts)
+            if every_stream_has_one and not computed_with_the_update:
+                mx.eval(sums, gradients)  # or the activations of all micro-batches exist together
             n_supervised += micro_batch.n_supervised
             n_tokens += micro_batch.inputs.size
         self.optimizer.learning_rate = learning_rate
         norm = update(gradients, mx.array(float(n_supervised)))
-        mx.eval(loss_sum, n_correct, norm, self.student.model.trainable_parameters(), self.optimizer.state)
+        mx.eval(sums, norm, self.student.model.trainable_parameters(), self.optimizer.state)
         self.student.model.eval()
         seconds = time.perf_counter() - started
         return StepMetrics(
             learning_rate=learning_rate,
-            train_loss=scalar(loss_sum) / n_supervised,
-            train_accuracy=scalar(n_correct) / n_supervised,
+            train_loss=scalar(sums[0]) / n_supervised,
+            train_accuracy=scalar(sums[1]) / n_supervised,
+            train_cross_entropy=scalar(sums[2]) / n_supervised,
             supervised_tokens=n_supervised,
             tokens=n_tokens,
             supervised_tokens_per_second=n_supervised / seconds,
             tokens_per_second=n_tokens / seconds,
-            padding=max(1 - sum(self.lengths[row] for row in batch) / n_tokens, 0.0),
+            padding=max(1 - sum(lengths) / n_tokens, 0.0),
             gradient_norm=scalar(norm),
             step_seconds=seconds,
+            figures=self.objective.figures,
         )
 
     @property
     def largest_micro_batch(self) -> int:
         """Tokens of the largest micro-batch, without padding."""
-        longest = sorted(self.lengths)[-self.config.batch_size :]
+        longest = [len(row.tokens) for row in self.objective.largest_step(self.rows.rows)]
         return max(max(longest), min(sum(longest), self.micro_batch_tokens))
 
-    def _make_functions(self) -> tuple[Gradient, Update]:
-        """Make the functions at the first step: compiled ones keep the optimizer's state, which resuming replaces.
+    @cached_property
+    def _functions(self) -> tuple[Gradient, Update]:
+        """Made at the first step: compiled functions keep the optimizer's state, which resuming replaces.
 
         They do not refer to `self`: a cycle would keep the model in memory after the run.
         """
-        student, max_norm = self.student, self.config.max_grad_norm or math.inf
-        if self.execution.compiled:
-            sum_at_once = self.config.method != "full"
-            return (
-                compiled_gradient(student, self.objective),
-                compiled_update(student.model, self.optimizer, max_norm, sum_at_once=sum_at_once),
-            )
-        return eager_gradient(student, self.objective), eager_update(student.model, self.optimizer, max_norm)
+        compiled, max_norm = self.execution.compiled, self.config.max_grad_norm or math.inf
+        gradient, update = (compiled_gradient, compiled_update) if compiled else (eager_gradient, eager_update)
+        sum_at_once = self.config.method != "full"
+        return gradient(self.objective), update(self.student.model, self.optimizer, max_norm, sum_at_once=sum_at_once)
 
 
-def eager_gradient(student: Student, objective: Objective) -> Gradient:
+def eager_gradient(objective: Objective) -> Gradient:
     """Make the gradient function that computes operation by operation."""
-    value_and_grad = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
+    value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
 
-    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
         with mx.stream(stream):
-            (loss, correct), gradients = value_and_grad(batch)
-        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+            sums, gradients = value_and_grad(batch)
+        return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
     return gradient_of
 
 
-def compiled_gradient(student: Student, objective: Objective) -> Gradient:
+def compiled_gradient(objective: Objective) -> Gradient:
     """Make the gradient function that MLX compiles once for each padded shape."""
-    value_and_grad = nn.value_and_grad(student.model, lambda batch: objective.loss(student, batch))
+    value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
     first: list[Batch] = []
     # Dropout draws from the random state. The model is an output too, because the trace puts its placeholders there.
-    state = [student.model.state, mx.random.state]
+    state = [objective.student.model.state, mx.random.state]
 
     @partial(mx.compile, inputs=state, outputs=state)
-    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[mx.array, mx.array, Any]:
+    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[Sums, Any]:
         # A compiled function sees Python values of the first call only. Counts of another batch would be wrong.
         batch = replace(first[0], **arrays, tokens_of_row=())
-        (loss, correct), gradients = value_and_grad(batch)
-        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+        sums, gradients = value_and_grad(batch)
+        return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
-    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
         first[:] = first or [batch]
-        padded = pad_targets(batch)
-        values = {field.name: getattr(padded, field.name) for field in fields(padded)}
         with mx.stream(stream):
-            arrays = {name: value for name, value in values.items() if isinstance(value, mx.array)}
-            loss, correct, gradients = compiled(arrays, previous)
-        return loss, correct, gradients
+            sums, gradients = compiled(arrays_of(pad_targets(batch)), previous)
+        return sums, gradients
 
     return gradient_of
 
 
-def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float) -> Update:
-    """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer."""
+def pad_targets(batch: Batch) -> Batch:
+    """Pad the supervised positions to a quarter, a half, three quarters or all of the inputs, with the target -1."""
+    n_padding = -batch.targets.size % -(-batch.inputs.size // 4)
+    padded: dict[str, Any] = {
+        name: mx.pad(values, [(0, n_padding), *[(0, 0)] * (values.ndim - 1)])
+        for name, values in arrays_of(batch).items()
+        if name != "inputs"
+    }
+    padded["targets"] = mx.where(mx.arange(padded["targets"].size) < batch.targets.size, padded["targets"], -1)
+    return replace(batch, **padded)
 
-    def update(gradients: Any, n_supervised: mx.array) -> mx.array:
-        norm: mx.array
-        gradients = tree_map(lambda value: value / n_supervised, gradients)
-        gradients, norm = optim.clip_grad_norm(gradients, max_norm)
-        optimizer.update(model, gradients)
-        return norm
 
-    return update
+def arrays_of(batch: Batch) -> dict[str, mx.array]:
+    """Return the arrays of a batch by name."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, mx.array)}
 
 
-def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
-    """Make the update that MLX compiles: about two kernels for each tensor (`scripts/bench/kernels.py`).
+def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+    """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer.
 
-    `sum_at_once` computes the norm from one copy of all gradients: fewer kernels, more memory.
+    Clips as mlx.optimizers.clip_grad_norm, but multiplies each gradient only once. `sum_at_once` computes the norm
+    from one copy of all gradients: fewer kernels, more memory.
     """
-    state = [model.state, optimizer.state]
 
-    @partial(mx.compile, inputs=state, outputs=state)
     def update(gradients: Any, n_supervised: mx.array) -> mx.array:
         values = [value for _, value in tree_flatten(gradients)]
         if sum_at_once:
@@ -192,10 +194,20 @@ def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: floa
         else:
             square = sum((value.square().sum() for value in values), mx.array(0.0))
         norm = mx.sqrt(square) / n_supervised
-        factor = mx.minimum(max_norm / (norm + 1e-6), 1.0) / n_supervised  # as mlx.optimizers.clip_grad_norm
+        factor = mx.minimum(max_norm / (norm + 1e-6), 1.0) / n_supervised
         optimizer.update(model, tree_map(lambda value: value * factor, gradients))
         return norm
 
+    return update
+
+
+def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+    """Make the same update compiled: about two kernels for each tensor (`scripts/bench/kernels.py`).
+
+    The results are those of the eager update, bit for bit, if the compiler does not fuse multiplications and additions.
+    """
+    state = [model.state, optimizer.state]
+    update: Update = mx.compile(eager_update(model, optimizer, max_norm, sum_at_once=sum_at_once), state, state)
     return update
 
 

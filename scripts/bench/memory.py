@@ -85,7 +85,7 @@ def measure(case: Case, dtype: str) -> tuple[int, int]:
     from mlx_distill.train.loop import Trainer
     from mlx_distill.train.lora import make_trainable
     from mlx_distill.train.memory_plan import make_plan
-    from mlx_distill.train.objectives import OBJECTIVES
+    from mlx_distill.train.objectives.sft import Sft
     from mlx_distill.train.schedule import TimeBudget
     from mlx_distill.train.signals import StopRequest
     from mlx_distill.train.step import TrainStep
@@ -120,11 +120,12 @@ def measure(case: Case, dtype: str) -> tuple[int, int]:
         train, valid = rows(case.batch_size), rows(1)
         execution = Execution(device.streams(), cast_adapters=wanted.size == 2)
         adapter_config = make_trainable(student, settings, cast_adapters=execution.cast_adapters)
-        plan = make_plan(student, settings, train.rows, execution, device.prepare().usable_bytes)
-        step = TrainStep(settings, student, OBJECTIVES["sft"], train, plan.micro_batch_tokens, execution)
+        sft = Sft(settings, student)
+        plan = make_plan(sft, train.rows, execution, device.prepare().usable_bytes)
+        step = TrainStep(sft, train, plan.micro_batch_tokens, execution)
         with cpu.shared_cores(len(execution.streams)), fast_layers(student):
-            result = Trainer(settings, step, valid, plan, adapter_config, TimeBudget(0), StopRequest(), ignore).train()
-    del step, student, model
+            result = Trainer(step, valid, plan, adapter_config, TimeBudget(0), StopRequest(), ignore).train()
+    del step, sft, student, model
     mx.clear_cache()
     print(plan.estimate, f"measured {result.peak_bytes / 1e6:.1f} MB", file=sys.stderr, flush=True)
     return result.estimated_bytes, result.peak_bytes

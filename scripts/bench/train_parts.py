@@ -31,8 +31,6 @@ def prepare(settings: dict[str, Any]) -> None:
     from mlx_distill.prepare import run as prepare
     from mlx_distill.prepare.config import PrepareConfig
     from mlx_distill.storage.package_data import package_data_path
-    from mlx_distill.train.data import read_rows
-    from mlx_distill.train.objectives import OBJECTIVES
 
     scratch, model, rows = Path(settings["scratch"]), Path(settings["model"]), Path(settings["data"])
     source, data = settings["source"]["model"], settings["source"]["data"]
@@ -60,10 +58,10 @@ def prepare(settings: dict[str, Any]) -> None:
             sys.exit(f"{data}/{split}.jsonl holds {len(lines)} rows, {count or 1} are needed")
         (rows / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
     student = load_student(model, dtype=mx.float32)
-    read = {name: read_rows(rows / f"{name}.jsonl", student, OBJECTIVES["sft"], 1 << 20) for name in SPLITS}
-    tokens = {name: [[row.tokens, row.mask] for row in split.rows] for name, split in read.items()}
+    read = {name: _rows(rows / f"{name}.jsonl", student) for name in SPLITS}
+    tokens = {name: [[row.tokens, row.mask] for row in split] for name, split in read.items()}
     (rows / "tokens.json").write_text(json.dumps(tokens))
-    supervised = {name: sum(row.n_supervised for row in split.rows) for name, split in read.items()}
+    supervised = {name: sum(row.n_supervised for row in split) for name, split in read.items()}
     facts = {
         "machine": hardware.name,
         "device": hardware.kind,
@@ -74,6 +72,15 @@ def prepare(settings: dict[str, Any]) -> None:
         "test": {"rows": len(read["test"]), "tokens": supervised["test"]},
     }
     print(json.dumps(facts))
+
+
+def _rows(path: Path, student: Any) -> list[Any]:
+    """Return the tokenised rows of a split."""
+    from mlx_distill.models.tokenize import render
+    from mlx_distill.records import Example
+    from mlx_distill.storage.jsonl import read_jsonl
+
+    return [render(student.tokenizer, example.messages) for example in read_jsonl(path, Example.from_json)]
 
 
 def mlx_lm(settings: dict[str, Any]) -> None:
@@ -99,13 +106,11 @@ def score(settings: dict[str, Any]) -> None:
     from mlx_distill.models import score as scoring
     from mlx_distill.models.adapter import load_adapter
     from mlx_distill.models.load import load_student
-    from mlx_distill.train.data import read_rows
-    from mlx_distill.train.objectives import OBJECTIVES
 
     losses = {}
     for name, folder in {"base": "", **settings["folders"]}.items():
         student = load_student(Path(settings["model"]), dtype=mx.float32)
-        rows = read_rows(Path(settings["data"]) / "test.jsonl", student, OBJECTIVES["sft"], 1 << 20).rows
+        rows = _rows(Path(settings["data"]) / "test.jsonl", student)
         if folder:
             load_adapter(student, Path(folder))
         losses[name] = scoring.score(student, rows).loss

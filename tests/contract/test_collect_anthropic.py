@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.events import Event, Note
+from mlx_distill.models.context import TEACHER_SYSTEM
 from tests.support.collecting import KEY, REAL_USD, Collect, Records, cautions, journal_of, scripted
 from tests.support.messages_server import MessagesServer, Reply, answer, error, message, streamed, text, thinking
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import InputError, MissingError, TeacherError
 from mlx_distill.events import Event
+from mlx_distill.models.context import TEACHER_SYSTEM
+from mlx_distill.sanitize import without_thinking
 from mlx_distill.teachers import open_teacher
-from mlx_distill.teachers.openai import is_loopback, without_thinking
+from mlx_distill.teachers.openai import is_loopback
 from tests.support.collecting import KEY, Collect, Records, cautions, scripted
 from tests.support.completions import PATH, completion, failure
 from tests.support.hostile_server import HOSTILE, hostile_reply

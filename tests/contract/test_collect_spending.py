@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.cli import main
-from mlx_distill.collect.config import TEACHER_SYSTEM
 from mlx_distill.errors import BudgetError, InputError, TeacherError
 from mlx_distill.events import Event
+from mlx_distill.models.context import TEACHER_SYSTEM
 from mlx_distill.records import build_messages
 from mlx_distill.teachers import openai
 from mlx_distill.teachers.pricing import PRICES, Price, worst_case_usd

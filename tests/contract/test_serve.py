@@ -100,6 +100,8 @@ def test_each_name_answers_like_the_model_itself(running: Running) -> None:
 def test_limits_and_stop_texts_end_an_answer(running: Running) -> None:
     cut = running.ask("base", max_tokens=3)
     assert cut.choices[0].finish_reason == "length" and cut.usage.completion_tokens == 3
+    whole = running.ask("base", max_tokens=3, stop=[cut.choices[0].message.content])
+    assert whole.choices[0].finish_reason == "stop", "the stop text ends in the last allowed token"
     text = running.expected["base"]
     for stream_it in (False, True):
         assert running.text("base", stop=[text[4:7]], stream=stream_it) == text[: text.index(text[4:7])]

@@ -182,10 +182,8 @@ def test_bad_input_is_explained_and_changes_nothing(
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n")))
     before = contents(folder)
-
     with pytest.raises(SystemExit) as ended:
         main(command.split())
-
     printed = capsys.readouterr()
     assert ended.value.code == exit_code, printed.err
     assert [words for words in says if words not in printed.err] == [], printed.err

@@ -20,7 +20,6 @@ def test_both_trainers_take_the_same_steps_and_learn(tiny_student: Path, tmp_pat
     quick = {**os.environ, "MLX_DISABLE_COMPILE": "1"}  # mlx_lm.lora would call a C++ compiler for 15 s
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=quick)
     assert done.returncode == 0, done.stderr
-
     result = json.loads(done.stdout)
     sides = result["contestants"]
     assert set(sides) == {"mlx-distill", "mlx_lm.lora"}

@@ -128,7 +128,7 @@ def chat_of(student: Student) -> Write:
     cache = PrefixCache(student)
 
     def write(prompt: list[int], limit: int) -> list[int]:
-        pieces = list(cache.stream(prompt, max_tokens=limit, temperature=0.0, seed=0))
+        pieces = list(cache.stream(prompt, max_tokens=limit))
         return [END if piece.finish_reason == "stop" else piece.token for piece in pieces]
 
     return write

@@ -45,17 +45,11 @@ def test_bash_completes_commands_and_options(tmp_path: Path, cli: Cli) -> None:
     assert complete("mlx-distill", "completion", "f") == ["fish"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_zsh_and_fish_show_the_help_of_a_command(shell: str, cli: Cli) -> None:
-    words = "mlx-distill fu"
-    env = {
-        "_MLX_DISTILL_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": {"zsh": "1"}.get(shell, "fu"),
-    }
+@pytest.mark.parametrize(("shell", "n_words"), [("zsh", "1"), ("fish", "fu")])
+def test_zsh_and_fish_show_the_help_of_a_command(shell: str, n_words: str, cli: Cli) -> None:
+    env = {"_MLX_DISTILL_COMPLETE": f"{shell}_complete", "COMP_WORDS": "mlx-distill fu", "COMP_CWORD": n_words}
     answer = cli(env=env)
-    assert answer.code == 0
-    assert "fuse" in answer.out and "Add the adapter" in answer.out
+    assert answer.code == 0 and "fuse" in answer.out and "Add the adapter" in answer.out
 
 
 def test_another_shell_exits_with_2(cli: Cli) -> None:

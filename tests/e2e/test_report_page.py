@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from mlx_distill.compare.collected import Collected
 from mlx_distill.compare.config import CompareConfig
 from mlx_distill.compare.render.html import html_page
-from mlx_distill.compare.report import Collected, TrainingRun, TrainingStep
 from mlx_distill.compare.run import run
+from mlx_distill.training_run import MetricPoint, TrainingRun
 from tests.conftest import skip
 from tests.support.adapters import make_adapter
 from tests.support.comparing import example, make_prompts, write_lines
@@ -98,7 +99,9 @@ def look(browser: str, text: str, folder: Path, *flags: str) -> dict[int, dict[s
 
 @cache
 def hostile_page() -> str:
-    steps = tuple(TrainingStep(n, 2 - n / 300, 2.0 if n % 50 == 0 else None, 0.5, 0.5) for n in range(300))
+    steps = tuple(
+        MetricPoint(step=n, train_loss=2 - n / 300, valid_loss=2.0 if n % 50 == 0 else None) for n in range(300)
+    )
     collected = Collected(104, 104, ("anthropic:claude-sonnet-4-6",), ("claude-sonnet-4-6",), 1.61, 104)
     training = TrainingRun({"epochs": 3, "model": "m" * 300}, {"n_train_rows": 84, "steps": 300, "epochs": 3.0}, steps)
     answers = []

@@ -26,6 +26,8 @@ from tests.conftest import Finished
 from tests.support.small_project import SPLITS, write_project
 from tests.support.tiny import make_tiny_qwen2
 
+STAGES_OF_SFT = tuple(stage for stage in RUN_ORDER if stage != "logprobs")
+
 
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,7 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = run(RunConfig())
     finally:
         os.chdir(before)
-    assert [outcome.reason for outcome in result.stages] == ["not run yet"] * len(RUN_ORDER)
+    assert [outcome.reason for outcome in result.stages] == ["not run yet"] * len(STAGES_OF_SFT)
     return folder
 
 
@@ -74,7 +76,7 @@ def test_run_leaves_results_and_manifests(project: Path) -> None:
         "models/tiny/model.safetensors",
     ):
         assert Path(file).exists(), file
-    for stage in RUN_ORDER:
+    for stage in STAGES_OF_SFT:
         manifest = json.loads(Path(f"reports/tiny/manifests/{stage}.json").read_text())
         assert manifest["stage"] == stage and manifest["summary"] and manifest["outputs"] and manifest["settings"]
         assert {"mlx", "mlx-lm", "mlx-distill", "python"} <= set(manifest["versions"])
@@ -83,30 +85,22 @@ def test_run_leaves_results_and_manifests(project: Path) -> None:
     assert "data/tiny/train.jsonl" in train["inputs"] and train["seconds"] > 0
     assert not Path("reports/tiny/manifests/train.started.json").exists()
     log = [json.loads(line) for line in Path("reports/tiny/runs.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in log] == list(RUN_ORDER)
+    assert [line["stage"] for line in log] == list(STAGES_OF_SFT)
 
 
-def test_rerun_does_nothing(project: Path) -> None:
-    events: list[Event] = []
-    result = run(RunConfig(), events.append)
-
-    assert reasons(result) == {}
-    assert events == [Note(f"{stage}: up to date") for stage in RUN_ORDER]
-    assert all(outcome.summary and outcome.seconds > 0 for outcome in result.stages)
-
-
-def test_rerun_loads_no_mlx(project: Path) -> None:
+def test_rerun_does_nothing_and_loads_no_mlx(project: Path) -> None:
     code = (
         "import sys\nfrom mlx_distill.run.config import RunConfig\nfrom mlx_distill.run.pipeline import run\n"
-        "result = run(RunConfig())\nassert all(outcome.skipped for outcome in result.stages), result\n"
+        "events = []\nresult = run(RunConfig(), events.append)\n"
+        "assert all(one.skipped and one.summary and one.seconds > 0 for one in result.stages), result\n"
+        f"assert [event.text for event in events] == [f'{{name}}: up to date' for name in {STAGES_OF_SFT!r}]\n"
         "assert not {'mlx.core', 'mlx_lm', 'transformers'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
 
 
 def test_changed_setting_reruns_what_depends_on_it(project: Path) -> None:
     edit("batch_size = 2", "batch_size = 3")
-
     assert reasons(run(RunConfig())) == {
         "train": "batch_size changed",
         "compare": "adapters.safetensors changed",
@@ -120,10 +114,8 @@ def test_changed_file_is_named_and_edited_result_kept(project: Path) -> None:
     Path("data/tiny/valid.jsonl").write_text(rows.replace("constant", "fixed value"))
     Path("adapters/tiny/adapters.safetensors").write_bytes(b"edited by hand")
     events: list[Event] = []
-
     with pytest.raises(InputError, match="adapters/tiny"):  # prepare wrote the rows again, so only the adapter differs
         run(RunConfig(), events.append)
-
     assert Note("prepare: valid.jsonl changed") in events
     assert Note("train: adapters.safetensors changed") in events
     assert Path("data/tiny/valid.jsonl").read_text() == rows
@@ -131,18 +123,13 @@ def test_changed_file_is_named_and_edited_result_kept(project: Path) -> None:
 
 
 def test_new_prompt_reaches_the_model(project: Path) -> None:
-    for file, row in (
-        ("prompts.jsonl", {"id": "new", "prompt": "Name one colour.", "family": "new", "split": "train"}),
-        (
-            "recorded.jsonl",
-            {"prompt_id": "new", "messages": [{"role": "user", "content": "Name one colour."}], "answer": "Blue."},
-        ),
-    ):
+    question = "Name one colour."
+    prompt = {"id": "new", "prompt": question, "family": "new", "split": "train"}
+    recorded = {"prompt_id": "new", "messages": [{"role": "user", "content": question}], "answer": "Blue."}
+    for file, row in (("prompts.jsonl", prompt), ("recorded.jsonl", recorded)):
         with Path(file).open("a") as open_file:
             open_file.write(json.dumps(row) + "\n")
-
     result = run(RunConfig())
-
     assert reasons(result)["collect"] in ("prompts.jsonl changed", "recorded.jsonl changed")
     assert reasons(result)["train"] == "train.jsonl changed"
     assert "convert" not in reasons(result)
@@ -153,11 +140,9 @@ def test_missing_answer_is_requested_by_every_run(project: Path) -> None:
     shutil.rmtree("data/tiny")
     lines = Path("recorded.jsonl").read_text().splitlines(keepends=True)
     Path("recorded.jsonl").write_text("".join(lines[1:]))
-
     first, second = run(RunConfig()), run(RunConfig())
     assert reasons(first)["collect"] == "teacher_data.jsonl is missing"
     assert reasons(second) == {"collect": "1 answer missing"}
-
     Path("recorded.jsonl").write_text("".join(lines))
     assert {"collect", "prepare", "train"} <= set(reasons(run(RunConfig())))
     assert reasons(run(RunConfig())) == {}
@@ -169,11 +154,9 @@ def test_from_repeats_a_stage_and_all_after_it(project: Path) -> None:
 
 def test_result_without_manifest_is_not_replaced(project: Path) -> None:
     shutil.rmtree("reports/tiny/manifests")
-
     for _ in range(2):  # the first refusal must not permit the second run
         with pytest.raises(InputError, match="adapters/tiny holds files that `run` did not make") as caught:
             run(RunConfig())
-
     assert "--from train" in caught.value.next_step
     assert set(reasons(run(RunConfig(first="train")))) == {"train", "compare", "fuse"}
 
@@ -181,18 +164,14 @@ def test_result_without_manifest_is_not_replaced(project: Path) -> None:
 def test_standalone_stage_counts_for_run(project: Path) -> None:
     shutil.rmtree("adapters/tiny")
     Path("reports/tiny/manifests/train.json").unlink()
-
     run_standalone(TRAIN, stage_configs(Project.load(Path("distill.toml")))["train"])
-
     assert "train" not in reasons(run(RunConfig()))
 
 
 def test_standalone_stage_with_other_settings_does_not(project: Path) -> None:
     manifest = Path("reports/tiny/manifests/prepare.json").read_text()
     overrides = ("prepare.filter.min_answer_tokens=2",)
-
     run_standalone(PREPARE, stage_configs(load_project(RunConfig(overrides=overrides)))["prepare"])
-
     assert Path("reports/tiny/manifests/prepare.json").read_text() == manifest
 
 
@@ -208,9 +187,8 @@ def test_interrupted_training_resumes(project: Path, cli: Callable[..., Finished
         started.send_signal(signal.SIGINT)
         _, err = started.communicate(timeout=120)
     assert started.returncode == 130, err
-    assert "Stopped: " in err and "Run the same command again" in err
+    assert "Stopped: " in err and "mlx-distill run` again" in err
     assert Path("reports/tiny/manifests/train.started.json").exists()
-
     edit("epochs = 20", "epochs  =  20")  # the same settings in another spelling
     again = cli("run", "--json")
     assert again.code == 0, again.err
@@ -231,7 +209,6 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
     )
     loaded = load_project(RunConfig(overrides=overrides))
     train = stage_configs(loaded)["train"]
-
     assert isinstance(train, TrainConfig)
     assert (train.epochs, train.learning_rate, train.targets) == (2, 1e-4, ("self_attn.q_proj",))
     assert (loaded.config.student, loaded.config.system) == ("sample", "x = 1")
@@ -240,7 +217,6 @@ def test_overrides_are_toml_or_text(project: Path) -> None:
 
 def test_full_run_has_no_time_budget(project: Path) -> None:
     edit("epochs = 1", "epochs = 1\ntime_budget_minutes = 2.5")
-
     assert stage_configs(load_project(RunConfig()))["train"].time_budget_minutes == 2.5
     assert stage_configs(load_project(RunConfig(full=True)))["train"].time_budget_minutes == 0
 
@@ -255,10 +231,8 @@ def test_all_wrong_settings_are_named_before_any_work(project: Path) -> None:
     edit("epochs = 1", 'epochs = "one"\nclip = 1.0')
     edit("max_tokens = 8", "max_token = 8")
     before = Path("reports/tiny/runs.jsonl").read_text()
-
     with pytest.raises(InputError) as caught:
         run(RunConfig(force=True))
-
     assert caught.value.problems == (
         "[train] epochs = 'one': expected int, got str",
         "[train] clip is called max_grad_norm now",
@@ -289,24 +263,41 @@ def test_mac_is_kept_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("CALLED", str(tmp_path / "called"))
-
     with keep_awake("darwin"):
         while not (tmp_path / "called").exists() or not (tmp_path / "called").read_text():
             time.sleep(0.01)
     assert (tmp_path / "called").read_text().split() == ["-i", "-w", str(os.getpid())]
-
     with keep_awake("linux"):
         pass
 
 
 def test_command_prints_one_line_a_stage(project: Path, cli: Callable[..., Finished]) -> None:
     finished = cli("run")
-
     assert finished.code == 0, finished.err
     for stage, where in (("collect", "data/tiny"), ("train", "adapters/tiny"), ("fuse", "models/tiny")):
         (line,) = [line for line in finished.out.splitlines() if line.split()[:1] == [stage]]
         assert "up to date" in line and line.endswith(where)
     assert "Report: reports/tiny/report.html" in finished.out
-
     found = json.loads(cli("run", "--json").out)
-    assert [stage["stage"] for stage in found["stages"]] == list(RUN_ORDER)
+    assert [stage["stage"] for stage in found["stages"]] == list(STAGES_OF_SFT)
+
+
+def test_kd_stores_log_probabilities_once(project: Path, cli: Callable[..., Finished]) -> None:
+    edit("[train]", '[logprobs]\nteacher = "self"\ntop_k = 16\n[train]\nobjective = "kd"')
+    first = cli("run")
+    assert "logprobs: not run yet" in first.err
+    manifest = json.loads(Path("data/tiny/logprobs/manifest.json").read_text())
+    assert (manifest["teacher"], manifest["source"]["top_k"], manifest["n_rows"]) == ("self", 16, len(SPLITS))
+    assert "top 16 hold" in json.loads(Path("reports/tiny/manifests/logprobs.json").read_text())["summary"]
+    assert "logprobs: up to date" in cli("run").err
+    edit("top_k = 16", "top_k = 8")
+    assert "logprobs: top_k changed" in cli("run").err
+    edit("top_k = 8", "top_k = 0")
+    assert "logprobs:" not in cli("run").err
+
+
+def test_kd_needs_a_local_teacher(project: Path, cli: Callable[..., Finished]) -> None:
+    refused = cli("run", "--set", "train.objective=kd", "--force")
+    assert refused.code == 1
+    assert "objective = 'kd' needs the probabilities of the teacher, and recorded:recorded.jsonl gives" in refused.err
+    assert "collect:" not in refused.err and len(refused.err.splitlines()) == 2

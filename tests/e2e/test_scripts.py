@@ -52,7 +52,6 @@ def test_the_first_python_that_works_is_taken(programs: Path) -> None:
     program(programs, "python3.12", "echo old")
     program(programs, "python3.14", "echo ok")
     assert shell(programs, 'find_python; echo "$PYTHON"').stdout == "python3.14\n"
-
     program(programs, "python3.11", "echo ok")
     program(programs, "python3", "echo ok")
     program(programs, "my python", "echo ok")
@@ -79,9 +78,7 @@ def test_without_a_usable_python_the_fix_is_printed(programs: Path, system: str,
     program(programs, "python3", 'echo "$VERDICT"')
     program(programs, "sysctl", 'echo "$ARM64"')
     program(programs, "sw_vers", 'echo "${MACOS:-14.0}"')
-
     finished = shell(programs, f"export {code}; find_python; echo not reached")
-
     assert finished.returncode == 1 and finished.stdout == ""
     assert words in finished.stderr
 
@@ -92,13 +89,11 @@ def test_the_stub_of_macos_is_not_started(programs: Path, tools: str, taken: str
     program(programs, "xcode-select", tools)
     program(programs, "python3", "echo started >&2; echo ok")
     program(programs, "python3.14", "echo ok")
-
     assert shell(programs, f'APPLE_PYTHON={programs}/python3; find_python; echo "$PYTHON"').stdout == f"{taken}\n"
 
 
 def test_this_python_is_accepted(programs: Path) -> None:
     (programs / "python3").symlink_to(sys.executable)
-
     assert shell(programs, "check_python python3").stdout == "ok\n"
 
 
@@ -109,9 +104,7 @@ def test_set_up_shows_hidden_files_and_checks_the_import(programs: Path, system:
     program(programs, "chflags", 'echo "$SYSTEM_VERSION_COMPAT $*" >"$HOME/visible"')
     program(programs, "cksum", "cat >/dev/null; echo 1")
     program(programs, "python", 'case "$*" in *"import mlx_distill"*) cat "$HOME/visible" ;; esac')
-
     finished = shell(programs, 'VENV="$HOME" PY="$HOME/python"; set_up dev')
-
     stamp = programs / ".installed-dev"
     if system == "Darwin":
         assert finished.returncode == 0, finished.stderr
@@ -124,7 +117,6 @@ def test_set_up_shows_hidden_files_and_checks_the_import(programs: Path, system:
 def test_a_step_prints_one_line_and_the_output_of_a_failure(programs: Path) -> None:
     program(programs, "works", "echo noise")
     program(programs, "fails", "echo the reason; exit 3")
-
     worked = shell(programs, "step Working works")
     assert re.fullmatch(r"Working \.\.\. \d+ s\n", worked.stdout)
     failed = shell(programs, "step Failing fails; echo not reached")
@@ -135,39 +127,34 @@ def test_a_step_prints_one_line_and_the_output_of_a_failure(programs: Path) -> N
 
 def test_quickstart_refuses_an_unknown_option() -> None:
     finished = subprocess.run([SCRIPTS / "quickstart", "--fast"], capture_output=True, text=True, check=False)
-
     assert finished.returncode == 2 and "usage: scripts/quickstart [--full]" in finished.stderr
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "declare -A ages",
-        "mapfile -t lines <file",
-        "echo ${name^^}",
-        "echo ${names[-1]}",
-        "make |& tee log",
-        'run "${options[@]}"',
-        "sed -i s/a/b/ file",
-        "grep -oP x file",
-        "readlink -f file",
-        "date -d yesterday",
-        "sort -V file",
-        "n=$(nproc)",
-        "ls --all",
-    ],
-)
-def test_the_lint_refuses_what_macos_does_not_have(tmp_path: Path, line: str) -> None:
-    script = tmp_path / "script"
-    script.write_text(f"# {line}\n{line}\n{line} # linux only\n")
-    refused = subprocess.run([SCRIPTS / "lint_shell", script], capture_output=True, text=True, check=False)
-    assert refused.returncode == 1 and refused.stdout.startswith(f"{script}:2:{line}\n    ")
-    assert f"{script}:1:" not in refused.stdout and f"{script}:3:" not in refused.stdout
+NOT_ON_MACOS = [
+    *("declare -A ages", "local -n name=$1", "readarray lines <file", "coproc cat", "mapfile -t lines <file"),
+    *("echo ${name^^}", "echo ${name,,}", "echo ${name@Q}", "[[ -v name ]]", "wait -n", "make &>>log"),
+    *("echo $EPOCHSECONDS", "printf '%(%F)T' -1", "echo ${names[-1]}", "make |& tee log"),
+    *('run "${options[@]}"', "sed -i s/a/b/ file", "sed -r s/a/b/ file", "grep -P x file", "grep -oP x file"),
+    *("readlink -f file", "date -d yesterday", "stat -c %s file", "xargs -r rm <list", "head -n -1 file"),
+    *("base64 -w 0 file", "find . -printf %p", "cp -at folder file", "sort -V file", "n=$(nproc)"),
+    *("timeout 5 sleep 9", "realpath file", "tac file", "md5sum file", "sha256sum file", "setsid sleep 1"),
+    *("flock file true", "shuf file", "ls --all"),
+]
 
+
+def test_the_lint_refuses_what_macos_does_not_have(tmp_path: Path) -> None:
+    def lint(lines: list[str]) -> tuple[int, str]:
+        script.write_text("\n".join(lines))
+        done = subprocess.run([SCRIPTS / "lint_shell", script], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    script = tmp_path / "script"
+    code, out = lint([line for one in NOT_ON_MACOS for line in (f"# {one}", one, f"{one} # linux only")])
+    assert code == 1
+    named = {f"{script}:{3 * number + 2}:{line}" for number, line in enumerate(NOT_ON_MACOS)}
+    assert {line for line in out.splitlines() if line.startswith(str(script))} == named
     good = ["local -a list", 'run "$@" ${x[@]+"${x[@]}"}', "sed -nE 's/a/b/p' file | grep -q x", "git log --oneline"]
-    script.write_text("\n".join(good))
-    accepted = subprocess.run([SCRIPTS / "lint_shell", script], capture_output=True, text=True, check=False)
-    assert (accepted.returncode, accepted.stdout) == (0, "")
+    assert lint(good) == (0, "")
 
 
 def step(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -182,22 +169,18 @@ def test_the_demo_in_three_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_project(tmp_path / "inputs", student)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
     early = step("02_finetune_student.py", "--student", str(student))
     assert early.returncode == 1 and "01_collect_teacher_data.py" in early.stderr
-
     teacher = ["--teacher", f"recorded:{tmp_path / 'inputs' / 'recorded.jsonl'}"]
     collected = step("01_collect_teacher_data.py", "--prompts", str(tmp_path / "inputs" / "prompts.jsonl"), *teacher)
     assert collected.returncode == 0, collected.stderr
     assert len(Path("teacher_data.jsonl").read_text().splitlines()) == 8
-
     tuned = step("02_finetune_student.py", "--student", str(student))
     assert tuned.returncode == 0, tuned.stderr
     assert Path("distilled-student/adapter/adapters.safetensors").exists()
     assert Path("distilled-student/model/model.safetensors").exists()
     again = step("02_finetune_student.py", "--student", str(student))
     assert again.returncode == 0 and again.stdout.count("up to date") == 4
-
     compared = step("03_compare_models.py", "--no-teacher")
     assert compared.returncode == 0, compared.stderr
     report = json.loads(Path("distilled-student/report.json").read_text())

@@ -32,13 +32,11 @@ def test_a_wheel_brings_its_data_and_its_type_marker(tmp_path: Path) -> None:
     python(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, REPOSITORY)
     (wheel,) = wheels.glob("mlx_distill-*.whl")
     python(*pip, "install", "--no-deps", "--target", target, wheel)
-
     code = (
         "from mlx_distill.storage.package_data import package_data_path\n"
         f"for name in {DATA!r}: print(package_data_path(name))"
     )
     found = [Path(line) for line in python("-c", code, PYTHONPATH=str(target)).splitlines()]
-
     assert found == [target / "mlx_distill" / "_data" / name for name in DATA]
     assert found[0].read_bytes() == (REPOSITORY / "data" / "prompts.jsonl").read_bytes()
     assert (target / "mlx_distill" / "py.typed").exists()

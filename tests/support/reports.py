@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_distill.compare.answers import check_blocks, repetition
+from mlx_distill.compare.collected import Collected
 from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.metrics import METRICS
-from mlx_distill.compare.models import Comparison, ModelRun, Writing
+from mlx_distill.compare.models import Comparison, ModelRun
 from mlx_distill.compare.report import (
     AdapterInfo,
     AnsweredPrompt,
     CheckedAnswer,
-    Collected,
     ModelInfo,
     Report,
-    TrainingRun,
 )
 from mlx_distill.models.score import RowScore
 from mlx_distill.records import Example, Message
+from mlx_distill.training_run import TrainingRun
 
 HOSTILE = (
     "Use this:\n\n```python\nprint(1)\n````\n# no heading\n<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 \u202eend"
@@ -95,8 +95,8 @@ def make_comparison(
         tuple(RowScore(loss * n, n * right // 10, n) for loss, n in zip(losses, counts, strict=True))
         for losses, right in (([row[2] for row in rows], 4), ([row[3] for row in rows], 6))
     ]
-    writing = Writing(tokens_per_second=50.0, peak_bytes=1_200_000_000)
-    a, b = (ModelRun(info, found, writing) for info, found in zip(make_models(names, training), scores, strict=True))
+    models = zip(make_models(names, training), scores, strict=True)
+    a, b = (ModelRun(info, found, tokens_per_second=50.0, peak_bytes=1_200_000_000) for info, found in models)
     return Comparison(
         a=a,
         b=b,

@@ -48,6 +48,7 @@ class Parrot:
     name = "parrot"
     terms = ""
     billed_model = ""
+    default_concurrency = 64
     max_retry_tokens = 0
 
     def __init__(self, script: Script, seconds: float = 0.0) -> None:

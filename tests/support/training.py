@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_distill.models.load import Student
-from mlx_distill.models.tokenize import TokenizedChat
-from mlx_distill.train.data import read_rows
-from mlx_distill.train.objectives import OBJECTIVES
+from mlx_distill.models.tokenize import TokenizedChat, render
+from mlx_distill.records import Example
+from mlx_distill.storage.jsonl import read_jsonl
 
 
 def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
@@ -36,7 +36,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def tokenized(path: Path, student: Student) -> tuple[TokenizedChat, ...]:
     """Return the rows of a split as `sft` tokenises them."""
-    return read_rows(path, student, OBJECTIVES["sft"], 1024).rows
+    examples = read_jsonl(path, Example.from_json)
+    return tuple(render(student.tokenizer, example.messages) for example in examples)
 
 
 def quantized(base: Path, folder: Path) -> Path:

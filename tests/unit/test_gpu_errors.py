@@ -13,7 +13,7 @@ OUT_OF_MEMORY = f"{BUFFER}Insufficient Memory (00000008:kIOGPUCommandBufferCallb
 @pytest.mark.parametrize(
     ("text", "cause", "advice"),
     [
-        (OUT_OF_MEMORY, "ran out of memory", "micro_batch_tokens"),
+        (OUT_OF_MEMORY, "ran out of memory", "Close other programs"),
         (
             f"{BUFFER}Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
             "display needed the GPU",
@@ -26,7 +26,7 @@ OUT_OF_MEMORY = f"{BUFFER}Insufficient Memory (00000008:kIOGPUCommandBufferCallb
         (
             "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size of 8",
             "larger than the GPU allows",
-            "micro_batch_tokens",
+            "smaller",
         ),
         ("[malloc] Unable to allocate 12 bytes.", "not enough memory", "Close other programs"),
         ("[malloc_or_wait] Unable to allocate 12 bytes.", "not enough memory", "Close other programs"),
@@ -41,8 +41,15 @@ OUT_OF_MEMORY = f"{BUFFER}Insufficient Memory (00000008:kIOGPUCommandBufferCallb
 )
 def test_machine_error_gets_advice(text: str, cause: str, advice: str) -> None:
     for form in (RuntimeError(text), f"Traceback (most recent call last):\n  ...\nRuntimeError: {text}\n"):
-        error = explain(form)
-        assert error and cause in error.message and advice in error.next_step
+        for training in (False, True):
+            error = explain(form, training=training)
+            assert error and cause in error.message and advice in error.next_step
+
+
+def test_only_training_is_told_to_make_micro_batches_smaller() -> None:
+    training, other = explain(OUT_OF_MEMORY, training=True), explain(OUT_OF_MEMORY)
+    assert training and "--resume" in training.next_step and "--micro-batch-tokens 512" in training.next_step
+    assert other and "micro" not in other.next_step and "smaller or a quantised student" in other.next_step
 
 
 def test_other_errors_pass() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mlx_distill.compare.metrics.code_parses import code_parses
 from mlx_distill.compare.metrics.completion import completion
+from mlx_distill.compare.metrics.fidelity import fidelity, fidelity_by_category
 from mlx_distill.compare.metrics.held_out import held_out, held_out_by_category
 from mlx_distill.compare.metrics.judge import judge
 from mlx_distill.compare.metrics.style_features import style_features
@@ -20,6 +21,8 @@ Metric = Callable[[Comparison], Table | None]
 METRICS: tuple[Metric, ...] = (
     held_out,
     held_out_by_category,
+    fidelity,
+    fidelity_by_category,
     completion,
     judge,
     code_parses,

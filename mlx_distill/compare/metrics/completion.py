@@ -29,11 +29,11 @@ def completion(data: Comparison) -> Table:
         "length in tokens": row(lambda answer: float(answer.n_tokens), number, 1, ""),
         "repetition": row(lambda answer: answer.repetition, percent, 100, " points"),
     }
-    n_taught = sum(one.teacher is not None for one in data.answers)
+    n_by_teacher = sum(one.teacher is not None for one in data.answers)
     unknown = [NONE] * (len(data.names) - 1)
-    writing = (data.a.writing, data.b.writing)
-    rows["tokens/s"] = (*(number(one.tokens_per_second) for one in writing), *unknown)
-    rows["peak memory"] = (*(Cell(format_bytes(one.peak_bytes), float(one.peak_bytes)) for one in writing), *unknown)
+    runs = (data.a, data.b)
+    rows["tokens/s"] = (*(number(one.tokens_per_second) for one in runs), *unknown)
+    rows["peak memory"] = (*(Cell(format_bytes(one.peak_bytes), float(one.peak_bytes)) for one in runs), *unknown)
     a, b = rows["finished"][:2]
     return Table(
         id="completion",
@@ -42,7 +42,7 @@ def completion(data: Comparison) -> Table:
         rows=rows,
         note=(
             f"Means over the answers to {plural(len(data.answers), 'prompt')} in "
-            f"{plural(len(set(families)), 'family', 'families')}; the teacher answered {n_taught}. Finished: the "
+            f"{plural(len(set(families)), 'family', 'families')}; the teacher answered {n_by_teacher}. Finished: the "
             "answer ends before the token limit. Repetition: share of an answer's runs of four words that occur "
             "earlier in it. Tokens/s and peak memory (arrays of MLX, weights included): all answers at the same time."
         ),

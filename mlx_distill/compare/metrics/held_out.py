@@ -40,26 +40,23 @@ def measure(data: Comparison, indices: Sequence[int]) -> Figures:
             for a, b in ((data.a.scores[n], data.b.scores[n]) for n in indices)
         ],
     )
-    total = sums.sum(axis=0)
-    a, b = _figures(total)
-    difference = bootstrap(sums, lambda sums: np.subtract(*reversed(_figures(sums))), data.seed)
-    return Figures(tuple(map(float, a)), tuple(map(float, b)), difference, len(indices), int(total[0]), len(sums))
+    a, b = _figures(sums.sum(axis=0)).tolist()
+    difference = bootstrap(sums, lambda sums: np.diff(_figures(sums), axis=-2)[..., 0, :], data.seed)
+    return Figures(tuple(a), tuple(b), difference, len(indices), int(sums[:, 0].sum()), len(sums))
 
 
-def _figures(sums: Array) -> tuple[Array, Array]:
-    """Turn sums (..., 5) of tokens, losses and correct tokens into the three figures (..., 3) of both models."""
-    means = sums[..., 1:] / sums[..., :1]
-
-    def of_model(loss: Array, accuracy: Array) -> Array:
-        return np.stack([loss, np.exp(np.minimum(loss, MAX_LOSS)), accuracy], axis=-1)
-
-    return of_model(means[..., 0], means[..., 1]), of_model(means[..., 2], means[..., 3])
+def _figures(sums: Array) -> Array:
+    """Turn sums (..., 5) of tokens, losses and correct tokens into the figures (..., 2, 3): by model, by measure."""
+    means = (sums[..., 1:] / sums[..., :1]).reshape(*sums.shape[:-1], 2, 2)
+    loss, accuracy = means[..., 0], means[..., 1]
+    return np.stack([loss, np.exp(np.minimum(loss, MAX_LOSS)), accuracy], axis=-1)
 
 
 def held_out(data: Comparison) -> Table:
     """Compare both models on all held-out rows."""
     found = measure(data, range(len(data.rows)))
     loss, perplexity, accuracy = found.difference
+    losses, perplexities, accuracies = zip(found.a, found.b, strict=True)
     few = (
         f"No interval: {plural(found.n_families, 'family', 'families')} cannot show how other prompts would differ "
         f"({MIN_FAMILIES} is the minimum)."
@@ -71,13 +68,13 @@ def held_out(data: Comparison) -> Table:
         title="Held-out rows",
         columns=(data.a.name, data.b.name, f"difference [{INTERVAL}]"),
         rows={
-            "loss": (*(number(figures[0], "{:.3f}") for figures in (found.a, found.b)), _loss_cell(found)),
-            "perplexity": (
-                *(number(figures[1], "{:.2f}") for figures in (found.a, found.b)),
-                estimate(perplexity, "{:+.2f}"),
+            "loss": (
+                *(number(value, "{:.3f}") for value in losses),
+                estimate(loss, "{:+.3f}", extra=found.loss_change()),
             ),
+            "perplexity": (*(number(value, "{:.2f}") for value in perplexities), estimate(perplexity, "{:+.2f}")),
             "token accuracy": (
-                *(percent(figures[2]) for figures in (found.a, found.b)),
+                *map(percent, accuracies),
                 estimate(accuracy, "{:+.1f}", scale=100, unit=" points"),
             ),
         },
@@ -139,7 +136,6 @@ def held_out_by_category(data: Comparison) -> Table | None:
 
 
 def _category_cells(found: Figures) -> tuple[Cell, ...]:
-    accuracy = found.difference[2]
     return (
         number(found.n_rows),
         number(found.n_families),
@@ -147,9 +143,5 @@ def _category_cells(found: Figures) -> tuple[Cell, ...]:
         Cell(f"{found.a[0]:.3f} → {found.b[0]:.3f}", found.b[0]),
         estimate(found.difference[0], "{:+.3f}"),
         Cell(f"{percent(found.a[2]).text} → {percent(found.b[2]).text}", found.b[2]),
-        estimate(accuracy, "{:+.1f}", scale=100, unit=" points"),
+        estimate(found.difference[2], "{:+.1f}", scale=100, unit=" points"),
     )
-
-
-def _loss_cell(found: Figures) -> Cell:
-    return estimate(found.difference[0], "{:+.3f}", extra=found.loss_change())

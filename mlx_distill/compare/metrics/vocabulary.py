@@ -90,10 +90,10 @@ def _terms_by_family(rows: Sequence[Example]) -> dict[str, Counter[str]]:
 def rates_by_other_answers(
     teacher: Counter[str], a_texts: Sequence[Counter[str]], b_texts: Sequence[Counter[str]], common: Sequence[str]
 ) -> tuple[float, float, float]:
-    """Return how often a, b and the teacher use the teacher's terms, per 1,000; an answer does not choose its terms.
+    """Return how often a, b and the teacher use the teacher's terms, per 1,000 terms.
 
-    Terms that a lacks by chance would be more frequent in any other answer: if they were counted in the answers that
-    chose them, a second sample of a itself would seem to have moved.
+    The terms are chosen for each answer from the other answers. Otherwise a second sample of a itself would seem to
+    have moved: it has more of the terms that the first sample lacks by chance.
     """
     a, b = sum(a_texts, Counter[str]()), sum(b_texts, Counter[str]())
     counted_a = counted_b = counted_teacher = 0.0

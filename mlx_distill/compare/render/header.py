@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from mlx_distill.compare.report import Collected, ModelInfo, Report, TrainingRun
+from mlx_distill.compare.collected import Collected
+from mlx_distill.compare.report import ModelInfo, Report
 from mlx_distill.formatting import format_duration, format_percent, format_usd, plural
+from mlx_distill.training_run import TrainingRun
 
 
 def title(report: Report) -> str:
@@ -29,7 +31,7 @@ def lead(report: Report) -> str:
 def facts(report: Report) -> dict[str, str]:
     """Return what is known about the comparison: label to text."""
     collected, same_path = report.collected, report.a.path == report.b.path
-    n_taught = sum(one.teacher is not None for one in report.answers)
+    n_by_teacher = sum(one.teacher is not None for one in report.answers)
     found = {
         "When": report.created_at.replace("T", " ").replace("+00:00", " UTC"),
         "Time": format_duration(report.seconds),
@@ -38,7 +40,9 @@ def facts(report: Report) -> dict[str, str]:
         **({} if same_path else {f"Model of {report.b.name}": _model(report.b)}),
         **_adapter(report.a),
         **_adapter(report.b),
-        "Teacher": f"{report.teacher} ({n_taught} of {len(report.answers)} prompts)" if report.teacher else "left out",
+        "Teacher": f"{report.teacher} ({n_by_teacher} of {len(report.answers)} prompts)"
+        if report.teacher
+        else "left out",
     }
     if collected:
         models = f" by {', '.join(collected.models)}" if collected.models else ""

@@ -57,7 +57,7 @@ def html_page(report: Report) -> str:
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         plots={table.id: interval_plot(table) for table in report.tables.values() if table.plot is not None},
         trainings=[
-            (model, training_plots(model.training.steps, f"{voice}-training"))
+            (model, training_plots(model.training.points, f"{voice}-training"))
             for voice, model in (("a", report.a), ("b", report.b))
             if model.training
         ],

@@ -17,7 +17,7 @@ def markdown_page(report: Report) -> str:
         _line(header.lead(report)),
         _rows(("", ""), header.facts(report).items()),
         *(f"> **Warning:** {_line(warning)}" for warning in report.warnings),
-        "## What the figures say",
+        "## Findings",
         "\n".join(f"- {_line(finding)}" for finding in report.findings),
         *(_table(table) for table in report.tables.values()),
         "## Answers",

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup
 
-from mlx_distill.compare.report import TrainingStep
 from mlx_distill.compare.table import Table
 from mlx_distill.sanitize import printable
+from mlx_distill.training_run import MetricPoint
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 348, 12, 174
@@ -18,19 +18,19 @@ LABELS_WIDTH, ROW_HEIGHT = 110, 30
 MAX_POINTS = 400
 """A longer line is thinned evenly; its last point stays."""
 SERIES = (("training batch", "train", "soft"), ("validation", "valid", "b"))
-"""Name of a line, prefix of its field in a TrainingStep, and its colour."""
+"""Name of a line, prefix of its field in a MetricPoint, and its colour."""
 
 
-def training_plots(steps: Sequence[TrainingStep], key: str) -> list[Markup]:
+def training_plots(points: Sequence[MetricPoint], key: str) -> list[Markup]:
     """Draw loss and token accuracy by step, if there are two points or more. `key` makes the ids unique."""
     plots = []
     for field, title, scale in (("loss", "Loss", 1.0), ("accuracy", "Token accuracy, %", 100.0)):
         lines = {
-            (name, colour): [(s.step, scale * y) for s in steps if (y := getattr(s, f"{kind}_{field}")) is not None]
+            (name, colour): [(p.step, scale * y) for p in points if (y := getattr(p, f"{kind}_{field}")) is not None]
             for name, kind, colour in SERIES
         }
-        lines = {series: points for series, points in lines.items() if points}
-        if any(len(points) > 1 for points in lines.values()):
+        lines = {series: line for series, line in lines.items() if line}
+        if any(len(line) > 1 for line in lines.values()):
             plots.append(_line_plot(f"{title} by training step", f"{key}-{field}", lines))
     return plots
 

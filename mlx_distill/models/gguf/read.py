@@ -23,6 +23,7 @@ from gguf.quants import dequantize, quantize
 
 from mlx_distill.errors import InputError, raise_problems
 from mlx_distill.events import Progress, Report, ignore
+from mlx_distill.formatting import first_line
 from mlx_distill.models.gguf import schema, tokenizer
 from mlx_distill.models.safetensors_io import FloatName, write_tensors
 from mlx_distill.storage.atomic import write_json
@@ -47,6 +48,8 @@ _KEYS: Mapping[str, type] = {
 _REQUIRED = {*schema.SIZE_KEYS, "attention.layer_norm_rms_epsilon"} - {"attention.head_count_kv"}
 _CHUNK_VALUES = 1 << 24
 """Values to dequantise at a time: 64 MB in float32, whatever the size of the tensor."""
+_MAX_SLICES = 4_000_000
+"""A vocabulary of 256,000 tokens with 500,000 merges needs two million."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ def open_gguf(path: Path) -> GgufFile:
         metadata = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: the metadata is not UTF-8 text.", OTHER_FILE) from error
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError, RecursionError) as error:
         raise InputError(
-            f"{path}: not a whole GGUF file of version 2 or 3 ({error}).", "Download or copy it again."
+            f"{path}: not a whole GGUF file of version 2 or 3 ({first_line(error)}).", "Download or copy it again."
         ) from error
     if reader.byte_order == "S":
         raise InputError(f"{path}: the file is big-endian, which is not supported.", OTHER_FILE)
@@ -125,10 +128,22 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 class _PlainReader(GGUFReader):  # type: ignore[misc]
-    """The `gguf` package's reader over a plain view of the mapped file.
+    """The `gguf` package's reader over a plain view of the mapped file, with limits.
 
-    It cuts a vocabulary into a million slices; each takes three times as long on a numpy.memmap.
+    It cuts a vocabulary into a million slices; each takes three times as long on a numpy.memmap. Beyond the end of the
+    file it would return empty slices, as many as a header names.
     """
+
+    n_slices = 0
+
+    def _get(self, offset: int, dtype: npt.DTypeLike, count: int = 1, override_order: str | None = None) -> Any:
+        self.n_slices += 1
+        if self.n_slices > _MAX_SLICES:
+            raise ValueError(f"more than {_MAX_SLICES:,} values in the metadata")
+        values = super()._get(offset, dtype, count, override_order)
+        if len(values) < count:
+            raise ValueError("the file is cut off")
+        return values
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value.view(np.ndarray) if name == "data" else value)

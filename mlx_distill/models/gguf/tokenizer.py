@@ -90,7 +90,7 @@ def problems(metadata: Mapping[str, Any]) -> Iterator[str]:
     for name in ("add_bos_token", "add_eos_token"):
         if metadata.get(PREFIX + name):
             yield f"{PREFIX}{name} = true is not supported"
-    for name, token in _ids(metadata).items():
+    for name, token in _ids_in(metadata).items():
         if not 0 <= token < len(tokens):
             yield f"{PREFIX}{name} = {token} is outside the vocabulary of {len(tokens)}"
 
@@ -102,7 +102,7 @@ def _joins(merge: object, tokens: set[str]) -> bool:
 
 def special_ids(metadata: Mapping[str, Any]) -> dict[str, int | list[int]]:
     """Return `eos_token_id` (a list if a turn and a text end differently), `bos_token_id` and `pad_token_id`."""
-    ids = _ids(metadata)
+    ids = _ids_in(metadata)
     ends = list(dict.fromkeys(ids[name] for name in ("eos_token_id", "eot_token_id") if name in ids))
     found: dict[str, int | list[int]] = {"eos_token_id": ends if len(ends) > 1 else ends[0]}
     for name, key in (("bos_token_id", "bos_token_id"), ("pad_token_id", "padding_token_id")):
@@ -111,7 +111,7 @@ def special_ids(metadata: Mapping[str, Any]) -> dict[str, int | list[int]]:
     return found
 
 
-def _ids(metadata: Mapping[str, Any]) -> dict[str, int]:
+def _ids_in(metadata: Mapping[str, Any]) -> dict[str, int]:
     return {name: metadata[PREFIX + name] for name in _SPECIAL if metadata.get(PREFIX + name) is not None}
 
 
@@ -135,7 +135,7 @@ def build(metadata: Mapping[str, Any]) -> Tokenizer:
 def save(metadata: Mapping[str, Any], folder: Path, max_length: int) -> None:
     """Write tokenizer.json, tokenizer_config.json with the chat template, and generation_config.json."""
     build(metadata).save(str(folder / "tokenizer.json"))
-    tokens, ids = metadata[f"{PREFIX}tokens"], _ids(metadata)
+    tokens, ids = metadata[f"{PREFIX}tokens"], _ids_in(metadata)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -174,7 +174,7 @@ def metadata_of(model: Path, vocabulary_size: int) -> tuple[dict[str, Any], list
         f"{PREFIX}merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]],
         f"{PREFIX}add_bos_token": False,
         f"{PREFIX}add_space_prefix": False,
-        **_written_ids(wrapper),
+        **_ids_to_write(wrapper),
     }
     template = wrapper.chat_template
     metadata["tokenizer.chat_template"] = template["default"] if isinstance(template, dict) else str(template)
@@ -221,7 +221,7 @@ def _comparable(part: Any) -> Any:
     return [_comparable(item) for item in part] if isinstance(part, list) else part
 
 
-def _written_ids(wrapper: TokenizerWrapper) -> dict[str, int]:
+def _ids_to_write(wrapper: TokenizerWrapper) -> dict[str, int]:
     ends = sorted(wrapper.eos_token_ids)
     first = wrapper.eos_token_id if wrapper.eos_token_id in ends else ends[0]
     rest = [token for token in ends if token != first]

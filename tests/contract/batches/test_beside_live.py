@@ -137,10 +137,10 @@ def test_a_run_waits_for_what_is_under_way(server: BatchesServer, collect: Colle
     config = CollectConfig(
         out=tmp_path / "out", teacher="anthropic:claude-sonnet-4-6", prompts=file, first_wait_seconds=0.01
     )
-    outcome = pipeline.run_stage(COLLECT, config, tmp_path / "manifests")
+    outcome = pipeline.update_stage(COLLECT, config, tmp_path / "manifests")
     assert outcome.summary == f"3 of 3 answered, {format_usd(REAL_USD + 2 * HALF_USD)}"
     assert server.prompts == ["Three"]
-    assert pipeline.run_stage(COLLECT, config.replace(batch=True), tmp_path / "manifests").skipped
+    assert pipeline.update_stage(COLLECT, config.replace(batch=True), tmp_path / "manifests").skipped
 
 
 def test_wait_without_a_batch_says_so_and_what_is_missing(

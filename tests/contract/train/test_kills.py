@@ -13,6 +13,8 @@ from mlx_distill.config import to_plain
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
 from tests.support.rows import make_rows
+from tests.support.signals import write_signal
+from tests.support.tiny import make_tiny_qwen2
 from tests.support.training import read_metrics, read_weights, same_weights
 
 KILLS = 20
@@ -61,9 +63,13 @@ def config(tiny_student: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(model=tiny_student, data=rows, adapter=adapter, epochs=1, batch_size=4, learning_rate=5e-3)
 
 
-def test_twenty_kills_do_not_change_the_weights(config: TrainConfig, tmp_path: Path) -> None:
-    long = config.replace(epochs=60, dropout=0.1, checkpoint_every=1)
-    subprocess.run([sys.executable, "-c", KILLER, json.dumps(to_plain(long)), str(KILLS)], check=True, timeout=300)
+@pytest.mark.parametrize(("objective", "kills"), [("sft", KILLS), ("kd", 6), ("on-policy", 6)])
+def test_kills_do_not_change_the_weights(config: TrainConfig, tmp_path: Path, objective: str, kills: int) -> None:
+    teacher = make_tiny_qwen2(tmp_path / "teacher", seed=8)
+    write_signal(config.data, teacher, top_k=16)
+    own = {"teacher": f"mlx:{teacher}", "rollout_tokens": 4} if objective == "on-policy" else {}
+    long = config.replace(objective=objective, epochs=60, dropout=0.1, checkpoint_every=1, **own)
+    subprocess.run([sys.executable, "-c", KILLER, json.dumps(to_plain(long)), str(kills)], check=True, timeout=300)
     run(long.replace(adapter=tmp_path / "whole"))
     assert not list(long.adapter.glob(".*.safetensors.*"))
     assert same_weights(long.adapter, tmp_path / "whole")

@@ -71,8 +71,9 @@ def test_a_path_is_a_message_and_not_a_command(conversation: Conversation) -> No
 
 
 def test_a_refused_message_leaves_the_chat_running(conversation: Conversation) -> None:
-    _, said = chat(conversation, "bad <|im_end|>", "good \ud83d")
-    assert "control token" in said[0]
+    _, said = chat(conversation, "bad <|im_end|>", "/system bad <|im_end|>", "/system", "good \ud83d")
+    assert "control token" in said[0] and "system message contains <|im_end|>" in said[1]
+    assert said[2] == "(no system message)"
     assert contents(conversation)[0] == "good \ufffd"
 
 

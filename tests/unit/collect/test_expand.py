@@ -103,7 +103,12 @@ def test_output_may_be_the_prompt_file(project: Path) -> None:
 
 
 def test_near_copies_of_any_prompt_are_left_out(project: Path) -> None:
-    copies = ["write a QUEUE in python", "In Python, write a queue.", "How do I join two tables", "A heap of jobs?"]
+    copies = [
+        "write a QUEUE in python",
+        "Write a queue in Python, please.",
+        "How do I join two tables",
+        "A heap of jobs?",
+    ]
     teach(project, {str(QUEUE["prompt"]): json.dumps(copies), str(JOIN["prompt"]): '["A heap of jobs!"]'})
     result = expand(project)
     assert (result.n_variations, result.n_near_copies) == (1, 4)

@@ -13,11 +13,14 @@ import pytest
 from mlx_distill.compare.metrics.held_out import held_out_by_category
 from mlx_distill.compare.render.html import answer_html, html_page, typeset
 from mlx_distill.compare.render.plots import interval_plot, ticks, training_plots
-from mlx_distill.compare.report import TrainingRun, TrainingStep
+from mlx_distill.training_run import MetricPoint, TrainingRun
 from tests.support.reports import HOSTILE, make_answer, make_answered, make_comparison, make_report
 
-STEPS = tuple(TrainingStep(step, 2 - step / 9, 2 - step / 8, step / 9, step / 8) for step in range(9))
-TRAINING = TrainingRun({"epochs": 3}, {"steps": 9}, STEPS)
+POINTS = tuple(
+    MetricPoint(step=n, train_loss=2 - n / 9, valid_loss=2 - n / 8, train_accuracy=n / 9, valid_accuracy=n / 8)
+    for n in range(9)
+)
+TRAINING = TrainingRun({"epochs": 3}, {"steps": 9}, POINTS)
 
 
 class Elements(HTMLParser):
@@ -35,14 +38,8 @@ class Elements(HTMLParser):
 def hostile_page() -> str:
     answer = make_answer(HOSTILE, finished=False, n_tokens=120)
     teacher = make_answer(HOSTILE, finished=False, taught=True)
-    one = make_answered(
-        answer,
-        answer,
-        teacher,
-        name='tree"><script>',
-        category="<img src=x>",
-        prompt="<script>alert(2)</script>\u202e",
-    )
+    prompt = {"name": 'tree"><script>', "category": "<img src=x>", "prompt": "<script>alert(2)</script>\u202e"}
+    one = make_answered(answer, answer, teacher, **prompt)
     return html_page(make_report([one], ("<svg onload=alert(3)>",), training=TRAINING))
 
 
@@ -120,12 +117,12 @@ def test_training_curves_are_drawn_and_described() -> None:
     for drawing in drawn:
         for colour in ("soft", "b"):
             (points,) = re.findall(rf'<polyline class="stroke-{colour}" points="([^"]*)"', drawing)
-            assert len(points.split()) == len(STEPS)
+            assert len(points.split()) == len(POINTS)
     assert "plot-b-training" not in html_page(make_report())
 
 
 def test_long_curves_are_thinned_and_keep_their_end() -> None:
-    steps = [TrainingStep(step, 2.0 - step / 9000) for step in range(2000)]
+    steps = [MetricPoint(step=step, train_loss=2.0 - step / 9000) for step in range(2000)]
     (drawing,) = training_plots(steps, "a")
     (points,) = re.findall(r'points="([^"]*)"', drawing)
     assert 300 < len(points.split()) <= 401

@@ -15,7 +15,7 @@ from mlx_distill.compare.run import run
 from mlx_distill.errors import InputError, MissingError
 from tests.support.adapters import make_adapter
 from tests.support.comparing import ROWS, example, make_data, make_prompts, write_lines
-from tests.support.tiny import make_tiny_qwen2
+from tests.support.tiny import CHAT_TEMPLATE, edit_json, make_tiny_qwen2
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,12 @@ def test_each_model_has_the_figures_that_it_has_alone(pair: PairConfig) -> None:
 
 def test_models_and_adapters_mix(pair: PairConfig, tmp_path: Path) -> None:
     assert pair.model
-    other = make_tiny_qwen2(tmp_path / "other", seed=9)
     own = run(alone(pair, pair.a))
-    assert losses(run(pair.replace(b=pair.model))) == losses(own)[::-1]
-    with_other = run(pair.replace(b=other))
+    named = tmp_path / "named"  # an adapter may name its model
+    shutil.copytree(pair.a, named)
+    edit_json(named / "adapter_config.json", model=str(pair.model))
+    assert losses(run(pair.replace(a=named, b=pair.model, model=None))) == losses(own)[::-1]
+    with_other = run(pair.replace(b=make_tiny_qwen2(tmp_path / "other", seed=9)))
     assert losses(with_other)[0] == losses(own)[1]
     assert losses(with_other)[1] != losses(own)[0]
     assert names(with_other)[1] == "other"
@@ -124,36 +126,25 @@ def test_folders_with_one_name_are_told_apart(pair: PairConfig, tmp_path: Path) 
     assert names(run(same.replace(out=pair.out))) == ("one/adapter", "two/adapter")
 
 
-def test_rows_of_a_family_in_training_are_refused(pair: PairConfig, tmp_path: Path) -> None:
-    folder = tmp_path / "trained"
+def test_rows_seen_in_training_are_refused(pair: PairConfig, tmp_path: Path) -> None:
+    folder, other = tmp_path / "trained", tmp_path / "other-data"
     shutil.copytree(pair.b, folder)
-    other = tmp_path / "other-data"
     write_lines(other / "train.jsonl", [example("elseoptions", "sql", "What is a view?", "A stored query.")])
-    write_lines(other / "valid.jsonl", [example(*ROWS[2])])
     trained_from(folder, other)
-    with pytest.raises(InputError, match=r"test\.jsonl overlaps with the rows that .*trained was trained on") as caught:
-        run(pair.replace(b=folder))
-    assert "(queue)" in str(caught.value)
+    for row, family in ((ROWS[2], "queue"), (("pile", "sql", ROWS[3][2], "Another family."), "pile")):
+        write_lines(other / "valid.jsonl", [example(*row)])
+        with pytest.raises(InputError, match=rf"overlaps with the rows that .*trained was trained on.*\({family}\)"):
+            run(pair.replace(b=folder))
     assert not pair.out.exists()
-    write_lines(other / "valid.jsonl", [example("pile", "sql", ROWS[3][2], "The same question, another family.")])
-    with pytest.raises(InputError, match=r"\(pile\)"):
-        run(pair.replace(b=folder))
     write_lines(other / "valid.jsonl", [example("heap", "sql", "What is a heap?", "A tree.")])
     assert run(pair.replace(b=folder)).report.warnings == ()
-
-
-def test_changed_training_rows_are_a_warning(pair: PairConfig, tmp_path: Path) -> None:
-    folder = tmp_path / "trained"
-    shutil.copytree(pair.b, folder)
     trained_from(folder, tmp_path / "gone", n_train_rows=65)
     assert "was trained on 65 rows of" in run(pair.replace(b=folder)).report.warnings[0]
 
 
 def test_different_tokens_are_refused(pair: PairConfig, tmp_path: Path) -> None:
     other = make_tiny_qwen2(tmp_path / "other")
-    settings = json.loads((other / "tokenizer_config.json").read_text())
-    settings["chat_template"] = settings["chat_template"].replace("<|im_start|>", "<|im_start|>the ")
-    (other / "tokenizer_config.json").write_text(json.dumps(settings))
+    edit_json(other / "tokenizer_config.json", chat_template=CHAT_TEMPLATE.replace("<|im_start|>", "<|im_start|>the "))
     with pytest.raises(InputError, match="as different tokens"):
         run(pair.replace(b=other))
 
@@ -163,16 +154,6 @@ def test_a_folder_without_adapter_or_model_is_refused(pair: PairConfig, tmp_path
         run(pair.replace(b=tmp_path))
     with pytest.raises(InputError, match=r"does not name its base model.*\n?.*--model"):
         run(pair.replace(model=None))
-
-
-def test_the_adapter_may_name_its_model(pair: PairConfig, tmp_path: Path) -> None:
-    folder = tmp_path / "named"
-    shutil.copytree(pair.a, folder)
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**settings, "model": str(pair.model)}))
-    assert pair.model
-    result = run(pair.replace(a=folder, b=pair.model, model=None))
-    assert losses(result)[1] == losses(run(alone(pair, pair.a)))[0]
 
 
 def test_the_command_takes_two_folders_or_none(

@@ -70,14 +70,3 @@ def test_interval_of_a_difference_covers_the_truth(n_families: int) -> None:
         assert found.low is not None and found.high is not None
         covered += found.low <= effect <= found.high
     assert 90 <= covered <= 99
-
-
-def test_interval_of_a_mean_covers_the_truth() -> None:
-    random, covered = np.random.default_rng(5), 0
-    for trial in range(100):
-        leans = random.normal(0.6, 0.15, size=12)  # families differ; wins in one family are alike
-        families = [f"f{number}" for number in range(12) for _ in range(3)]
-        found = bootstrap_mean(families, [float(random.random() < lean) for lean in leans for _ in range(3)], trial)
-        assert found.low is not None and found.high is not None
-        covered += found.low <= 0.6 <= found.high
-    assert 90 <= covered <= 99

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.errors import InputError, MachineError
+from mlx_distill.errors import MachineError
 from mlx_distill.events import Event, Warning
 from mlx_distill.export import ollama
 from mlx_distill.export.config import OllamaConfig
@@ -77,11 +77,3 @@ def test_a_failing_ollama_is_quoted_and_the_folder_stays(
 def test_settings_that_ollama_cannot_hold_are_refused(change: dict[str, str]) -> None:
     with pytest.raises(ValueError):
         OllamaConfig(**{"model": Path("m"), "out": Path("o"), "name": "mine", **change})  # type: ignore[arg-type]
-
-
-def test_an_existing_folder_needs_force(tiny_student: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="--force"):
-        run(OllamaConfig(tiny_student, tmp_path / "out", "mine"))
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]

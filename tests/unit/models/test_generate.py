@@ -83,7 +83,6 @@ def test_different_tokens_are_not_a_near_tie(tiny_student: Path) -> None:
     logits = student.model(mx.array([prompt]))[0, -1]
     order: Any = mx.argsort(-logits).tolist()
     best, worst = order[0], order[-1]
-
     parted = near_ties.parting(student.model, prompt, [best], [worst], ends)
     assert (parted.position, parted.here, parted.there, parted.is_near_tie) == (0, best, worst, False)
     assert parted.gap == pytest.approx((logits[best] - logits[worst]).item(), rel=1e-4)

@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType, GGUFReader, quants
 
 from mlx_distill.convert.sources import sample_file
 from mlx_distill.errors import InputError
+from mlx_distill.models.gguf import read
 from mlx_distill.models.gguf.read import convert_gguf
 from mlx_distill.models.load import load_student, load_tokenizer
 from tests.support.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
@@ -46,21 +47,16 @@ def logits(folder: Path, dtype: str = "float32") -> Any:
 
 
 @pytest.mark.sample
-def test_the_samples_tokens_equal_those_of_llama_cpp(sample_student: Path) -> None:
-    tokenizer = load_tokenizer(sample_student)
-    reference = LlamaCpp(sample_file())
+def test_the_sample_is_read_as_llama_cpp_reads_it(sample_student: Path) -> None:
+    student, reference = load_student(sample_student), LlamaCpp(sample_file())
+    tokenizer = student.tokenizer
     for text in [*HARD_TEXTS, *COMBINING_TEXTS, CONTROL_TEXT]:
         assert tokenizer.encode(text, add_special_tokens=False) == reference.tokens(text), text
     assert tokenizer.encode("\n    return", add_special_tokens=False)[0] == tokenizer.vocab["ĊĠĠĠ"]
-
-
-@pytest.mark.sample
-def test_the_samples_next_tokens_are_those_of_llama_cpp(sample_student: Path) -> None:
-    student = load_student(sample_student)
-    prompt = student.tokenizer.encode("The capital of France is", add_special_tokens=False)
+    prompt = tokenizer.encode("The capital of France is", add_special_tokens=False)
     scores = student.model(mx.array([prompt]))[0, -1].astype(mx.float32)
     ours = np.array(scores - mx.logsumexp(scores))
-    for token, logprob in LlamaCpp(sample_file()).next_logprobs(prompt, 5).items():
+    for token, logprob in reference.next_logprobs(prompt, 5).items():
         assert ours[token] == pytest.approx(logprob, abs=0.5)  # llama.cpp rounds activations to 8 bits
 
 
@@ -83,13 +79,6 @@ def test_tokens_equal_those_of_the_original_tokenizer(
     chat = [{"role": "user", "content": "Hi"}]
     assert ours.apply_chat_template(chat, tokenize=False) == original.apply_chat_template(chat, tokenize=False)
     assert ours.eos_token_ids == {2}
-
-
-def test_tokens_equal_those_of_llama_cpp(tiny_gguf: Path, converted: Callable[[Path], Path]) -> None:
-    tokenizer = load_tokenizer(converted(tiny_gguf))
-    reference = LlamaCpp(tiny_gguf)
-    for text in [*HARD_TEXTS, CONTROL_TEXT]:
-        assert tokenizer.encode(text, add_special_tokens=False) == reference.tokens(text), text
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16")])
@@ -135,17 +124,6 @@ def test_a_quantised_file_becomes_float16_exactly(
     expected = quants.dequantize(quants.quantize(values, kind), kind)
     assert weight.dtype == mx.float16
     assert np.array_equal(np.array(weight), expected.astype(np.float16))
-
-
-def test_linear_rope_scaling_is_kept(tmp_path: Path, tiny_student: Path, converted: Callable[[Path], Path]) -> None:
-    path = write_gguf(
-        tiny_student,
-        tmp_path / "tiny.gguf",
-        metadata={"qwen2.rope.scaling.type": "linear", "qwen2.rope.scaling.factor": 4.0},
-    )
-    folder = converted(path)
-    assert json.loads((folder / "config.json").read_text())["rope_scaling"] == {"type": "linear", "factor": 4.0}
-    assert not np.allclose(logits(folder), logits(tiny_student), atol=0.1)
 
 
 def test_end_tokens_of_a_turn_and_of_a_text_are_both_kept(
@@ -237,23 +215,48 @@ def test_all_problems_of_a_file_are_listed_together(tiny_student: Path, tmp_path
     assert len(caught.value.problems) == 3
 
 
-def test_values_beyond_float16_are_refused(tiny_student: Path, tmp_path: Path) -> None:
-    large = {"blk.0.attn_norm.weight": np.full(64, 1e6, dtype=np.float32)}
-    path = write_gguf(tiny_student, tmp_path / "tiny.gguf", "Q8_0", tensors=large)
-    with pytest.raises(InputError, match=r"blk\.0\.attn_norm\.weight holds NaN, or values beyond float16"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "Q8_0", "tensors": {"blk.0.attn_norm.weight": np.full(64, 1e6, dtype=np.float32)}}, "beyond float16"),
+        ({"big_endian": True}, "big-endian"),
+    ],
+)
+def test_a_file_that_cannot_be_held_is_refused(
+    changes: dict[str, Any], message: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    path = write_gguf(tiny_student, tmp_path / "tiny.gguf", **changes)
+    with pytest.raises(InputError, match=message):
         convert_gguf(path, tmp_path)
 
 
-def test_a_big_endian_file_is_refused(tiny_student: Path, tmp_path: Path) -> None:
-    path = write_gguf(tiny_student, tmp_path / "tiny.gguf", big_endian=True)
-    with pytest.raises(InputError, match="big-endian"):
-        convert_gguf(path, tmp_path)
-
-
-@pytest.mark.parametrize("share", [0.0001, 0.01, 0.03, 0.06, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.0001, 0.03, 0.5, 0.999])
 def test_a_truncated_file_is_refused(share: float, tiny_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     whole = tiny_gguf.read_bytes()
     path.write_bytes(whole[: max(4, int(len(whole) * share))])
     with pytest.raises(InputError, match="not a whole GGUF file"):
         convert_gguf(path, tmp_path)
+
+
+ARRAY, TEXT = (9).to_bytes(4, "little"), (8).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (bytes(4) + (1 << 40).to_bytes(8, "little"), "the file is cut off"),
+        (TEXT + (1 << 40).to_bytes(8, "little"), "the file is cut off"),
+        ((ARRAY + (1).to_bytes(8, "little")) * 10_000 + bytes(13), "recursion"),
+        (TEXT + (2501).to_bytes(8, "little") + bytes(20_008), "more than 5,000 values"),
+    ],
+)
+def test_hostile_arrays_are_refused_before_they_take_memory(
+    value: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "_MAX_SLICES", 5000)
+    key = (1).to_bytes(8, "little") + b"a" + ARRAY
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + (1).to_bytes(8, "little") + key + value)
+    with pytest.raises(InputError, match=message):
+        read.open_gguf(file)

@@ -1,8 +1,9 @@
-"""Rendering: what is supervised, and that training and asking see the same tokens."""
+"""Rendering: what is supervised, the same tokens in training and asking, and a prompt's cost by its turns."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -10,7 +11,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
 from mlx_distill.models.tokenize import TokenizedChat, render, render_prompt
-from mlx_distill.records import Message
+from mlx_distill.records import Message, Messages
+from tests.support.hard_text import HARD_TEXTS
 
 SYSTEM = Message("system", "You are a helpful assistant.")
 TWO_TURNS = (
@@ -22,20 +24,23 @@ TWO_TURNS = (
 )
 
 
+@pytest.fixture
+def tokenizer(tiny_student: Path) -> TokenizerWrapper:
+    return load_tokenizer(tiny_student)
+
+
 def supervised_text(tokenizer: TokenizerWrapper, chat: TokenizedChat) -> str:
     ids = [token for token, supervised in zip(chat.tokens, chat.mask, strict=True) if supervised]
     return str(tokenizer.decode(ids))
 
 
-def test_answers_and_their_end_tokens_are_supervised(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
+def test_answers_and_their_end_tokens_are_supervised(tokenizer: TokenizerWrapper) -> None:
     rendered = render(tokenizer, TWO_TURNS)
     expected = "def count_words(text): ...<|im_end|>A queue hands out what came first.\n<|im_end|>"
     assert supervised_text(tokenizer, rendered) == expected
 
 
-def test_the_tokens_before_an_answer_are_its_prompt(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
+def test_the_tokens_before_an_answer_are_its_prompt(tokenizer: TokenizerWrapper) -> None:
     rendered = render(tokenizer, TWO_TURNS)
     for turns in (2, 4):
         asked = render_prompt(tokenizer, TWO_TURNS[:turns])
@@ -44,51 +49,80 @@ def test_the_tokens_before_an_answer_are_its_prompt(tiny_student: Path) -> None:
         assert rendered.mask[len(asked)]
 
 
-def test_turn_by_turn_tokens_equal_the_whole_text(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
+def test_turn_by_turn_tokens_equal_the_whole_text(tokenizer: TokenizerWrapper) -> None:
     whole = tokenizer.apply_chat_template([turn.to_json() for turn in TWO_TURNS], tokenize=False)
     tail = len(tokenizer.encode("\n", add_special_tokens=False))
     assert list(render(tokenizer, TWO_TURNS).tokens) == tokenizer.encode(whole, add_special_tokens=False)[:-tail]
 
 
-def test_an_explicit_system_message_keeps_the_hidden_default_out(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
+def test_an_explicit_system_message_keeps_the_hidden_default_out(tokenizer: TokenizerWrapper) -> None:
     with_system = tokenizer.decode(render_prompt(tokenizer, TWO_TURNS[:2]))
     without = tokenizer.decode(render_prompt(tokenizer, TWO_TURNS[1:2]))
     assert "hidden default" not in with_system
     assert "hidden default" in without
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-        "{{ m.content if loop.last else '...' }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    with pytest.raises(InputError, match="earlier turns"):
+REWRITES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last else '...' }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_END = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (REWRITES, "earlier turns"),
+        (NO_END, "no end token"),
+        ("{{ raise_exception('system messages are not allowed') }}", "system messages are not allowed"),
+        ("{{ 'a' * 1000000 }}", "makes 1000000 characters"),
+    ],
+)
+def test_an_unusable_template_is_refused(tokenizer: TokenizerWrapper, template: str, message: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=message):
         render(tokenizer, TWO_TURNS)
+    with pytest.raises(InputError, match=message):
+        render_prompt(tokenizer, TWO_TURNS[:4])
 
 
-def test_a_template_without_an_end_token_is_refused(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
-    with pytest.raises(InputError, match="no end token"):
-        render(tokenizer, TWO_TURNS)
+class CountingTokenizer:
+    """Counts the calls of the chat template, and passes everything on."""
+
+    def __init__(self, tokenizer: TokenizerWrapper) -> None:
+        self._tokenizer = tokenizer
+        self.n_calls = 0
+
+    def apply_chat_template(self, *arguments: Any, **options: Any) -> Any:
+        self.n_calls += 1
+        return self._tokenizer.apply_chat_template(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
 
-def test_a_template_that_fails_is_an_error_with_its_reason(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
-    tokenizer.chat_template = "{{ raise_exception('system messages are not allowed') }}"
-    with pytest.raises(InputError, match="system messages are not allowed"):
-        render(tokenizer, TWO_TURNS)
+def conversation(texts: list[str], *, system: bool = False) -> Messages:
+    head = (Message("system", "Be brief."),) if system else ()
+    return (*head, *(Message(("user", "assistant")[number % 2], text) for number, text in enumerate(texts)))
 
 
-def test_a_template_that_makes_too_much_text_is_refused(tiny_student: Path) -> None:
-    tokenizer = load_tokenizer(tiny_student)
-    tokenizer.chat_template = "{{ 'a' * 1000000 }}"
-    with pytest.raises(InputError, match="makes 1000000 characters"):
-        render_prompt(tokenizer, TWO_TURNS[:2])
+@pytest.mark.parametrize("n_turns", [10, 200])
+def test_the_number_of_renderings_does_not_grow(tokenizer: TokenizerWrapper, n_turns: int) -> None:
+    counting = CountingTokenizer(tokenizer)
+    render_prompt(counting, conversation(["Hi"] * (2 * n_turns + 1)))
+    assert counting.n_calls <= 4
+
+
+@pytest.mark.parametrize("system", [True, False])
+@pytest.mark.parametrize("n_messages", [1, 2, 3, 4, 5, 19])
+def test_the_answers_have_the_tokens_of_training(tokenizer: TokenizerWrapper, system: bool, n_messages: int) -> None:
+    texts = [text for text in HARD_TEXTS if "\n" in text or " " in text][:n_messages]
+    for messages in (conversation(texts, system=system), conversation(["x"] * 5 + ["<|im_end|>", "<|im_start|>x"])):
+        tokens = render_prompt(tokenizer, messages)
+        answered = messages[: len(messages) - (messages[-1].role == "user")]
+        if len(answered) > system:
+            expected = list(render(tokenizer, answered).tokens)
+            assert tokens[: len(expected)] == expected

@@ -10,6 +10,7 @@ import pytest
 
 from mlx_distill.config import Config, fields_of, parse, to_plain
 from mlx_distill.errors import InputError
+from mlx_distill.models.context import read_context
 from mlx_distill.run.config import RunConfig
 from mlx_distill.run.init import InitConfig, project_file, run
 from mlx_distill.run.pipeline import load_project, stage_configs
@@ -27,7 +28,6 @@ def table(text: str, name: str) -> str:
 
 def test_new_project_has_settings_and_prompts(tmp_path: Path) -> None:
     result = run(InitConfig(tmp_path / "demo"))
-
     assert sorted(str(file.relative_to(tmp_path)) for file in (tmp_path / "demo").rglob("*") if file.is_file()) == [
         "demo/data/prompts.jsonl",
         "demo/data/test_prompts.jsonl",
@@ -42,7 +42,6 @@ def test_new_project_has_settings_and_prompts(tmp_path: Path) -> None:
 
 def test_sample_project_needs_no_key_and_no_hub(tmp_path: Path) -> None:
     run(InitConfig(tmp_path / "demo", sample=True))
-
     config = Project.load(tmp_path / "demo" / "distill.toml").config
     assert (config.teacher, config.student) == ("recorded:sample", "sample")
 
@@ -55,11 +54,11 @@ def test_every_setting_is_listed_with_its_default(
     given = Project(Path("distill.toml"), ProjectConfig(name="demo")).values(name)
     for field in fields_of(config):
         if field.group:
-            assert set(tomllib.loads(table(text, f"{name}.{field.name}"))) <= set(field.group.__struct_fields__)
+            section = field.name if field.name in given else f"{name}.{field.name}"
+            assert set(tomllib.loads(table(text, section))) <= set(field.group.__struct_fields__)
             continue
         listed = re.search(rf"^(# )?{field.name} =", table(text, name), re.MULTILINE)
         assert bool(listed) == (field.name not in {*given, *RUN_FLAGS}), field.name
-
     monkeypatch.chdir(tmp_path)
     Path("distill.toml").write_text(text)
     read = to_plain(parse(config, Project.load(Path("distill.toml")).values(name), name))
@@ -70,9 +69,7 @@ def test_every_setting_is_listed_with_its_default(
 def test_preset_replaces_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(InitConfig(tmp_path / "demo"))
     monkeypatch.chdir(tmp_path / "demo")
-
     train = stage_configs(load_project(RunConfig(overrides=('train.preset="demo"',))))["train"]
-
     assert isinstance(train, TrainConfig)
     assert (train.rank, train.scale, train.epochs) == (4, 4.0, 3)
     assert train.targets == ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -81,9 +78,7 @@ def test_preset_replaces_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_new_project_uses_its_own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(InitConfig(tmp_path / "demo"))
     monkeypatch.chdir(tmp_path / "demo")
-
     configs = stage_configs(Project.load(Path("distill.toml")))
-
     assert configs["collect"].prompts == Path("data/prompts.jsonl")
     assert configs["prepare"].test_prompts == configs["compare"].test_prompts == Path("data/test_prompts.jsonl")
     assert len(Path("data/prompts.jsonl").read_text().splitlines()) == 104
@@ -109,7 +104,6 @@ def test_lines_are_short_enough_to_read() -> None:
 def test_occupied_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     assert run(InitConfig(tmp_path / "demo")).name == "demo"  # an empty folder is fine
-
     with pytest.raises(InputError, match="demo already exists and is not empty"):
         run(InitConfig(tmp_path / "demo"))
 
@@ -118,7 +112,6 @@ def test_occupied_folder_is_refused(tmp_path: Path) -> None:
 def test_unusable_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="1 problem"):
         run(InitConfig(tmp_path / name))
-
     assert not list(tmp_path.iterdir())
 
 
@@ -126,5 +119,30 @@ def test_built_in_prices_can_be_uncommented(tmp_path: Path) -> None:
     before, section = project_file(ProjectConfig(name="demo")).split("[prices]\n")
     file = tmp_path / "distill.toml"
     file.write_text(before + "[prices]\n" + section.replace("# ", ""))
-
     assert Project.load(file).prices == PRICES
+
+
+def test_local_teacher_gets_settings_that_suit_it(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_student.parent)
+    with pytest.raises(InputError, match="nothing follows"):
+        run(InitConfig(tmp_path / "demo", teacher="mlx:"))
+    run(InitConfig(tmp_path / "demo", teacher=f"mlx:./{tiny_student.name}/../{tiny_student.name}", student="sample"))
+
+    project = Project.load(tmp_path / "demo" / "distill.toml")
+    configs = stage_configs(project)
+    assert (project.config.teacher, project.config.student) == (f"mlx:{tiny_student.resolve()}", "sample")
+    assert (configs["train"].objective, configs["collect"].max_tokens) == ("kd", 512)
+    assert configs["collect"].teacher_context.examples is None
+
+
+def test_context_comes_with_dialogues_to_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(InitConfig(tmp_path / "demo", sample=True, context=True))
+
+    assert (result.teacher, result.student) == ("self", "sample")
+    assert tmp_path / "demo" / "data" / "examples.jsonl" in result.files
+    monkeypatch.chdir(tmp_path / "demo")
+    configs = stage_configs(load_project(RunConfig()))
+    assert len(read_context(configs["collect"].teacher_context).examples) == 4
+    assert configs["train"].teacher_context == configs["compare"].teacher_context == configs["collect"].teacher_context

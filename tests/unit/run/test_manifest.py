@@ -26,7 +26,6 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
 
 def test_saved_manifest_is_current(manifest: Manifest, tmp_path: Path) -> None:
     manifest.save(tmp_path / "manifests" / "train.json")
-
     assert Manifest.load(tmp_path / "manifests" / "train.json") == manifest
     assert manifest.reason_to_run(SETTINGS, INPUTS) == ""
     assert set(known_states(tmp_path / "manifests")) == {"in.txt", "model/weights", "out.txt"}
@@ -35,16 +34,13 @@ def test_saved_manifest_is_current(manifest: Manifest, tmp_path: Path) -> None:
 def test_each_change_is_a_reason(manifest: Manifest) -> None:
     assert manifest.reason_to_run({"epochs": 4}, INPUTS) == "epochs changed"
     assert manifest.reason_to_run({**SETTINGS, "rank": 8}, INPUTS) == "rank changed"
-
     Path("in.txt").write_text("other")
     assert manifest.reason_to_run(SETTINGS, INPUTS) == "in.txt changed"
     Path("in.txt").write_text("in")
     assert manifest.reason_to_run(SETTINGS, INPUTS) == ""
-
     Path("model/more").write_text("m")
     assert manifest.reason_to_run(SETTINGS, INPUTS) == "more changed"
     Path("model/more").unlink()
-
     Path("out.txt").write_text("edited")
     assert manifest.reason_to_run(SETTINGS, INPUTS) == "out.txt changed"
     assert not manifest.outputs_unchanged()
@@ -60,5 +56,4 @@ def test_incomplete_result_is_a_reason(manifest: Manifest) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"stage": "x"}', '{"inputs": {"a": {}}, "outputs": {}}', "\xff"])
 def test_unreadable_manifest_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "train.json").write_text(text, encoding="latin-1")
-
     assert Manifest.load(tmp_path / "train.json") is None

@@ -31,7 +31,6 @@ def test_all_wrong_prices_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError) as caught:
         load(text, tmp_path)
-
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         "prices.a",
         "prices.b",

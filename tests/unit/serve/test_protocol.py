@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.records import Message
-from mlx_distill.serve.protocol import ChatRequest, RequestError, cut_at_stop
+from mlx_distill.serve.protocol import ChatRequest, RequestError, StopFilter
 
 MODELS = ["distilled", "base"]
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -25,22 +26,17 @@ def parse(**changes: Any) -> ChatRequest:
     ("changes", "param", "says"),
     [
         ({"model": "gpt-4"}, "model", "There is no model 'gpt-4'; this server has distilled, base."),
-        ({"model": None}, "model", '"model": expected str, got null.'),
         ({"messages": []}, "messages", '"messages": expected array of length >= 1.'),
-        ({"messages": "Hi"}, "messages", '"messages": expected array, got str.'),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "unknown value 'tool'"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages", '"messages[0].role": expected str'),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "unknown value 'image_url'"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "expected str | array, got null"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}, "messages", "expected null"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, None, "must be a user message"),
         ({"max_tokens": 0}, "max_tokens", '"max_tokens": expected int >= 1.'),
-        ({"max_tokens": "many"}, "max_tokens", "expected int | null, got str"),
         ({"max_tokens": True}, "max_tokens", "got bool"),
         ({"temperature": -1}, "temperature", "expected float >= 0"),
         ({"top_p": 1.5}, "top_p", "expected float <= 1"),
         ({"n": 2}, "n", '"n": expected int <= 1.'),
-        ({"n": True}, "n", "got bool"),
         ({"stream": "true"}, "stream", "expected bool | null, got str"),
         ({"tools": [{"type": "function"}]}, "tools", '"tools": expected array of length <= 0.'),
         ({"tool_choice": "required"}, "tool_choice", "unknown value 'required'"),
@@ -78,18 +74,23 @@ def test_the_default_system_message_fills_a_gap() -> None:
     assert parse().to_messages("") == (Message("user", "Hi"),)
 
 
+def shown(stops: Sequence[str], text: str, size: int) -> str:
+    """The text that a client sees, of a text in pieces of this size."""
+    stop, said = StopFilter(stops), ""
+    for start in range(0, len(text), size):
+        said += stop.add(text[start : start + size], is_last=start + size >= len(text))
+        if stop.found:
+            break
+    return said
+
+
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.integers(1, 5))
 def test_text_ends_before_the_first_stop_text(text: str, stops: list[str], size: int) -> None:
-    pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    shown = "".join(cut_at_stop(stops, pieces))
-    assert text.startswith(shown)
-    assert not any(stop in shown for stop in stops)
+    assert shown(stops, text, size) == text[: min((text.index(stop) for stop in stops if stop in text), default=30)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_stop_texts_are_found_across_pieces(size: int) -> None:
     text = "one two END three STOP four"
-    pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    assert "".join(cut_at_stop(["STOP", "END"], pieces)) == "one two "
-    assert "".join(cut_at_stop(["ENDLESS"], pieces)) == text
-    assert "".join(cut_at_stop([], pieces)) == text
+    assert shown(["STOP", "END"], text, size) == "one two "
+    assert shown(["ENDLESS"], text, size) == shown([], text, size) == text

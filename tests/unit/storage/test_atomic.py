@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,8 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_distill.errors import InputError
-from mlx_distill.storage.atomic import is_occupied, new_file, new_folder, write_json, write_json_lists, write_text
+from mlx_distill.errors import InputError, MachineError
+from mlx_distill.storage.atomic import (
+    is_inside,
+    is_occupied,
+    new_file,
+    new_folder,
+    write_json,
+    write_json_lists,
+    write_text,
+)
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(), lambda item: st.lists(item) | st.dictionaries(st.text(), item), max_leaves=8
@@ -73,6 +85,13 @@ def test_occupied_folder_needs_replace(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["new"]
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="is a folder") as caught, new_file(tmp_path / "model", replace=True):
+        raise AssertionError("the block must not run")
+    assert "--force" not in caught.value.next_step
+
+
 def test_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").write_text("x")
@@ -90,6 +109,28 @@ def test_finder_files_do_not_occupy_a_folder(tmp_path: Path) -> None:
     assert is_occupied(tmp_path)
 
 
+@pytest.mark.parametrize(("number", "is_refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_may_refuse_to_sync_folders(
+    number: int, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network and exFAT volumes do. The file itself is synced before."""
+    sync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", -1, raising=False)  # falls back to fsync on a Mac, too
+    if is_refused:
+        with pytest.raises(MachineError, match="cannot write"):
+            write_text(tmp_path / "a", "text")
+    else:
+        write_text(tmp_path / "a", "text")
+        assert (tmp_path / "a").read_text() == "text"
+
+
 def test_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("x")
 
@@ -102,3 +143,15 @@ def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "atomic", "x")
 
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_path_is_inside_whatever_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that ignores case, BASE is the folder `base`."""
+    assert is_inside(tmp_path / "base" / "new", tmp_path / "base")
+    assert not is_inside(tmp_path, tmp_path / "base")
+
+    def same_file(self: Path, other: Path) -> bool:
+        return str(self).casefold() == str(other).casefold()
+
+    monkeypatch.setattr(Path, "samefile", same_file)
+    assert is_inside(tmp_path / "base", tmp_path / "BASE")

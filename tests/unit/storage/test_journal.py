@@ -28,12 +28,12 @@ def test_every_line_is_kept(tmp_path: Path) -> None:
 
 @given(cut=st.integers(min_value=1, max_value=60))
 def test_torn_last_line_is_removed(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
-    path = tmp_path_factory.mktemp("torn") / "journal.jsonl"
+    path = tmp_path_factory.mktemp("partial") / "journal.jsonl"
     last = json.dumps({"n": 3, "text": "häß" * 20}, ensure_ascii=False).encode()
     path.write_bytes(b'{"n": 1}\n{"n": 2}\n' + last[:cut])
 
     with Journal(path) as journal:
-        assert journal.torn == last[:cut]
+        assert journal.removed == last[:cut]
         journal.append({"n": 4})
 
     assert lines(path) == [{"n": 1}, {"n": 2}, {"n": 4}]

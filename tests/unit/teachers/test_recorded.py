@@ -11,6 +11,7 @@ import pytest
 from mlx_distill.collect.config import CollectConfig
 from mlx_distill.collect.run import run
 from mlx_distill.errors import InputError, MissingError, TeacherError
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.records import build_messages
 from mlx_distill.storage.package_data import package_data_path
 
@@ -36,7 +37,7 @@ def collect(folder: Path, source: Path | str, *prompts: str, **settings: Any) ->
 
 def test_recording_ignores_the_system_message(tmp_path: Path) -> None:
     file = recording(tmp_path / "r.jsonl", recorded("Queue?", "A line.", system="Be old."))
-    assert collect(tmp_path, file, "Queue?", system="Be new.") == {"Queue?": "A line."}
+    assert collect(tmp_path, file, "Queue?", teacher_context=ContextConfig("Be new.")) == {"Queue?": "A line."}
 
 
 def test_complete_answers_win_then_later_ones(tmp_path: Path) -> None:

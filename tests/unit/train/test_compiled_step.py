@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from mlx_distill.events import Event, Progress
 from mlx_distill.models.score import Batch
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.execution import Execution
-from mlx_distill.train.objectives import pad_targets
 from mlx_distill.train.run import run
+from mlx_distill.train.step import pad_targets
 from tests.support.tiny import make_tiny_qwen2
 from tests.support.training import read_metrics, same_weights
 
+TOLERANCE = 0.0 if platform.machine() == "x86_64" else 1e-5
+"""Bit-equal, unless the compiler fuses multiplications and additions (ARM). Such a difference in the last digit of the
+first update, 3e-7 of the largest value, grows to 3e-6 in three: AdamW divides small gradients by their size."""
 STREAM = (mx.default_stream(mx.cpu),)
-EAGER, COMPILED = Execution(STREAM), Execution(STREAM, compiled=True)
+EAGER, COMPILED = Execution(STREAM, length_multiple=32), Execution(STREAM, compiled=True, length_multiple=32)
 
 
 @pytest.fixture
@@ -46,14 +50,29 @@ def test_compiled_training_equals_eager_training(short: TrainConfig, tmp_path: P
     run(eager, execution=EAGER)
     run(compiled, execution=COMPILED)
     for one, other in zip(read_metrics(eager.adapter)[1:], read_metrics(compiled.adapter)[1:], strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
-        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=TOLERANCE)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=TOLERANCE)
         assert one["train_accuracy"] == other["train_accuracy"]
         assert one["supervised_tokens"] == other["supervised_tokens"]
     before, after = trained_state(eager.adapter), trained_state(compiled.adapter)
     assert before.keys() == after.keys()
     for name, value in before.items():
-        np.testing.assert_allclose(value, after[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(value, after[name], rtol=0, atol=TOLERANCE * np.abs(value).max(), err_msg=name)
+
+
+def test_the_step_of_a_mac_is_near_the_float32_step(short: TrainConfig, tmp_path: Path) -> None:
+    """Compiled, in bfloat16, with cast adapters: what a Mac computes."""
+    exact, mac = short.replace(adapter=tmp_path / "exact"), short.replace(adapter=tmp_path / "mac")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DISTILL_DTYPE", "float32")
+        run(exact, execution=EAGER)
+        patch.setenv("MLX_DISTILL_DTYPE", "bfloat16")
+        run(mac, execution=Execution(STREAM, compiled=True, cast_adapters=True, length_multiple=32))
+    for one, other in zip(read_metrics(exact.adapter)[1:], read_metrics(mac.adapter)[1:], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2**-7)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=2**-5)
+    before, after = trained_state(exact.adapter), trained_state(mac.adapter)
+    assert all(value.dtype == after[name].dtype for name, value in before.items())
 
 
 @pytest.mark.parametrize("execution", [EAGER, COMPILED])

@@ -56,7 +56,8 @@ def test_metrics_have_one_line_for_each_step(config: TrainConfig) -> None:
     assert lines[0]["valid_loss"] > lines[3]["valid_loss"] > lines[6]["valid_loss"]
     always = {"step", "epoch", "peak_bytes", "seconds"}
     evaluation = {"valid_loss", "valid_accuracy"}
-    step = {"learning_rate", "train_loss", "train_accuracy", "supervised_tokens", "tokens", "padding"}
+    step = {"learning_rate", "train_loss", "train_accuracy", "train_cross_entropy"}
+    step |= {"supervised_tokens", "tokens", "padding"}
     step |= {"supervised_tokens_per_second", "tokens_per_second", "gradient_norm", "step_seconds"}
     assert set(lines[0]) == always | evaluation
     for line in lines[1:]:
@@ -72,8 +73,9 @@ def test_the_seed_decides_the_adapter_bit_for_bit(config: TrainConfig, tmp_path:
 
 
 def test_best_and_last_adapter_are_kept(config: TrainConfig) -> None:
-    result = run(config.replace(epochs=12, learning_rate=0.2, schedule="constant", eval_every=1))
-    assert 0 < result.best_step < result.steps, "the settings must overshoot, or this test proves nothing"
+    overshooting = config.replace(epochs=4, learning_rate=0.2, schedule="constant", eval_every=1, force=True)
+    results = (run(overshooting.replace(seed=seed)) for seed in range(9))  # the best step depends on rounding
+    result = next(result for result in results if 0 < result.best_step < result.steps)
     student = load_student(config.model)
     adapter = load_adapter(student, config.adapter)
     best = score(student, tokenized(config.data / "valid.jsonl", student))
@@ -100,6 +102,7 @@ def test_time_budget_ends_the_run_and_its_schedule(config: TrainConfig) -> None:
 
 
 def test_bfloat16_trains_float32_adapters(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLX_DISTILL_DTYPE", "float32")
     exact = run(config)
     monkeypatch.setenv("MLX_DISTILL_DTYPE", "bfloat16")
     rough = run(config.replace(adapter=tmp_path / "rough"))

@@ -20,7 +20,7 @@ from mlx_distill.models.load import Student, load_student
 from mlx_distill.models.score import pad
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.lora import make_trainable
-from mlx_distill.train.objectives import sft_loss
+from mlx_distill.train.objectives.sft import sft_loss
 from mlx_distill.train.run import run
 from mlx_distill.train.step import scalar
 from tests.support.training import quantized, read_metrics, read_weights, tokenized

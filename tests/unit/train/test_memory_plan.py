@@ -15,6 +15,7 @@ from mlx_distill.train import TrainConfig
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import MAX_TOKENS, USABLE_FRACTION, check_weights_fit, make_plan
+from mlx_distill.train.objectives.sft import Sft
 from tests.support.training import quantized
 
 ROWS = tuple(TokenizedChat(tuple(range(500)), (False,) * 100 + (True,) * 400) for _ in range(8))
@@ -38,7 +39,7 @@ def test_weights_and_optimiser_are_counted(config: TrainConfig, method: str, cop
     student = load_student(config.model, dtype=mx.float32)
     chosen = config.replace(method=method)
     make_trainable(student, chosen)
-    estimate = make_plan(student, chosen, ROWS, TWO_STREAMS, 1 << 40).estimate
+    estimate = make_plan(Sft(chosen, student), ROWS, TWO_STREAMS, 1 << 40).estimate
     assert estimate
     trainable = sum(value.size for _, value in tree_flatten(student.model.trainable_parameters()))
     assert estimate.weights == 4 * (0 if method == "full" else student.n_parameters)
@@ -47,38 +48,38 @@ def test_weights_and_optimiser_are_counted(config: TrainConfig, method: str, cop
 
 
 def test_less_memory_gives_smaller_micro_batches(student: Student, config: TrainConfig) -> None:
-    roomy = make_plan(student, config, ROWS, TWO_STREAMS, 1 << 40)
+    roomy = make_plan(Sft(config, student), ROWS, TWO_STREAMS, 1 << 40)
     assert roomy.micro_batch_tokens == MAX_TOKENS
     assert roomy.estimate
-    tight = make_plan(student, config, ROWS, TWO_STREAMS, int(0.6 * roomy.estimate.total / USABLE_FRACTION))
+    tight = make_plan(Sft(config, student), ROWS, TWO_STREAMS, int(0.6 * roomy.estimate.total / USABLE_FRACTION))
     assert tight.estimate
     assert tight.micro_batch_tokens < roomy.micro_batch_tokens
     assert tight.estimate.total <= 0.6 * roomy.estimate.total
 
 
 def test_gradient_checkpointing_keeps_less(student: Student, config: TrainConfig) -> None:
-    plain = make_plan(student, config, ROWS, TWO_STREAMS, 1 << 40).estimate
-    less = make_plan(student, config.replace(grad_checkpoint=True), ROWS, TWO_STREAMS, 1 << 40).estimate
+    plain = make_plan(Sft(config, student), ROWS, TWO_STREAMS, 1 << 40).estimate
+    less = make_plan(Sft(config.replace(grad_checkpoint=True), student), ROWS, TWO_STREAMS, 1 << 40).estimate
     assert plain and less and less.activations < plain.activations
 
 
 def test_too_little_memory_is_refused_with_advice(student: Student, config: TrainConfig) -> None:
     with pytest.raises(MachineError, match="Training needs about") as error:
-        make_plan(student, config.replace(method="full"), ROWS, TWO_STREAMS, 1 << 20)
+        make_plan(Sft(config.replace(method="full"), student), ROWS, TWO_STREAMS, 1 << 20)
     assert "--method lora" in error.value.next_step
     assert "--grad-checkpoint" in error.value.next_step
     assert "--micro-batch-tokens 256" in error.value.next_step
 
 
 def test_micro_batches_of_the_user_are_kept(student: Student, config: TrainConfig) -> None:
-    plan = make_plan(student, config.replace(micro_batch_tokens=4000), ROWS, TWO_STREAMS, 1 << 20)
+    plan = make_plan(Sft(config.replace(micro_batch_tokens=4000), student), ROWS, TWO_STREAMS, 1 << 20)
     assert plan.micro_batch_tokens == 4000
     assert not plan.fits
 
 
 def test_an_unknown_architecture_has_no_estimate(student: Student, config: TrainConfig) -> None:
     del student.config["intermediate_size"]
-    assert make_plan(student, config, ROWS, TWO_STREAMS, 1 << 20).estimate is None
+    assert make_plan(Sft(config, student), ROWS, TWO_STREAMS, 1 << 20).estimate is None
 
 
 def test_weights_are_checked_before_they_are_loaded(student: Student, config: TrainConfig, tmp_path: Path) -> None:

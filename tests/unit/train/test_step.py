@@ -11,14 +11,15 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.trainer import default_loss
 
-from mlx_distill.models.load import Student, load_student
+from mlx_distill.models.load import load_student
 from mlx_distill.models.score import Batch, pad
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.cpu_kernels import fast_layers
 from mlx_distill.train.data import read_rows
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
-from mlx_distill.train.objectives import OBJECTIVES, Objective, make_batch, sft_loss, tokenize
+from mlx_distill.train.objectives import OBJECTIVES
+from mlx_distill.train.objectives.sft import Sft, sft_loss
 from mlx_distill.train.run import run
 from mlx_distill.train.step import TrainStep, scalar
 from tests.support.tiny import make_tiny_qwen2
@@ -91,9 +92,10 @@ def test_accumulated_micro_batches_equal_one_batch(
 ) -> None:
     def take(micro_batch_tokens: int, streams: list[mx.Stream]) -> tuple[float, float, int]:
         student = load_student(config.model, dtype=mx.float32)
-        rows = read_rows(config.data / "train.jsonl", student, OBJECTIVES["sft"], 1024)
+        sft = Sft(config, student)
+        rows = read_rows(config.data / "train.jsonl", sft, 1024)
         make_trainable(student, config)
-        step = TrainStep(config, student, OBJECTIVES["sft"], rows, micro_batch_tokens, Execution(streams))
+        step = TrainStep(sft, rows, micro_batch_tokens, Execution(streams))
         step.optimizer.init(student.model.trainable_parameters())
         metrics = step.step(range(len(rows)), 1e-3, 1)
         assert metrics.supervised_tokens == sum(row.n_supervised for row in rows.rows)
@@ -107,11 +109,12 @@ def test_accumulated_micro_batches_equal_one_batch(
 
 
 def test_a_new_objective_is_one_registration(config: TrainConfig) -> None:
-    def half(student: Student, batch: Batch) -> tuple[mx.array, mx.array]:
-        loss, correct = sft_loss(student, batch)
-        return loss / 2, correct
+    class Half(Sft):
+        def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+            loss, correct, cross_entropy = super().loss(batch)
+            return loss / 2, correct, cross_entropy
 
-    objectives = {**OBJECTIVES, "half": Objective(tokenize, make_batch, half)}
+    objectives = {**OBJECTIVES, "half": Half}
     result = run(config.replace(objective="half"), objectives=objectives)
     assert result.valid_loss < result.valid_loss_before - 0.1
     halved = read_metrics(config.adapter)[1]["train_loss"]
