@@ -95,6 +95,8 @@ def select(data: Path) -> Selection:
         key = record.prompt_id if index is None else record.key
         if key in answers:
             answers[key].append(record)
+        elif not record.complete:
+            rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_COMPLETE, _how_it_ended(record)))
         else:
             detail = "collect.json does not list this prompt with these settings"
             rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_CURRENT, detail))
