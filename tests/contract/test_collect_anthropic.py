@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.events import Event, Note
-from mlx_distill.models.context import TEACHER_SYSTEM
+from mlx_distill.models.context import TEACHER_SYSTEM, ContextConfig
 from tests.support.collecting import KEY, REAL_USD, Collect, Records, cautions, journal_of, scripted
 from tests.support.messages_server import MessagesServer, Reply, answer, error, message, streamed, text, thinking
 
@@ -162,7 +162,7 @@ def test_another_setting_asks_anew_and_keeps_what_was_paid_for(
     server: MessagesServer, collect: Collect, records: Records
 ) -> None:
     collect(n=2)
-    collect(n=2, system="Be brief.")
+    collect(n=2, teacher_context=ContextConfig(system="Be brief."))
     assert len(records()) == 4
     assert collect(n=2).n_new == 0
 

@@ -10,6 +10,7 @@ import pytest
 
 from mlx_distill.errors import BudgetError, TeacherError
 from mlx_distill.events import Event
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.records import Request, build_messages
 from mlx_distill.teachers import anthropic
 from mlx_distill.teachers.anthropic import AnthropicTeacher
@@ -117,7 +118,7 @@ def test_batches_are_split_by_bytes(server: BatchesServer, collect: Collect, mon
 def test_batch_size_is_bounded_and_ids_are_safe(server: BatchesServer, collect: Collect) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
     texts = ["plain", 'quotes " and \\ and tab\t', "日本語と😀", "é" * 50]
-    collect(*texts, batch=True, system='Answer "briefly".\nÜber alles.')
+    collect(*texts, batch=True, teacher_context=ContextConfig(system='Answer "briefly".\nÜber alles.'))
     [batch] = server.batches.values()
     counted = sum(
         teacher.size_bytes(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
