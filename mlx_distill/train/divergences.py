@@ -25,8 +25,8 @@ import mlx.core as mx
 
 from mlx_distill.models.load import Head
 from mlx_distill.models.score import chunk_limit, chunks
-from mlx_distill.train.cpu_kernels import exp
-from mlx_distill.train.loss import Arrays, ChunkLoss, sum_in_chunks
+from mlx_distill.train.cpu_kernels import Arrays, exp
+from mlx_distill.train.loss import ChunkLoss, sum_in_chunks
 
 MIN_PROBABILITY = 1e-37
 """Close to float32's smallest normal number. Keeps logarithms finite."""

@@ -121,7 +121,7 @@ def estimate_memory(
     return MemoryEstimate(
         weights=all_bytes - sum(value.nbytes for value in trained) + objective.teacher_bytes,
         trained=copies * FLOAT32_BYTES * sum(value.size for value in trained),
-        activations=max(activations, objective.roll_bytes(rows)),
+        activations=max(activations, objective.rollout_bytes(rows)),
         loss=loss,
     )
 

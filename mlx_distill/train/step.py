@@ -75,7 +75,7 @@ class TrainStep:
         sums: Sums = (mx.array(0.0), mx.array(0), mx.array(0.0))
         n_supervised = n_tokens = 0
         gradients: Any = None
-        rows = self.objective.roll([self.rows.rows[row] for row in batch], number)
+        rows = self.objective.rows_for_step([self.rows.rows[row] for row in batch], number)
         mx.random.seed(self.config.step_seed(number))
         self.student.model.train()
         lengths = [len(row.tokens) for row in rows]

@@ -67,7 +67,7 @@ class OnPolicy(LiveKd):
         self.history: list[Rollouts] = []
         """The rollouts of all steps, without their samples. Empty before the first roll."""
 
-    def roll(self, rows: Sequence[Any], step: int) -> Sequence[LiveRow]:
+    def rows_for_step(self, rows: Sequence[Any], step: int) -> Sequence[LiveRow]:
         """Replace the last answer of each row by answers of the student. A share of rows may stay as prepared.
 
         Raises MachineError if the answers run away.
@@ -105,7 +105,7 @@ class OnPolicy(LiveKd):
             rolled = [max(pair, key=lambda row: len(row.tokens)) for pair in zip(rolled, rows, strict=True)]
         return [row for row in super().largest_step(rolled) for _ in range(self.config.rollout_samples)]
 
-    def roll_bytes(self, rows: Sequence[TokenizedChat]) -> int:
+    def rollout_bytes(self, rows: Sequence[TokenizedChat]) -> int:
         """Return the memory of the key-value caches."""
         sizes = self.student.config
         head = sizes.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
