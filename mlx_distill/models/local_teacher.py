@@ -293,12 +293,15 @@ def describe_teacher(
     folder = teacher_folder(spec, student, report)
     hardware = device.prepare()
     converted = (student / MODEL_CONFIG).is_file()
+    is_other_model = converted and spec != SELF
     if scores and converted:
         check_teacher(folder, student)
     else:
         load_tokenizer(folder)
-    own = weight_bytes(student, hardware.dtype.size) if converted and spec != SELF else 0
-    needed = check_memory(folder, own if in_memory else 0)
-    parts = [f"weights {format_bytes(needed)}", *([f"the student's {format_bytes(own)}"] if own else [])]
-    tokens = "; the same tokens as the student" if scores and converted and spec != SELF else ""
-    return f"Teacher {spec}: {', '.join(parts)}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"
+    student_bytes = weight_bytes(student, hardware.dtype.size) if is_other_model else 0
+    needed = check_memory(folder, student_bytes if in_memory else 0)
+    weights = f"weights {format_bytes(needed)}"
+    if student_bytes:
+        weights += f", the student's {format_bytes(student_bytes)}"
+    tokens = "; the same tokens as the student" if scores and is_other_model else ""
+    return f"Teacher {spec}: {weights}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"

@@ -32,8 +32,8 @@ _NUMPY_CODES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "I64": "<i8", "F16": "<
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The content of a folder's weight files, from their headers."""
+class WeightFiles:
+    """The weight files of a folder, and what their headers say."""
 
     files: tuple[Path, ...]
     is_mlx: bool
@@ -43,7 +43,7 @@ class Weights:
     n_tensors: int
 
 
-def read_headers(folder: Path) -> Weights:
+def read_headers(folder: Path) -> WeightFiles:
     """Read the headers of all weight files of a folder. InputError if there is none or one is broken."""
     files = sorted(folder.glob(WEIGHTS))
     if not files:
@@ -62,7 +62,7 @@ def read_headers(folder: Path) -> Weights:
     names = {code: name for name, (code, _) in _CODES.items()}
     dtypes = [names[code] for code, _ in counts.most_common() if code in names]
     dtype = dtypes[0] if dtypes else counts.most_common(1)[0][0]
-    return Weights(tuple(files), formats == {"mlx"}, dtype, n_tensors)
+    return WeightFiles(tuple(files), formats == {"mlx"}, dtype, n_tensors)
 
 
 def _header(file: Path) -> dict[str, Any]:

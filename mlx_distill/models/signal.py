@@ -292,7 +292,8 @@ class SignalWriter:
                 continue
             if any(len(ids) != self.n_tokens.get(key, len(ids)) for key, (ids, _) in values.items()):
                 continue
-            if hashes.get(path.name, "") in ("", file_hash(path)):
+            recorded = hashes.get(path.name)
+            if not recorded or recorded == file_hash(path):
                 yield shard
 
     def _add(self, shard: _Shard) -> None:
