@@ -36,7 +36,7 @@ resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 render_jinja_template(**json.load(sys.stdin), add_generation_prompt=True)
 """
 _REWRITES = "The chat template writes earlier turns differently once an answer follows."
-_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_THOUGHT = re.compile(r"<think>.*?(</think>\s*|\Z)", re.DOTALL)
 _OTHER_MODEL = "Use an instruct model whose chat template writes turns one after another (Qwen2.5, SmolLM2, Llama)."
 
 
@@ -169,9 +169,14 @@ def _continues(whole: str, start: str) -> bool:
     """
     if whole.startswith(start):
         return True
-    if _THOUGHT.sub("", whole).startswith(_THOUGHT.sub("", start)):
+    if _without_thoughts(whole).startswith(_without_thoughts(start)):
         return False
     raise InputError(_REWRITES, _OTHER_MODEL)
+
+
+def _without_thoughts(text: str) -> str:
+    """Remove all reasoning that has an end, in time linear in the text."""
+    return _THOUGHT.sub(lambda found: "" if found[1] else found[0], text)
 
 
 def _check_complete(message: Message, answer: str) -> None:
