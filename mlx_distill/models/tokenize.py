@@ -104,8 +104,9 @@ def control_tokens(tokenizer: TokenizerWrapper) -> list[str]:
 def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
     """Return which message contains a control token; "" if none does. It would end or open a turn."""
     for message in messages:
+        text = message.content + str([call.to_json() for call in message.tool_calls])
         for token in control_tokens:
-            if token in message.content:
+            if token in text:
                 return f"the {message.role} message contains {token}"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import subprocess
 import sys
@@ -276,7 +277,7 @@ def test_without_the_sdk_it_names_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingError, match="is not installed") as raised:
         collect()
-    assert raised.value.next_step == "pip install 'mlx-distill[openai]'"
+    assert raised.value.next_step == f"{shlex.quote(sys.executable)} -m pip install 'mlx-distill[openai]'"
     assert not server.calls
 
 

@@ -170,6 +170,14 @@ def test_a_torn_weights_file_is_refused(model: Path) -> None:
         load_student(model)
 
 
+def test_a_token_beyond_the_embedding_is_refused(model: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"]["beyond"] = 70_000
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(InputError, match="the tokenizer has ids up to 70000, the model"):
+        load_student(model)
+
+
 def test_missing_files_are_named(model: Path) -> None:
     (model / "model.safetensors").unlink()
     with pytest.raises(MissingError, match="no weights"):
