@@ -10,7 +10,7 @@ from mlx_distill.cli.money import print_estimate, show_estimate, usage_facts
 from mlx_distill.cli.options import config_options, field_help, json_option, repeat_options, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.collect.config import CollectConfig, CollectResult
-from mlx_distill.collect.run import estimate, failed_lines, is_paid
+from mlx_distill.collect.run import estimate, failed_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.formatting import format_duration, plural
 from mlx_distill.records import COMPLETE_STOP_REASONS
@@ -47,8 +47,7 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
     if dry_run:
         print_estimate(estimate(config), as_json=as_json)
         return
-    if is_paid(config):
-        show_estimate(estimate(config))
+    show_estimate(estimate(config))
     with reporting() as report:
         result = run_standalone(COLLECT, config, report)
     if as_json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,12 @@ MAX_TEMPLATE_CHARACTERS = 100_000
 TRIAL_BYTES = 4 << 30
 """Memory limit for the trial of a chat template (Linux only)."""
 _TRIAL = f"""
-import json, resource, sys
+import json, resource, sys, time
 if sys.platform == "linux":
     resource.setrlimit(resource.RLIMIT_AS, ({TRIAL_BYTES}, {TRIAL_BYTES}))
 from transformers.utils.chat_template_utils import render_jinja_template
+seconds = int(time.process_time()) + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 render_jinja_template(**json.load(sys.stdin), add_generation_prompt=True)
 """
 _REWRITES = "The chat template writes earlier turns differently once an answer follows."
@@ -107,10 +110,11 @@ def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str
     return ""
 
 
-def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) -> None:
+def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: int = 30) -> None:
     """Render one message in a child process. InputError if the template fails, or exceeds the time or memory limit.
 
     A template is a program from the model's author: it can loop or fill the memory even when it is only compiled.
+    The time is processor time, so that a busy machine does not refuse a good template.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
@@ -120,14 +124,13 @@ def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) 
 
 
 @cache
-def _check_template(template: str, max_seconds: float) -> None:
+def _check_template(template: str, max_seconds: int) -> None:
     conversations = [[message.to_json() for message in build_messages("Hello")]]
     trial = json.dumps({"conversations": conversations, "chat_template": template})
-    command = [sys.executable, "-P", "-c", _TRIAL]  # -P: do not import modules from the working folder
-    try:
-        done = subprocess.run(command, input=trial, capture_output=True, text=True, timeout=max_seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"The chat template does not finish within {max_seconds:g} s.", _OTHER_MODEL) from error
+    command = [sys.executable, "-P", "-c", _TRIAL, str(max_seconds)]  # -P: no modules from the working folder
+    done = subprocess.run(command, input=trial, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise InputError(f"The chat template does not finish within {max_seconds} s.", _OTHER_MODEL)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["the process ended without a message"]
         raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
@@ -185,11 +188,11 @@ def _check_complete(message: Message, answer: str) -> None:
 
 def _without_thought(text: str, supervised: bool) -> list[tuple[str, bool]]:
     """Split the reasoning off a supervised text. It is read, but not learned."""
-    head, closing, rest = text.partition("</think>") if supervised else ("", "", text)
+    _, closing, rest = text.partition("</think>")
+    if not supervised or not closing:
+        return [(text, supervised)]
     answer = rest.lstrip()
-    return (
-        [(head + closing + rest[: len(rest) - len(answer)], False), (answer, True)] if closing else [(text, supervised)]
-    )
+    return [(text[: len(text) - len(answer)], False), (answer, True)]
 
 
 def _split_at_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:

@@ -98,6 +98,8 @@ def select(data: Path) -> Selection:
     for record in records:
         if name_of(record) in answers:
             answers[name_of(record)].append(record)
+        elif not record.complete:
+            rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_COMPLETE, _how_it_ended(record)))
         else:
             detail = "collect.json does not list this prompt with these settings"
             rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_CURRENT, detail))
