@@ -25,20 +25,20 @@ class Rows:
     """The rows of train.jsonl or valid.jsonl, in the order of the file."""
 
     ids: tuple[str, ...]
-    rows: tuple[TokenizedChat, ...]
+    chats: tuple[TokenizedChat, ...]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.chats)
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [len(row.tokens) for row in self.rows]
+        return [len(row.tokens) for row in self.chats]
 
     @property
     def digest(self) -> str:
         """A hash of all tokens and masks, so that a run does not resume on other rows."""
-        return hashlib.sha256(repr([(row.tokens, row.mask) for row in self.rows]).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr([(row.tokens, row.mask) for row in self.chats]).encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path, objective: Objective, max_length: int) -> Rows:

@@ -60,7 +60,7 @@ def run(
         )
         execution = execution or Execution.on(hardware)
         adapter_config = make_trainable(student, config, cast_adapters=execution.cast_adapters)
-        plan = make_plan(objective, train_rows.rows, execution, hardware.usable_bytes)
+        plan = make_plan(objective, train_rows.chats, execution, hardware.usable_bytes)
         train_step = TrainStep(objective, train_rows, plan.micro_batch_tokens, execution)
         if on_start:
             on_start(train_step.largest_micro_batch)

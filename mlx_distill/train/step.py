@@ -75,7 +75,7 @@ class TrainStep:
         sums: Sums = (mx.array(0.0), mx.array(0), mx.array(0.0))
         n_supervised = n_tokens = 0
         gradients: Any = None
-        rows = self.objective.rows_for_step([self.rows.rows[row] for row in batch], number)
+        rows = self.objective.rows_for_step([self.rows.chats[row] for row in batch], number)
         mx.random.seed(self.config.step_seed(number))
         self.student.model.train()
         lengths = [len(row.tokens) for row in rows]
@@ -113,7 +113,7 @@ class TrainStep:
     @property
     def largest_micro_batch(self) -> int:
         """Tokens of the largest micro-batch, without padding."""
-        longest = [len(row.tokens) for row in self.objective.largest_step(self.rows.rows)]
+        longest = [len(row.tokens) for row in self.objective.largest_step(self.rows.chats)]
         return max(max(longest), min(sum(longest), self.micro_batch_tokens))
 
     @cached_property

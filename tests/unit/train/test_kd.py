@@ -118,7 +118,7 @@ def test_evaluation_equals_plain_formulas(kd: TrainConfig, teacher: Path, tmp_pa
     whole = copy_rows(kd, tmp_path / "rows")
     write_signal(whole.data, teacher, vocabulary)
     student, other = (load_student(path, dtype=mx.float32) for path in (kd.model, teacher))
-    rows = read_rows(whole.data / "valid.jsonl", StoredKd(whole, student), 1024).rows
+    rows = read_rows(whole.data / "valid.jsonl", StoredKd(whole, student), 1024).chats
     found = StoredKd(whole, student).evaluate(rows, 0, ignore)
     kl, n_tokens = 0.0, 0
     for row in rows:
@@ -182,7 +182,7 @@ def test_only_the_teacher_sees_the_context(kd: TrainConfig, tmp_path: Path) -> N
     with_shots = plain.replace(teacher_context=context(tmp_path))
     assert one_step(plain).train_loss <= 1e-6
     assert one_step(with_shots).train_loss > 0.1
-    rows = read_rows(kd.data / "train.jsonl", OBJECTIVES["kd"](with_shots, student), 1024).rows
+    rows = read_rows(kd.data / "train.jsonl", OBJECTIVES["kd"](with_shots, student), 1024).chats
     for row, own in zip(rows, tokenized(kd.data / "train.jsonl", student), strict=True):
         assert isinstance(row, LiveRow)
         assert (row.tokens, row.mask) == (own.tokens, own.mask)
@@ -201,7 +201,7 @@ def test_the_memory_plan_counts_the_teacher(kd: TrainConfig, teacher: Path, tmp_
         objective = OBJECTIVES["kd"](kd.replace(**change), load_student(kd.model, dtype=mx.float32))
         rows = read_rows(kd.data / "train.jsonl", objective, 1024)
         make_trainable(objective.student, kd)
-        estimate = make_plan(objective, rows.rows, Execution(STREAM), 1 << 40).estimate
+        estimate = make_plan(objective, rows.chats, Execution(STREAM), 1 << 40).estimate
         assert estimate
         return estimate
 

@@ -98,7 +98,7 @@ def test_accumulated_micro_batches_equal_one_batch(
         step = TrainStep(sft, rows, micro_batch_tokens, Execution(streams))
         step.optimizer.init(student.model.trainable_parameters())
         metrics = step.step(range(len(rows)), 1e-3, 1)
-        assert metrics.supervised_tokens == sum(row.n_supervised for row in rows.rows)
+        assert metrics.supervised_tokens == sum(row.n_supervised for row in rows.chats)
         return metrics.train_loss, metrics.gradient_norm, metrics.tokens
 
     whole = take(1 << 20, [mx.default_stream(mx.cpu)])
