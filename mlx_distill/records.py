@@ -302,12 +302,10 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
             force_setattr(self, "key", self.request.key)
 
     @classmethod
-    def of(
-        cls, prompt: Prompt, request: Request, answer: Answer, *, key: str = "", asked_at: str = "", batch: str = ""
-    ) -> Self:
-        """Build the record of an answered request. `key` defaults to the request's own."""
+    def of(cls, prompt: Prompt, request: Request, answer: Answer, *, asked_at: str = "", batch: str = "") -> Self:
+        """Build the record of an answered request."""
         return cls(
-            key=key or request.key,
+            key=request.key,
             prompt_id=prompt.id,
             family=prompt.family,
             category=prompt.category,

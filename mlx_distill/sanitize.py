@@ -9,10 +9,10 @@ import re
 
 _ESCAPE_SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
-    r"|(?:\x1b[P\]X^_]|[\x90\x9d\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS: titles, links
+    r"|(?:\x1b[P\]X^_]|[\x90\x9d\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS
     r"|\x1b[ -/]+[0-~]|\x1b[0-Z\\^-~]"  # two or three characters: resets, character sets
 )
-"""Complete ECMA-48 control sequences, in their 7-bit and 8-bit forms."""
+"""Complete ECMA-48 control sequences, in their 7-bit and 8-bit forms. The search takes time linear in the text."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters except tab and newline, and marks that reorder or break the text around them."""

@@ -8,7 +8,7 @@ import click
 
 from mlx_distill.cli.output import print_facts, print_json, safe
 from mlx_distill.formatting import format_usd, plural
-from mlx_distill.teachers.ask import Estimate
+from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pricing import PRICES_AS_OF, ModelUsage, UsageReport
 
 

@@ -129,10 +129,11 @@ class _Job:
 
             def progress(n_tokens: int) -> None:
                 nonlocal n_done
-                first, n_done = n_done == 0, n_done + n_tokens
+                is_first = not n_done
+                n_done += n_tokens
                 rate = n_done / max(self.now() - started, 1e-9)
                 left = format_duration((missing - n_done) / rate)
-                if first and n_done < missing:
+                if is_first and n_done < missing:
                     self.report(Note(f"About {left} at {rate:,.0f} answer tokens a second."))
                 figures = f"{rate:,.0f} tokens/s, {left} left"
                 self.report(Progress("logprobs", n_done, missing, "answer tokens", figures))
@@ -162,10 +163,8 @@ def score_rows(
     results = map_batches(batches, lambda batch: teacher.top_log_probs(batch, k))
     for group, batch, (ids, log_probs) in zip(groups, batches, results, strict=True):
         all_ids, all_log_probs = np.array(ids, dtype=np.uint32), np.array(log_probs)
-        start = 0
-        for index, count in zip(group, batch.tokens_of_row, strict=True):
-            found[keys[index]] = all_ids[start : start + count], all_log_probs[start : start + count]
-            start += count
+        for index, tokens in zip(group, batch.row_slices, strict=True):
+            found[keys[index]] = all_ids[tokens], all_log_probs[tokens]
         progress(batch.n_supervised)
     return found
 

@@ -106,7 +106,7 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     n_layers = config.get("num_hidden_layers")
     if isinstance(n_layers, int) and n_layers > n_tensors:  # before mlx-lm builds that many layers
         raise InputError(f"{path}: config.json names {n_layers} layers, the files hold {n_tensors} tensors.", _CONVERT)
-    with file_errors(f"{path}: not a model that can be loaded", _CONVERT), without_marks(path) as folder:
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT), without_bom(path) as folder:
         model, config = mlx_lm_utils.load_model(folder, lazy=True, trust_remote_code=False)
     return model, config
 
@@ -125,26 +125,26 @@ def weight_bytes(path: Path, itemsize: int) -> int:
 
 
 @contextlib.contextmanager
-def without_marks(folder: Path) -> Iterator[Path]:
+def without_bom(folder: Path) -> Iterator[Path]:
     """Yield the folder if no JSON file in it begins with a byte order mark, which mlx-lm cannot read.
 
     Otherwise yield a temporary folder of links, with copies of these files without the mark.
     """
-    marked = [file for file in folder.glob("*.json") if _begins_with_mark(file)]
-    if not marked:
+    with_bom = [file for file in folder.glob("*.json") if _begins_with_bom(file)]
+    if not with_bom:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="mlx-distill-") as name:
         for file in folder.iterdir():
             copy = Path(name, file.name)
-            if file in marked:
+            if file in with_bom:
                 copy.write_bytes(file.read_bytes().removeprefix(BOM_UTF8))
             else:
                 copy.symlink_to(file.resolve())
         yield Path(name)
 
 
-def _begins_with_mark(file: Path) -> bool:
+def _begins_with_bom(file: Path) -> bool:
     with file.open("rb") as opened:
         return opened.read(3) == BOM_UTF8
 
@@ -165,7 +165,7 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
     """Load the tokenizer of a model folder, without its weights. InputError if it is broken or cannot render chats."""
     read_config(path)
     try:
-        with without_marks(path) as folder:
+        with without_bom(path) as folder:
             tokenizer = mlx_lm_utils.load_tokenizer(
                 folder,
                 tokenizer_config_extra={"trust_remote_code": False},
@@ -189,7 +189,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingError(f"{file} is missing, so {path} is not a model folder.", _CONVERT)
     refuse_pipes(path, _CONVERT)
-    configs = {file.name: read_json(file, _CONVERT) for file in sorted(path.glob("*config*.json"))}
+    configs = {found.name: read_json(found, _CONVERT) for found in sorted(path.glob("*config*.json"))}
     for name, data in configs.items():
         for setting in ("model_file", "auto_map"):
             if isinstance(data, dict) and data.get(setting):

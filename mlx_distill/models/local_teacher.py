@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,11 @@ class LocalTeacher:
     context: TeacherContext
     vocabulary: int
     """The number of ids that teacher and student share. The rest of a head is padding."""
-    head: Head = field(init=False)
-    """From hidden states (..., D) to logits (..., vocabulary) in float32: 16 bits would add 1e-4 nats of noise."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "head", exact_head(self.model.head, self.vocabulary))
+    @cached_property
+    def head(self) -> Head:
+        """From hidden states (..., D) to logits (..., vocabulary) in float32: 16 bits would add 1e-4 nats of noise."""
+        return exact_head(self.model.head, self.vocabulary)
 
     def view(self, chat: TokenizedChat, messages: Messages, document: str = "", tools: Tools = ()) -> TokenizedChat:
         """Return a row as the teacher sees it: its context and the prompt, then the student's tokens as they are.
@@ -81,22 +81,21 @@ class LocalTeacher:
             batch = pad([rows[index] for index in group])
             found = self.hidden_of(batch)
             mx.eval(found)
-            start = 0
-            for index, count in zip(group, batch.tokens_of_row, strict=True):
-                states[index] = found[start : start + count]
-                start += count
+            for index, tokens in zip(group, batch.row_slices, strict=True):
+                states[index] = found[tokens]
         return mx.concatenate([states[index] for index in range(len(rows))])
 
     def hidden_of(self, batch: Batch) -> mx.array:
         """Return the hidden states (N, D) that predict the supervised tokens of a batch."""
         n_prefix, cache = self._cached_prefix(batch)
-        with self._alone():
+        with self._without_adapter():
             if not cache:
                 return mx.stop_gradient(batch.gather(self.model.hidden(batch.inputs)))
             states = self.model.hidden(batch.inputs[:, n_prefix:], cache)
         length = batch.inputs.shape[1]
-        places = batch.positions // length * (length - n_prefix) + batch.positions % length - n_prefix
-        return mx.stop_gradient(states.reshape(-1, states.shape[-1])[places])
+        row, column = batch.positions // length, batch.positions % length
+        positions = row * (length - n_prefix) + column - n_prefix  # `states` begins after the prefix
+        return mx.stop_gradient(states.reshape(-1, states.shape[-1])[positions])
 
     def top_log_probs(self, batch: Batch, k: int) -> tuple[mx.array, mx.array]:
         """Return the ids (N, k) and log-probabilities (N, k) float32 of the most probable tokens, in falling order."""
@@ -152,12 +151,12 @@ class LocalTeacher:
         if n_equal < MIN_PREFIX_TOKENS or any(type(cache) is not KVCache for cache in caches):
             return mx.array([]), []
         tokens = mx.array(one[:n_equal])
-        with self._alone():
+        with self._without_adapter():
             mx.eval(self.model.hidden(tokens[None], caches), [(cache.keys, cache.values) for cache in caches])
         return tokens, caches
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _without_adapter(self) -> Iterator[None]:
         """Compute without the adapter, and without dropout."""
         model = self.model.model
         training = model.training
@@ -294,12 +293,15 @@ def describe_teacher(
     folder = teacher_folder(spec, student, report)
     hardware = device.prepare()
     converted = (student / MODEL_CONFIG).is_file()
+    is_other_model = converted and spec != SELF
     if scores and converted:
         check_teacher(folder, student)
     else:
         load_tokenizer(folder)
-    own = weight_bytes(student, hardware.dtype.size) if converted and spec != SELF else 0
-    needed = check_memory(folder, own if in_memory else 0)
-    parts = [f"weights {format_bytes(needed)}", *([f"the student's {format_bytes(own)}"] if own else [])]
-    tokens = "; the same tokens as the student" if scores and converted and spec != SELF else ""
-    return f"Teacher {spec}: {', '.join(parts)}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"
+    student_bytes = weight_bytes(student, hardware.dtype.size) if is_other_model else 0
+    needed = check_memory(folder, student_bytes if in_memory else 0)
+    weights = f"weights {format_bytes(needed)}"
+    if student_bytes:
+        weights += f", the student's {format_bytes(student_bytes)}"
+    tokens = "; the same tokens as the student" if scores and is_other_model else ""
+    return f"Teacher {spec}: {weights}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,14 +27,16 @@ MAX_TEMPLATE_CHARACTERS = 100_000
 TRIAL_BYTES = 4 << 30
 """Memory limit for the trial of a chat template (Linux only)."""
 _TRIAL = f"""
-import json, resource, sys
+import json, resource, sys, time
 if sys.platform == "linux":
     resource.setrlimit(resource.RLIMIT_AS, ({TRIAL_BYTES}, {TRIAL_BYTES}))
 from transformers.utils.chat_template_utils import render_jinja_template
+seconds = int(time.process_time()) + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 render_jinja_template(**json.load(sys.stdin), add_generation_prompt=True)
 """
 _REWRITES = "The chat template writes earlier turns differently once an answer follows."
-_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_THOUGHT = re.compile(r"<think>.*?(</think>\s*|\Z)", re.DOTALL)
 _OTHER_MODEL = "Use an instruct model whose chat template writes turns one after another (Qwen2.5, SmolLM2, Llama)."
 
 
@@ -78,11 +81,10 @@ def render(tokenizer: TokenizerWrapper, conversation: Messages | Example) -> Tok
 def render_prompt(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools = ()) -> list[int]:
     """Return the tokens after which the model writes the next answer."""
     whole = _text(tokenizer, messages, tools, ask=True)
-    texts = _find_answers(tokenizer, messages, tools, whole)
+    texts = _split_at_answers(tokenizer, messages, tools, whole)
     if texts is None:
-        texts = [text for text, _ in _pieces(tokenizer, messages, tools)]
-        if not _continues(whole, "".join(texts)):
-            texts = []
+        given = [text for text, _ in _pieces(tokenizer, messages, tools)]
+        texts = given if _continues(whole, "".join(given)) else []
     rest = whole[sum(map(len, texts)) :]
     return [token for text in (*texts, rest) for token in tokenizer.encode(text, add_special_tokens=False)]
 
@@ -108,10 +110,11 @@ def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str
     return ""
 
 
-def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) -> None:
+def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: int = 30) -> None:
     """Render one message in a child process. InputError if the template fails, or exceeds the time or memory limit.
 
     A template is a program from the model's author: it can loop or fill the memory even when it is only compiled.
+    The time is processor time, so that a busy machine does not refuse a good template.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
@@ -121,14 +124,13 @@ def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) 
 
 
 @cache
-def _check_template(template: str, max_seconds: float) -> None:
+def _check_template(template: str, max_seconds: int) -> None:
     conversations = [[message.to_json() for message in build_messages("Hello")]]
     trial = json.dumps({"conversations": conversations, "chat_template": template})
-    command = [sys.executable, "-P", "-c", _TRIAL]  # -P: do not import modules from the working folder
-    try:
-        done = subprocess.run(command, input=trial, capture_output=True, text=True, timeout=max_seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"The chat template does not finish within {max_seconds:g} s.", _OTHER_MODEL) from error
+    command = [sys.executable, "-P", "-c", _TRIAL, str(max_seconds)]  # -P: no modules from the working folder
+    done = subprocess.run(command, input=trial, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise InputError(f"The chat template does not finish within {max_seconds} s.", _OTHER_MODEL)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["the process ended without a message"]
         raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
@@ -167,9 +169,14 @@ def _continues(whole: str, start: str) -> bool:
     """
     if whole.startswith(start):
         return True
-    if _THOUGHT.sub("", whole).startswith(_THOUGHT.sub("", start)):
+    if _without_thoughts(whole).startswith(_without_thoughts(start)):
         return False
     raise InputError(_REWRITES, _OTHER_MODEL)
+
+
+def _without_thoughts(text: str) -> str:
+    """Remove all reasoning that has an end, in time linear in the text."""
+    return _THOUGHT.sub(lambda found: "" if found[1] else found[0], text)
 
 
 def _check_complete(message: Message, answer: str) -> None:
@@ -186,17 +193,17 @@ def _check_complete(message: Message, answer: str) -> None:
 
 def _without_thought(text: str, supervised: bool) -> list[tuple[str, bool]]:
     """Split the reasoning off a supervised text. It is read, but not learned."""
-    head, closing, rest = text.partition("</think>") if supervised else ("", "", text)
+    _, closing, rest = text.partition("</think>")
+    if not supervised or not closing:
+        return [(text, supervised)]
     answer = rest.lstrip()
-    return (
-        [(head + closing + rest[: len(rest) - len(answer)], False), (answer, True)] if closing else [(text, supervised)]
-    )
+    return [(text[: len(text) - len(answer)], False), (answer, True)]
 
 
-def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:
+def _split_at_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:
     """Split `whole` like `_pieces`, in time linear in the number of turns: each answer follows a generation prompt.
 
-    Returns None if this cannot be told from the text alone.
+    Returns None if the places of the answers cannot be told from the text alone.
     """
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
@@ -204,11 +211,13 @@ def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools,
     before = messages[: answers[0]]
     opening = _text(tokenizer, before, tools, ask=True).removeprefix(_text(tokenizer, before, tools, ask=False))
     ends = end_tokens(tokenizer)
-    parts = whole.split(opening) if opening else []
-    controls_in_content = any(token in message.content for message in messages for token in (opening, *ends))
+    if not opening or any(token in message.content for message in messages for token in (opening, *ends)):
+        return None
     answered = _text(tokenizer, messages[: answers[-1] + 1], tools, ask=False)
-    unchanged = whole.startswith(answered) and "</think>" not in answered  # reasoning may be forgotten later
-    if controls_in_content or not unchanged or len(parts) != len(answers) + 2:
+    if not whole.startswith(answered) or "</think>" in answered:  # the template may leave out earlier reasoning
+        return None
+    parts = whole.split(opening)
+    if len(parts) != len(answers) + 2:
         return None
     texts = [parts[0] + opening]
     for part in parts[1 : len(answers) + 1]:

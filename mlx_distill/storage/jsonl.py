@@ -66,7 +66,8 @@ def each_line(path: Path, missing_step: str = "", *, skip_partial_line: bool = F
     with _read_errors(path, missing_step), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = _decode(path, offset, line).strip()
-            if text and not (skip_partial_line and not line.endswith(b"\n")):
+            is_complete = line.endswith(b"\n") or not skip_partial_line
+            if text and is_complete:
                 yield Line(number, offset, text)
             offset += len(line)
 

@@ -93,6 +93,23 @@ class Budget:
             )
         return price
 
+    def cost_of(self, record: TeacherRecord) -> float | None:
+        """Return the cost of an answer; None if its usage or its price is unknown.
+
+        The price of the requested model holds for its snapshots and for models without a name.
+        """
+        model = model_of(record.teacher)
+        known = not record.model or record.model.startswith(model) or price_of(record.model, self.prices)
+        if not known or record.usage == Usage():
+            return None
+        cost = cost_of(self.price_of(model), record.usage, batch=bool(record.batch))
+        return cost.usd if cost and math.isfinite(cost.usd) else None
+
+
+def model_of(teacher: str) -> str:
+    """Return the model in a teacher's name."""
+    return teacher.partition(":")[2]
+
 
 def is_paid(teacher: Teacher, budget: Budget) -> bool:
     """Return whether the teacher's costs are counted."""
@@ -197,18 +214,23 @@ class UsageReport:
         return usage_report((*self.models, *other.models))
 
 
+def add_usage(usages: dict[str, ModelUsage], usage: ModelUsage) -> None:
+    """Add a usage to that of its model."""
+    usages[usage.model] = usages[usage.model].plus(usage) if usage.model in usages else usage
+
+
 def usage_report(usages: Iterable[ModelUsage]) -> UsageReport:
     """Group usages by model."""
     groups: dict[str, ModelUsage] = {}
     for usage in usages:
-        groups[usage.model] = groups[usage.model].plus(usage) if usage.model in groups else usage
+        add_usage(groups, usage)
     models = tuple(groups[model] for model in sorted(groups))
     return UsageReport(models, sum(model.usd for model in models))
 
 
 def usage_of(record: TeacherRecord, prices: Prices, *, repeated: bool) -> ModelUsage:
     """Return the usage of one paid answer. Its cost is what the record says; today's price only splits it."""
-    usd, usage, model = record.cost_usd or 0.0, record.usage, record.teacher.partition(":")[2]
+    usd, usage, model = record.cost_usd or 0.0, record.usage, model_of(record.teacher)
     price = price_of(model, prices)
     cost = cost_of(price, usage) if price else None
     scale = usd / cost.usd if cost and cost.usd else 0.0

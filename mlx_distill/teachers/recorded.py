@@ -51,7 +51,7 @@ class RecordedTeacher:
         return Reply(answer)
 
     def _files(self) -> list[Path]:
-        path = package_data_path(SAMPLE) if self._source == SAMPLE else Path(self._source).expanduser()
+        path = _path(self._source)
         if not path.is_dir():
             return [path]
         files = sorted(path.glob("*.jsonl"))
@@ -72,8 +72,11 @@ def recording_files(teacher: str) -> list[Path]:
     provider, _, source = teacher.partition(":")
     if provider != "recorded":
         return []
-    path = package_data_path(SAMPLE) if source == SAMPLE else Path(source).expanduser()
-    return [path] if path.exists() else []
+    return [_path(source)] if _path(source).exists() else []
+
+
+def _path(source: str) -> Path:
+    return package_data_path(SAMPLE) if source == SAMPLE else Path(source).expanduser()
 
 
 def _key(messages: Messages) -> str:

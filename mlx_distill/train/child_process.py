@@ -83,10 +83,11 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
         end = _run_child(config, report, command)
     if isinstance(end.last, Finished):
         return end.last.result
-    if end.last and end.last.exit_code > 128:
-        raise Interrupted(end.last.message, CONTINUE, end.last.exit_code)
-    if end.last:
-        raise DistillError(end.last.message, end.last.next_step, end.last.problems)
+    failed = end.last
+    if failed and failed.exit_code > 128:
+        raise Interrupted(failed.message, CONTINUE, failed.exit_code)
+    if failed:
+        raise DistillError(failed.message, failed.next_step, failed.problems)
     if end.signals:
         raise Interrupted("train: stopped before it could save.", CONTINUE, 128 + end.signals[-1])
     raise _explain_death(end.exit_code, end.errors)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec.structs import force_setattr
 
-from mlx_distill.config import Config, doc, fields_of
+from mlx_distill.config import Config, default_of, doc
 from mlx_distill.formatting import format_percent
 from mlx_distill.models.config import local_folder
 from mlx_distill.models.context import ContextConfig
@@ -29,6 +29,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Named sets of settings."""
 SEED_STRIDE = 1_000_003
+"""More than the steps of a run, so that runs with different seeds share no step seed."""
 
 
 class TrainConfig(Config, frozen=True):
@@ -118,17 +119,16 @@ class TrainConfig(Config, frozen=True):
     def check(self) -> None:
         if not all(map(math.isfinite, (self.learning_rate, self.alpha, self.temperature, self.rollout_temperature))):
             raise ValueError("learning_rate, alpha and temperatures must be finite")
-        divergence = (self.divergence, self.beta, self.temperature, self.hard_labels)
-        if self.objective == "sft" and divergence != ("forward", 0.5, 1.0, 0.0):
+        if self.objective == "sft" and self._differs("divergence", "beta", "temperature", "hard_labels"):
             raise ValueError("divergence, beta, temperature and hard_labels belong to objective kd")
-        rollouts = (self.rollout_samples, self.rollout_tokens, self.rollout_temperature, self.prepared_share)
-        if self.objective != "on-policy" and rollouts != (1, 128, 1.0, 0.0):
+        rollout_settings = ("rollout_samples", "rollout_tokens", "rollout_temperature", "prepared_share")
+        if self.objective != "on-policy" and self._differs(*rollout_settings):
             raise ValueError("rollout_samples, _tokens, _temperature and prepared_share belong to objective on-policy")
         if self.objective == "on-policy" and not self.teacher:
             raise ValueError("objective on-policy needs a teacher on this machine: mlx:FOLDER, mlx:OWNER/NAME or self")
         if self.objective == "on-policy" and self.hard_labels:
             raise ValueError("hard_labels belongs to objective kd: an own answer is not a label")
-        if self.divergence != "jsd" and self.beta != 0.5:
+        if self.divergence != "jsd" and self._differs("beta"):
             raise ValueError("beta belongs to divergence jsd")
         if self.method == "full" and self.objective in ("kd", "on-policy"):
             # The loss is computed in chunks, without a gradient for the head.
@@ -141,11 +141,14 @@ class TrainConfig(Config, frozen=True):
         if self.resume and self.force:
             raise ValueError("resume and force exclude each other")
 
+    def _differs(self, *names: str) -> bool:
+        """Return True if one of these settings is not at its default."""
+        return any(getattr(self, name) != default_of(TrainConfig, name) for name in names)
+
     def _apply_preset(self) -> None:
-        defaults = {field.name: field.default for field in fields_of(type(self))}
         for name, value in PRESETS.get(self.preset, {}).items():
             given = getattr(self, name)
-            if given not in (value, defaults[name]):
+            if given not in (value, default_of(TrainConfig, name)):
                 raise ValueError(f"preset {self.preset!r} sets {name} to {value}, and {name} is {given}: leave one out")
             force_setattr(self, name, value)
 
@@ -160,13 +163,13 @@ class TrainConfig(Config, frozen=True):
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that training reads."""
-        rows = [self.model, self.data / files.TRAIN, self.data / files.VALID]
+        paths = [self.model, self.data / files.TRAIN, self.data / files.VALID]
         if self.objective == "sft":
-            return rows
+            return paths
         if not self.teacher:
-            return [*rows, self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST]
+            return [*paths, self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST]
         folder = local_folder(self.teacher, self.model)
-        return [*rows, *self.teacher_context.inputs(), *([folder] if folder else [])]
+        return [*paths, *self.teacher_context.inputs(), *([folder] if folder else [])]
 
     def outputs(self) -> list[Path]:
         """Return the files that later stages read."""

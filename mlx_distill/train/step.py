@@ -22,9 +22,9 @@ from mlx_distill.train.objectives.base import Objective
 
 Sums = tuple[mx.array, mx.array, mx.array]
 """Loss (), number of correct predictions () and cross-entropy (), summed over supervised tokens."""
-Gradient = Callable[[Batch, Any, mx.Stream], tuple[Sums, Any]]
+GradientFunction = Callable[[Batch, Any, mx.Stream], tuple[Sums, Any]]
 """Micro-batch, gradients so far or None, stream -> its sums, gradients so far."""
-Update = Callable[[Any, mx.array], mx.array]
+UpdateFunction = Callable[[Any, mx.array], mx.array]
 """Summed gradients, number of supervised tokens () -> gradient norm () before clipping. Changes the weights."""
 
 
@@ -72,17 +72,18 @@ class TrainStep:
         started = time.perf_counter()
         gradient_of, update = self._functions
         streams, compiled = self.execution.streams, self.execution.compiled
-        sums, n_supervised, n_tokens = (mx.array(0.0), mx.array(0), mx.array(0.0)), 0, 0
+        sums: Sums = (mx.array(0.0), mx.array(0), mx.array(0.0))
+        n_supervised = n_tokens = 0
         gradients: Any = None
-        rows = self.objective.roll([self.rows.rows[row] for row in batch], number)
+        rows = self.objective.rows_for_step([self.rows.rows[row] for row in batch], number)
         mx.random.seed(self.config.step_seed(number))
         self.student.model.train()
         lengths = [len(row.tokens) for row in rows]
         parts = micro_batches(lengths, range(len(rows)), self.micro_batch_tokens, len(streams))
         for index, part in enumerate(parts, 1):
             micro_batch = self.objective.make_batch([rows[row] for row in part], self.execution.length_multiple)
-            found, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
-            sums = (sums[0] + found[0], sums[1] + found[1], sums[2] + found[2])
+            more, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
+            sums = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
             every_stream_has_one = index % len(streams) == 0
             computed_with_the_update = compiled and index == len(parts)
             if every_stream_has_one and not computed_with_the_update:
@@ -116,7 +117,7 @@ class TrainStep:
         return max(max(longest), min(sum(longest), self.micro_batch_tokens))
 
     @cached_property
-    def _functions(self) -> tuple[Gradient, Update]:
+    def _functions(self) -> tuple[GradientFunction, UpdateFunction]:
         """Made at the first step: compiled functions keep the optimizer's state, which resuming replaces.
 
         They do not refer to `self`: a cycle would keep the model in memory after the run.
@@ -127,7 +128,7 @@ class TrainStep:
         return gradient(self.objective), update(self.student.model, self.optimizer, max_norm, sum_at_once=sum_at_once)
 
 
-def eager_gradient(objective: Objective) -> Gradient:
+def eager_gradient(objective: Objective) -> GradientFunction:
     """Make the gradient function that computes operation by operation."""
     value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
 
@@ -139,22 +140,24 @@ def eager_gradient(objective: Objective) -> Gradient:
     return gradient_of
 
 
-def compiled_gradient(objective: Objective) -> Gradient:
+def compiled_gradient(objective: Objective) -> GradientFunction:
     """Make the gradient function that MLX compiles once for each padded shape."""
     value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
-    first: list[Batch] = []
+    template: Batch | None = None
     # Dropout draws from the random state. The model is an output too, because the trace puts its placeholders there.
     state = [objective.student.model.state, mx.random.state]
 
     @partial(mx.compile, inputs=state, outputs=state)
     def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[Sums, Any]:
         # A compiled function sees Python values of the first call only. Counts of another batch would be wrong.
-        batch = replace(first[0], **arrays, tokens_of_row=())
+        assert template is not None
+        batch = replace(template, **arrays, tokens_of_row=())
         sums, gradients = value_and_grad(batch)
         return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
     def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
-        first[:] = first or [batch]
+        nonlocal template
+        template = template or batch
         with mx.stream(stream):
             sums, gradients = compiled(arrays_of(pad_targets(batch)), previous)
         return sums, gradients
@@ -164,7 +167,8 @@ def compiled_gradient(objective: Objective) -> Gradient:
 
 def pad_targets(batch: Batch) -> Batch:
     """Pad the supervised positions to a quarter, a half, three quarters or all of the inputs, with the target -1."""
-    n_padding = -batch.targets.size % -(-batch.inputs.size // 4)
+    quarter = math.ceil(batch.inputs.size / 4)
+    n_padding = -batch.targets.size % quarter
     padded: dict[str, Any] = {
         name: mx.pad(values, [(0, n_padding), *[(0, 0)] * (values.ndim - 1)])
         for name, values in arrays_of(batch).items()
@@ -180,7 +184,7 @@ def arrays_of(batch: Batch) -> dict[str, mx.array]:
     return {name: value for name, value in values.items() if isinstance(value, mx.array)}
 
 
-def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> UpdateFunction:
     """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer.
 
     Clips as mlx.optimizers.clip_grad_norm, but multiplies each gradient only once. `sum_at_once` computes the norm
@@ -201,13 +205,16 @@ def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, 
     return update
 
 
-def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+def compiled_update(
+    model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool
+) -> UpdateFunction:
     """Make the same update compiled: about two kernels for each tensor (`scripts/bench/kernels.py`).
 
     The results are those of the eager update, bit for bit, if the compiler does not fuse multiplications and additions.
     """
     state = [model.state, optimizer.state]
-    update: Update = mx.compile(eager_update(model, optimizer, max_norm, sum_at_once=sum_at_once), state, state)
+    eager = eager_update(model, optimizer, max_norm, sum_at_once=sum_at_once)
+    update: UpdateFunction = mx.compile(eager, state, state)
     return update
 
 

@@ -68,9 +68,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = ignore) -> None:
     """
     file, config = check_gguf(path)
     names = schema.tensor_names(config)
-    types = {tensor.tensor_type.name for tensor in file.tensors.values() if len(tensor.shape) > 1}
-    own: dict[str, FloatName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    dtype = own.get(types.pop(), "float16") if len(types) == 1 else "float16"
+    dtype = _dtype(file)
     tensors = _tensors(file, config, names, dtype, report)
     write_tensors(folder / "model.safetensors", dtype, dict(names.values()), tensors)
     write_json(folder / MODEL_CONFIG, {**config, "torch_dtype": dtype})
@@ -81,9 +79,9 @@ def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
     """Open a file. Returns it with its model's `config.json`; InputError lists every problem."""
     file = open_gguf(path)
     metadata, name = file.metadata, str(file.metadata.get("general.architecture", ""))
-    kind = metadata.get("general.type", "model")
-    if kind != "model":
-        raise InputError(f"{path}: this GGUF file holds a {kind}, not a model.", OTHER_FILE)
+    content = metadata.get("general.type", "model")
+    if content != "model":
+        raise InputError(f"{path}: this GGUF file holds a {content}, not a model.", OTHER_FILE)
     if name not in schema.FAMILIES:
         raise InputError(
             f"{path}: the architecture {name!r} is not supported from GGUF ({', '.join(schema.FAMILIES)} are).",
@@ -103,6 +101,13 @@ def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
         problems += _tensor_problems(file, schema.tensor_names(config))
     raise_problems(path, problems, OTHER_FILE)
     return file, config
+
+
+def _dtype(file: GgufFile) -> FloatName:
+    """Return the type of the weights: that of all matrices in the file, or float16 if they are quantised or differ."""
+    floats: dict[str, FloatName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    types = {tensor.tensor_type.name for tensor in file.tensors.values() if len(tensor.shape) > 1}
+    return floats.get(types.pop(), "float16") if len(types) == 1 else "float16"
 
 
 def open_gguf(path: Path) -> GgufFile:

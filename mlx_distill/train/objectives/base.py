@@ -26,7 +26,7 @@ class Objective(ABC):
     logits_copies = 1.0
     """Memory of the loss, relative to that of the cross-entropy: see `memory_plan`."""
     figures: Mapping[str, float] = {}
-    """Figures of the last `roll`, by their names in metrics.jsonl."""
+    """Figures of the last `rows_for_step`, by their names in metrics.jsonl."""
 
     def __init__(self, config: TrainConfig, student: Student) -> None:
         """Open what the objective needs besides the student and the rows. Raises InputError if it does not fit."""
@@ -47,7 +47,7 @@ class Objective(ABC):
         """Turn an example into tokens and answer mask: the assistant turns are supervised. Runs before training."""
         return render(self.student.tokenizer, example)
 
-    def roll(self, rows: Sequence[TokenizedChat], step: int) -> Sequence[TokenizedChat]:
+    def rows_for_step(self, rows: Sequence[TokenizedChat], step: int) -> Sequence[TokenizedChat]:
         """Return the rows to learn from in a step, given those that are due. Runs before they become micro-batches."""
         return rows
 
@@ -55,8 +55,8 @@ class Objective(ABC):
         """Return rows as long as those of any step, given all rows of train.jsonl."""
         return sorted(rows, key=lambda row: len(row.tokens))[-self.config.batch_size :]
 
-    def roll_bytes(self, rows: Sequence[TokenizedChat]) -> int:
-        """Return the memory that `roll` takes for a step of such rows."""
+    def rollout_bytes(self, rows: Sequence[TokenizedChat]) -> int:
+        """Return the memory that `rows_for_step` takes for a step of such rows."""
         return 0
 
     def make_batch(self, rows: Sequence[TokenizedChat], length_multiple: int = 1) -> Batch:

@@ -22,6 +22,7 @@ from mlx_distill.errors import MachineError
 from mlx_distill.formatting import format_percent
 from mlx_distill.models.generate import Completion, generate_batch
 from mlx_distill.models.load import Student
+from mlx_distill.models.score import round_up
 from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_text
@@ -66,15 +67,20 @@ class OnPolicy(LiveKd):
         self.history: list[Rollouts] = []
         """The rollouts of all steps, without their samples. Empty before the first roll."""
 
-    def roll(self, rows: Sequence[Any], step: int) -> Sequence[LiveRow]:
+    def rows_for_step(self, rows: Sequence[Any], step: int) -> Sequence[LiveRow]:
         """Replace the last answer of each row by answers of the student. A share of rows may stay as prepared.
 
         Raises MachineError if the answers run away.
         """
         self.history = self.history or read_rollouts(self.file, step)
         config, draw = self.config, random.Random(self.config.step_seed(step))
-        stay = [draw.random() < config.prepared_share for _ in rows]
-        asked = [row for row, stays in zip(rows, stay, strict=True) if not stays for _ in range(config.rollout_samples)]
+        prepared: list[LiveRow] = []
+        asked: list[LiveRow] = []
+        for row in rows:
+            if draw.random() < config.prepared_share:
+                prepared.append(row)
+            else:
+                asked += [row] * config.rollout_samples
         self.student.model.eval()
         with cpu.shared_cores(1):
             completions = generate_batch(
@@ -87,8 +93,8 @@ class OnPolicy(LiveKd):
         answers = [answer_of(completion) for completion in completions]
         self.figures = {}
         if answers:
-            self._note(step, asked, completions)
-        prepared = [row for row, stays in zip(rows, stay, strict=True) if stays]
+            self._record(step, asked, completions)
+            self._check_length()
         return [*prepared, *(with_answer(row, answer) for row, answer in zip(asked, answers, strict=True))]
 
     def largest_step(self, rows: Sequence[TokenizedChat]) -> Sequence[TokenizedChat]:
@@ -99,16 +105,16 @@ class OnPolicy(LiveKd):
             rolled = [max(pair, key=lambda row: len(row.tokens)) for pair in zip(rolled, rows, strict=True)]
         return [row for row in super().largest_step(rolled) for _ in range(self.config.rollout_samples)]
 
-    def roll_bytes(self, rows: Sequence[TokenizedChat]) -> int:
+    def rollout_bytes(self, rows: Sequence[TokenizedChat]) -> int:
         """Return the memory of the key-value caches."""
         sizes = self.student.config
         head = sizes.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
         width = 2 * head * (sizes.get("num_key_value_heads") or sizes["num_attention_heads"])
-        n_tokens = sum(-(-len(row.tokens) // CACHE_STEP) * CACHE_STEP for row in rows)
+        n_tokens = sum(round_up(len(row.tokens), CACHE_STEP) for row in rows)
         return int(CACHE_COPIES * n_tokens * width * len(self.student.model.layers) * self.student.dtype.size)
 
-    def _note(self, step: int, asked: Sequence[TokenizedChat], completions: Sequence[Completion]) -> None:
-        """Compute the figures, write them with some rollouts, and check that the answers do not run away."""
+    def _record(self, step: int, asked: Sequence[TokenizedChat], completions: Sequence[Completion]) -> None:
+        """Compute the figures, and write them with some rollouts."""
         means = Rollouts(
             step,
             float(np.mean([len(answer_of(completion)) for completion in completions])),
@@ -124,14 +130,14 @@ class OnPolicy(LiveKd):
             journal.append({**msgspec.to_builtins(means), "samples": samples}, durable=False)
         self.figures = {name: getattr(means, name) for name in ("answer_tokens", "cut_off", "repetition")}
         self.history.append(means)
-        self._check_length()
 
     def _check_length(self) -> None:
         """Raise MachineError if the answers became much longer and most of them are cut off."""
         first, last = self.history[:WINDOW], self.history[-WINDOW:]
         before, now = (float(np.mean([means.answer_tokens for means in part])) for part in (first, last))
         cut_off = float(np.mean([means.cut_off for means in last]))
-        if len(self.history) < 2 * WINDOW or now <= MAX_GROWTH * before or cut_off <= MAX_CUT_OFF:
+        run_away = now > MAX_GROWTH * before and cut_off > MAX_CUT_OFF
+        if not run_away or len(self.history) < 2 * WINDOW:
             return
         raise MachineError(
             f"Step {last[-1].step}: the student's answers run away. They grew from {before:.0f} to {now:.0f} tokens, "

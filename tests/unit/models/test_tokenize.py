@@ -10,7 +10,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
-from mlx_distill.models.tokenize import TokenizedChat, render, render_prompt
+from mlx_distill.models.tokenize import TokenizedChat, _continues, render, render_prompt
 from mlx_distill.records import Message, Messages
 from tests.support.hard_text import HARD_TEXTS
 
@@ -126,3 +126,8 @@ def test_the_answers_have_the_tokens_of_training(tokenizer: TokenizerWrapper, sy
         if len(answered) > system:
             expected = list(render(tokenizer, answered).tokens)
             assert tokens[: len(expected)] == expected
+
+
+def test_thoughts_without_an_end_take_linear_time() -> None:
+    opened = "<think>" * 200_000  # an hour if the time is quadratic
+    assert not _continues(f"a b{opened}", "a <think>c</think> b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"\.model\.lock: cannot be written"), exclusive(tmp_path / "model"):
         pass
     assert precious.read_text() == "kept"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda lock: os.link(lock.with_name("precious"), lock)])
+def test_a_pipe_or_a_second_name_is_no_lock(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    (tmp_path / "precious").write_text("kept")
+    make(tmp_path / ".model.lock")
+    with pytest.raises(MachineError, match=r"\.model\.lock: not a lock"), exclusive(tmp_path / "model"):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_new_folder_has_one_writer(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from mlx_distill.errors import InputError, Interrupted, MissingError
 from mlx_distill.events import Event, Progress, ignore
 from mlx_distill.models.context import ContextConfig
 from mlx_distill.models.load import load_student
+from mlx_distill.models.safetensors_io import map_arrays, write_arrays
 from mlx_distill.models.score import score
-from mlx_distill.records import Example, Message
+from mlx_distill.records import Example, Message, content_hash
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.data import read_rows
 from mlx_distill.train.execution import Execution
@@ -258,3 +259,18 @@ def test_missing_and_foreign_log_probabilities_are_refused(kd: TrainConfig, tmp_
 def test_settings_that_contradict_are_refused(kd: TrainConfig, change: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         kd.replace(**change)
+
+
+def test_token_ids_that_the_student_lacks_are_refused(kd: TrainConfig, taught_rows: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(taught_rows, tmp_path / "hostile")
+    folder = data / "logprobs"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    file = folder / manifest["shards"][0]["file"]
+    arrays, _ = map_arrays(file)
+    source = {**manifest["source"], "vocabulary": 60_000}
+    ids = np.full_like(arrays["ids"], 50_000)
+    file.unlink()
+    write_arrays(file, {**arrays, "ids": ids}, {"source": content_hash(source)})
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "source": source}))
+    with pytest.raises(InputError, match="60000 token ids, more than"):
+        StoredKd(kd.replace(data=data), load_student(kd.model, dtype=mx.float32))

@@ -57,7 +57,7 @@ def opened(config: TrainConfig) -> tuple[OnPolicy, Rows]:
 def rolled(config: TrainConfig, step: int = 1) -> tuple[Sequence[Any], Sequence[LiveRow]]:
     """Return the training rows, and a roll of them."""
     objective, rows = opened(config)
-    return rows.rows, objective.roll(rows.rows, step)
+    return rows.rows, objective.rows_for_step(rows.rows, step)
 
 
 def one_step(config: TrainConfig, micro_batch_tokens: int = 4096, compiled: bool = False) -> StepMetrics:
@@ -94,7 +94,7 @@ def test_a_rollout_is_what_the_student_drew(on_policy: TrainConfig) -> None:
     """Tokens are those of the sampler, whatever their text would be tokenized to. Only they are supervised."""
     config = on_policy.replace(rollout_samples=4, rollout_tokens=48)
     objective, rows = opened(config)
-    answers = objective.roll(rows.rows, 3)
+    answers = objective.rows_for_step(rows.rows, 3)
     asked = [row for row in rows.rows for _ in range(4)]
     prompts = [list(row.tokens[: answer_start(row)]) for row in asked]
     drawn = generate_batch(objective.student, prompts, max_tokens=48, temperature=1.0, seed=config.step_seed(3))
@@ -145,7 +145,7 @@ def test_prepared_rows_take_their_share(on_policy: TrainConfig) -> None:
     objective, rows = opened(on_policy.replace(prepared_share=0.5))
     n_kept, every = 0, {row.tokens for row in rows.rows}
     for step in range(1, 9):
-        answers = objective.roll(rows.rows, step)
+        answers = objective.rows_for_step(rows.rows, step)
         assert len(answers) == len(rows)
         n_kept += sum(row.tokens in every for row in answers)
     assert 0.25 < n_kept / (8 * len(rows)) < 0.75
@@ -247,7 +247,7 @@ def test_the_memory_plan_counts_teacher_and_rollouts(on_policy: TrainConfig, tea
     assert long.activations > 2 * short.activations and many.activations > 2 * short.activations
     objective, rows = opened(on_policy)
     one_layer = 2 * 2 * 16 * 4 * 256  # keys and values of two heads of size 16 in float32, room for 256 tokens
-    assert objective.roll_bytes(rows.rows[:3]) == 2 * 3 * 2 * one_layer
+    assert objective.rollout_bytes(rows.rows[:3]) == 2 * 3 * 2 * one_layer
 
 
 def test_drawn_tokens_give_the_reverse_gradient() -> None:
