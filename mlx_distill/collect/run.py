@@ -119,7 +119,9 @@ def _warn_of_incomplete(requests: Requests, result: AskResult, report: Report) -
             details = sorted({answer.detail for answer in found if answer.detail})[:3]
             why = f" ({'; '.join(details)})" if details else ""
             names = ", ".join(prompts[answer] for answer in found[:5]) + (", ..." if len(found) > 5 else "")
-            report(Warning(f"{len(found):,} {words}{why}: {names}. To ask again: collect --retry {status}"))
+            limit = "; with a larger limit: --max-tokens" if status == "max_tokens" else ""
+            again = f"To ask again: collect --retry {status}{limit}"
+            report(Warning(f"{len(found):,} {words}{why}: {names}. They are not learned. {again}"))
 
 
 def _summarise(config: CollectConfig, result: AskResult) -> CollectResult:

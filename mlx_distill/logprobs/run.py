@@ -53,7 +53,8 @@ def run(
     """
     if not config.top_k:
         raise InputError(
-            "top_k is 0, so there is nothing to store.", "Pass --top-k 64, or train without stored log-probabilities."
+            "top_k is 0, so there is nothing to store.",
+            "Pass --top-k 64, or keep the teacher in memory: `mlx-distill train --objective kd --teacher NAME`.",
         )
     with only_writer(config.out):
         return _Job(config, report, now, shard_tokens).run()

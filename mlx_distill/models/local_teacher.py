@@ -205,7 +205,7 @@ def teacher_folder(spec: str, student: Path, report: Report = ignore) -> Path:
     if not is_local(spec):
         raise InputError(
             f"The probabilities of {spec} cannot be computed: it is not a model on this machine.",
-            "Name a local teacher: mlx:FOLDER, mlx:OWNER/NAME or self. Or learn from its text: --objective sft.",
+            "Name a local teacher: mlx:FOLDER, mlx:OWNER/NAME or self. Or train on its text alone, with objective sft.",
         )
     folder = local_folder(spec, student)
     if folder:

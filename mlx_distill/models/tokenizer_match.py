@@ -24,7 +24,7 @@ PROBE = (
     Message("assistant", "Because <b>it's</b> {so}."),
 )
 """A conversation whose tokens show differences in templates, in splitting and in normalisation."""
-_OTHER_TEACHER = "Choose a teacher of the student's own family, or learn from its text alone: --objective sft."
+_OTHER_TEACHER = "Choose a teacher of the student's own family, or train on its text alone, with objective sft."
 
 
 def check_same_tokenizer(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None:

@@ -43,13 +43,14 @@ def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
     rows = row_filter.rows
     rejected = [*selection.rejected, *row_filter.rejected]
     counts = Counter(str(rejection.reason) for rejection in rejected)
+    rejections = [f"rejected: {reason}: {count}" for reason, count in counts.items()]
     if not rows:
         raise InputError(
             f"{config.data / files.TEACHER_DATA}: none of its {selection.n_records} answers can be used.",
             "Collect complete answers with `mlx-distill collect`, or change the settings that reject them.",
-            [f"{reason}: {count}" for reason, count in counts.items()],
+            rejections,
         )
-    splits, moved = assign_splits((row.example.family for row in rows), named, config)
+    splits, moved = assign_splits((row.example.family for row in rows), named, config, rejections)
     by_split = {split: [row for row in rows if splits[row.example.family] == split] for split in SPLITS}
     held_out = [*by_split["valid"], *by_split["test"]]
     by_category: dict[str, list[Row]] = {}
