@@ -19,7 +19,7 @@ class ServerClient:
 
     @cached_property
     def openai(self) -> openai.OpenAI:
-        """The official client. Whoever uses it closes it."""
+        """The official client. The caller closes it."""
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="unused", max_retries=0, timeout=60)
 
     def ask(self, model: str, text: str = "Write a function.", **settings: Any) -> Any:
