@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -259,31 +259,25 @@ class BatchRunner:
             n_read = len(requests) - len(missing)
             raise RetryableError(f"the results of {batch.id} have {n_read:,} of its {len(requests):,} requests")
         unanswered |= {name: BatchResult(name, None, "no result came", retryable=True) for name in missing}
-        self._close(batch, requests, unanswered, [*unknown, *(requests[name] for name in missing)])
-
-    def _close(
-        self,
-        batch: PendingBatch,
-        requests: Mapping[str, PendingRequest],
-        unanswered: Mapping[str, BatchResult],
-        unknown: list[PendingRequest],
-    ) -> None:
-        """Forget a batch. Count the requests of unknown cost in full, and note why others are not answered."""
+        unknown += [requests[name] for name in missing]
         usd = sum(self._session.worst_usd(each, batch=True) for each in unknown) if batch.usd else 0.0
         self._store.close_batch(batch, unknown_usd=usd, n_unknown=len(unknown))
         self._was_in_batch |= {each.request.prompt_key for each in requests.values()}
         for name, result in unanswered.items():
-            key = requests[name].request.prompt_key
-            self._n_failures[key] += 1
-            if self._mode != "import" and not result.retryable:
-                self._given_up[key] = result.reason
-            elif self._mode != "import" and self._n_failures[key] == MAX_TRIES:
-                self._given_up[key] = f"{result.reason}, {MAX_TRIES} times"
+            self._count_failure(requests[name].request.prompt_key, result)
         reasons = Counter(result.reason for result in unanswered.values()).most_common(3)
         why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons)
         left = f"; {len(unanswered):,} are not ({why})" if unanswered else ""
         n_answered = len(requests) - len(unanswered)
         self._report(Note(f"Batch {batch.id}: {n_answered:,} of {len(requests):,} are answered{left}."))
+
+    def _count_failure(self, key: str, result: BatchResult) -> None:
+        """Give a prompt up if its request would fail again. If live requests follow, they try."""
+        self._n_failures[key] += 1
+        if self._mode != "import" and not result.retryable:
+            self._given_up[key] = result.reason
+        elif self._mode != "import" and self._n_failures[key] == MAX_TRIES:
+            self._given_up[key] = f"{result.reason}, {MAX_TRIES} times"
 
     async def _call(self, call: Callable[[], Awaitable[Result]], *, only_free: bool = False) -> Result:
         """Return the result of `call`; retry it while the provider cannot be reached.

@@ -137,8 +137,7 @@ def _costs(session: Session, requests: Iterable[PendingRequest], output_tokens: 
     likely = worst = largest = 0.0
     for each in requests:
         messages, limit = each.request.messages, each.request.max_tokens
-        cost = cost_of(price, _expected_usage(each, output_tokens))
-        likely += cost.usd if cost else 0.0
+        likely += cost_of(price, _expected_usage(each, output_tokens)) or 0.0
         first = worst_case_usd(price, messages, limit) or 0.0
         retry_limit = 0 if each.has_answer else min(2 * limit, session.teacher.max_retry_tokens)
         retry = worst_case_usd(price, messages, retry_limit) or 0.0 if retry_limit > limit else 0.0
