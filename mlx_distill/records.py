@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 
 from mlx_distill.sanitize import surrogate_problem
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -67,11 +67,32 @@ def explain(error: msgspec.ValidationError) -> str:
     return f'"{name}": {text}' if name else text
 
 
-class Message(Record, frozen=True):
-    """One turn of a conversation."""
+class ToolFunction(Record, frozen=True):
+    """The function of a tool call. Most templates want the arguments as an object."""
+
+    name: Text
+    arguments: dict[str, Any] | str
+
+
+class ToolCall(Record, frozen=True, omit_defaults=True):
+    """One call of a tool in an assistant turn."""
+
+    function: ToolFunction
+    type: Literal["function"] = "function"
+    id: str = ""
+
+
+class Message(Record, frozen=True, omit_defaults=True):
+    """One turn of a conversation, as chat templates read it."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that an assistant turn makes, after its text."""
+    tool_call_id: str = ""
+    """The call that a tool turn answers."""
+    name: str = ""
+    """The tool of a tool turn."""
 
 
 Messages = tuple[Message, ...]
@@ -281,12 +302,10 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
             force_setattr(self, "key", self.request.key)
 
     @classmethod
-    def of(
-        cls, prompt: Prompt, request: Request, answer: Answer, *, key: str = "", asked_at: str = "", batch: str = ""
-    ) -> Self:
-        """Build the record of an answered request. `key` defaults to the request's own."""
+    def of(cls, prompt: Prompt, request: Request, answer: Answer, *, asked_at: str = "", batch: str = "") -> Self:
+        """Build the record of an answered request."""
         return cls(
-            key=key or request.key,
+            key=request.key,
             prompt_id=prompt.id,
             family=prompt.family,
             category=prompt.category,
@@ -341,7 +360,7 @@ class TeacherRecord(Record, frozen=True, kw_only=True):
 class Example(Record, frozen=True):
     """One row of `train.jsonl`, `valid.jsonl` or `test.jsonl`, in mlx-lm's chat format."""
 
-    written_if_set = frozenset({"context"})
+    written_if_set = frozenset({"context", "tools", "mask_thinking"})
 
     messages: Annotated[Messages, msgspec.Meta(min_length=1)]
     """System message (always written out), user turns, assistant turns."""
@@ -351,11 +370,27 @@ class Example(Record, frozen=True):
     category: str = "general"
     context: str = ""
     """A document that only the teacher sees: never part of the student's tokens."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Descriptions of the tools that the messages may call, as JSON schemas."""
+    mask_thinking: bool = False
+    """The reasoning of the answers is read, but not learned."""
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Check the types of plain data. A turn that only calls tools may have the content null, as in OpenAI's API."""
+        if isinstance(data, Mapping) and isinstance(data.get("messages"), list):
+            messages = [
+                {**turn, "content": ""} if isinstance(turn, Mapping) and turn.get("content", "") is None else turn
+                for turn in data["messages"]
+            ]
+            data = {**data, "messages": messages}
+        return super().from_json(data)
 
     def __post_init__(self) -> None:
         if not any(message.role == "assistant" for message in self.messages):
             raise ValueError('"messages" has no assistant turn, so there is nothing to learn')
         if not self.id:
-            force_setattr(self, "id", content_hash([message.to_json() for message in self.messages])[:12])
+            content = [*(message.to_json() for message in self.messages), *self.tools]
+            force_setattr(self, "id", content_hash(content)[:12])
         if not self.family:
             force_setattr(self, "family", self.id)

@@ -120,6 +120,7 @@ class OverlapIndex:
             overlap = len(own & found) / len(own)
             if overlap >= self.min_overlap:
                 matches.append(Match(key, overlap))
-                for ngram in own & self._positions.keys() if remove else ():
-                    self._positions[ngram].discard(position)
+                if remove:
+                    for ngram in own & self._positions.keys():
+                        self._positions[ngram].discard(position)
         return matches

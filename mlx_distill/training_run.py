@@ -20,6 +20,8 @@ class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     epoch: float = 0.0
     train_loss: float | None = None
+    """The loss that the step minimised: for `kd` and `on-policy`, the divergence from the teacher."""
+    train_cross_entropy: float | None = None
     train_accuracy: float | None = None
     valid_loss: float | None = None
     valid_accuracy: float | None = None

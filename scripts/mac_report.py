@@ -123,8 +123,8 @@ def sections(scratch: Path) -> list[Section]:
             "display",
             "Does macOS stop a training while the display is on? Keep it on, and move windows meanwhile.",
             [
-                command(*run, "--force", "--from", "train", "--set", "train.time_budget_minutes=3", **{variable: value})
-                for variable, value in ((WATCHDOG, "1"), (WATCHDOG, "0"))
+                command(*CLI, "-C", demo, "train", "--force", "--time-budget-minutes", "3", **{WATCHDOG: value})
+                for value in ("1", "0")
             ],
         ),
         Section(

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from mlx_distill.cli.money import print_estimate, show_estimate, usage_facts
-from mlx_distill.cli.options import config_options, field_help, given, json_option, resolve
+from mlx_distill.cli.options import config_options, field_help, json_option, repeat_options, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.collect.config import CollectConfig, CollectResult
-from mlx_distill.collect.run import estimate, failed_lines, is_paid
+from mlx_distill.collect.run import estimate, failed_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.formatting import format_duration, plural
 from mlx_distill.records import COMPLETE_STOP_REASONS
@@ -47,8 +47,7 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
     if dry_run:
         print_estimate(estimate(config), as_json=as_json)
         return
-    if is_paid(config):
-        show_estimate(estimate(config))
+    show_estimate(estimate(config))
     with reporting() as report:
         result = run_standalone(COLLECT, config, report)
     if as_json:
@@ -59,7 +58,7 @@ def command(retry: str | None, dry_run: bool, as_json: bool, **flags: Any) -> No
         raise TeacherError(
             f"{len(result.failed):,} of {result.n_prompts:,} prompts have no answer; the others are saved.",
             "Change these prompts or the teacher and run the command again, or continue without them: "
-            f"mlx-distill prepare{given(data=flags['out'])}",
+            f"mlx-distill prepare{repeat_options(data=flags['out'])}",
             failed_lines(result.failed),
         )
     n_left = result.n_prompts - result.n_answered - result.n_in_batches

@@ -13,7 +13,7 @@ from mlx_distill.cli.output import print_facts, print_json, reporting
 from mlx_distill.compare.config import CompareConfig, CompareResult, PairConfig
 from mlx_distill.config import to_plain
 from mlx_distill.formatting import format_duration
-from mlx_distill.run.pipeline import run_standalone
+from mlx_distill.run.pipeline import keep_awake, run_standalone
 from mlx_distill.run.stages import COMPARE
 
 
@@ -53,7 +53,8 @@ def command(pair: tuple[Path, ...], no_teacher: bool, as_json: bool, **flags: An
             device.prepare()
             from mlx_distill.compare.run import run
 
-            result = run(config, report)
+            with keep_awake():
+                result = run(config, report)
         else:
             result = run_standalone(COMPARE, resolve(CompareConfig, "compare", flags), report)
     if as_json:

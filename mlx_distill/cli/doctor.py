@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mlx_distill.cli.options import json_option
-from mlx_distill.cli.output import print_json
+from mlx_distill.cli.output import print_json, safe
 from mlx_distill.formatting import plural
 from mlx_distill.run.doctor import DiagnosticCheck, run
 
@@ -41,8 +41,8 @@ def print_checks(checks: tuple[DiagnosticCheck, ...], brief: bool) -> None:
         if brief and check.status == "ok":
             continue
         status = click.style(check.status.ljust(7), fg=COLOURS[check.status])
-        click.echo(f"{status}  {check.name.ljust(width)}  {check.found}")
+        click.echo(f"{status}  {check.name.ljust(width)}  {safe(check.found)}")
         if check.advice:
-            click.echo(f"{'':9}{'':{width}}  → {check.advice}")
+            click.echo(f"{'':9}{'':{width}}  → {safe(check.advice)}")
     counts = {status: sum(check.status == status for check in checks) for status in COLOURS}
     click.echo(f"{counts['ok']} ok, {plural(counts['warning'], 'warning')}, {plural(counts['problem'], 'problem')}")

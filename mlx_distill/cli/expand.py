@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from mlx_distill.cli.money import print_estimate, show_estimate, usage_facts
-from mlx_distill.cli.options import config_options, given, json_option, resolve
+from mlx_distill.cli.options import config_options, json_option, repeat_options, resolve
 from mlx_distill.cli.output import print_facts, print_json, reporting
-from mlx_distill.collect.expand import ExpandConfig, estimate, is_paid, run
+from mlx_distill.collect.expand import ExpandConfig, estimate, run
 from mlx_distill.collect.run import failed_lines
 from mlx_distill.errors import TeacherError
 from mlx_distill.formatting import format_duration
+from mlx_distill.run.pipeline import keep_awake
 
 
 @click.command("expand")
@@ -32,14 +33,13 @@ def command(dry_run: bool, as_json: bool, **flags: Any) -> None:
     if dry_run:
         print_estimate(estimate(config), as_json=as_json)
         return
-    if is_paid(config):
-        show_estimate(estimate(config))
-    with reporting() as report:
+    show_estimate(estimate(config))
+    with keep_awake(), reporting() as report:
         result = run(config, report)
     if as_json:
         print_json(result)
     else:
-        next_options = given(prompts=result.path, teacher=flags["teacher"], out=flags["data"])
+        next_options = repeat_options(prompts=result.path, teacher=flags["teacher"], out=flags["data"])
         print_facts(
             f"{result.n_variations} variations of {result.n_bases} base prompts",
             [

@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from mlx_distill.cli.output import print_facts, print_json
+from mlx_distill.cli.output import print_facts, print_json, safe
 from mlx_distill.formatting import format_usd, plural
-from mlx_distill.teachers.ask import Estimate
+from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pricing import PRICES_AS_OF, ModelUsage, UsageReport
 
 
@@ -25,7 +25,7 @@ def show_estimate(estimate: Estimate) -> None:
     if estimate.costs_money:
         click.echo(f"{estimate.n_to_ask:,} of {estimate.n_prompts:,} prompts to ask", err=True)
         for name, text in _facts(estimate):
-            click.echo(f"  {name}: {text}", err=True)
+            click.echo(safe(f"  {name}: {text}"), err=True)
 
 
 def ask_once(estimate: Estimate, *, yes: bool) -> None:

@@ -65,7 +65,7 @@ def resolve(config: type[C], section: str, flags: Mapping[str, Any], *, leave_ou
     return parse(config, _grouped(config, {}, options), "options")
 
 
-def given(**flags: object) -> str:
+def repeat_options(**flags: object) -> str:
     """Return the options of this call that the advised next command needs too: ` --data 'my data'`."""
     return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items() if value is not None)
 

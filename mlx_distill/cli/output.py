@@ -14,7 +14,7 @@ import click
 from mlx_distill.config import to_plain
 from mlx_distill.errors import DistillError
 from mlx_distill.events import Event, Note, Progress, Report, Warning
-from mlx_distill.sanitize import printable
+from mlx_distill.sanitize import json_safe, printable
 
 PLAIN_EVERY_SECONDS = 10.0
 """Interval of progress lines if the output is not a terminal."""
@@ -25,24 +25,24 @@ MAX_CHARACTERS = 2000
 def print_error(error: DistillError) -> None:
     """Print the message, the problems and the next step to standard error."""
     label = "Stopped" if error.exit_code in (130, 143) else "Error"
-    click.echo(click.style(f"{label}: ", fg="red", bold=True) + _safe(error.message), err=True)
+    click.echo(click.style(f"{label}: ", fg="red", bold=True) + safe(error.message), err=True)
     for problem in error.problems:
-        click.echo(f"  {_safe(problem)}", err=True)
+        click.echo(f"  {safe(problem)}", err=True)
     if error.next_step:
-        click.echo(_safe(error.next_step), err=True)
+        click.echo(safe(error.next_step), err=True)
 
 
 def print_json(result: Any) -> None:
-    """Print a result as one JSON object to standard output."""
-    click.echo(json.dumps(to_plain(result), indent=2, ensure_ascii=False))
+    """Print a result as one JSON object to standard output. Control characters are escaped."""
+    click.echo(json_safe(json.dumps(to_plain(result), indent=2, ensure_ascii=False)))
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """Print the result of a command: a title, then aligned `name  value` lines."""
-    click.echo(click.style(_safe(title), bold=True))
+    click.echo(click.style(safe(title), bold=True))
     width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
-        click.echo(f"  {name.ljust(width)}  {_safe(value)}")
+        click.echo(f"  {name.ljust(width)}  {safe(value)}")
 
 
 @contextmanager
@@ -58,9 +58,9 @@ def reporting() -> Iterator[Report]:
 def print_notes(event: Event) -> None:
     """Print notes and warnings as lines, without progress: bars would disturb a line editor."""
     if isinstance(event, Note):
-        click.secho(_safe(event.text), dim=True, err=True)
+        click.secho(safe(event.text), dim=True, err=True)
     elif isinstance(event, Warning):
-        click.secho(f"Warning: {_safe(event.text)}", dim=True, err=True)
+        click.secho(f"Warning: {safe(event.text)}", dim=True, err=True)
 
 
 class _PlainLines:
@@ -79,7 +79,7 @@ class _PlainLines:
             return
         self._printed_at[event.job] = now
         parts = [f"{event.job}: {_count(event)}", event.note]
-        click.echo("  ".join(_safe(part) for part in parts if part), err=True)
+        click.echo("  ".join(safe(part) for part in parts if part), err=True)
 
 
 @contextmanager
@@ -103,11 +103,11 @@ def _bars() -> Iterator[Report]:
 
         def report(event: Event) -> None:
             if isinstance(event, Note):
-                console.print(_safe(event.text), markup=False)
+                console.print(safe(event.text), markup=False)
             elif isinstance(event, Warning):
-                console.print(f"Warning: {_safe(event.text)}", markup=False, style="yellow")
+                console.print(f"Warning: {safe(event.text)}", markup=False, style="yellow")
             else:
-                count, note = _count(event), _safe(event.note)
+                count, note = _count(event), safe(event.note)
                 if event.job not in tasks:
                     tasks[event.job] = bars.add_task(event.job, total=event.total, count=count, note=note)
                 bars.update(tasks[event.job], completed=event.done, total=event.total, count=count, note=note)
@@ -120,6 +120,6 @@ def _count(event: Progress) -> str:
     return f"{event.done:g}{total} {event.unit}".rstrip()
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Remove control sequences and cut long text."""
     return printable(text, limit=MAX_CHARACTERS)

@@ -9,7 +9,7 @@ import click
 
 from mlx_distill.cli.export import fused_model
 from mlx_distill.cli.options import json_option
-from mlx_distill.cli.output import print_facts, print_json, reporting
+from mlx_distill.cli.output import print_facts, print_json, reporting, safe
 from mlx_distill.errors import InputError, Interrupted
 from mlx_distill.export.config import PushConfig
 from mlx_distill.formatting import format_bytes
@@ -35,8 +35,10 @@ def command(repo: str, model: Path | None, private: bool, yes: bool, force: bool
     config = PushConfig(fused_model(model), repo, private, force)
     files = hub.files_to_upload(config)
     visible = "private" if private else "PUBLIC: everybody can see it"
-    lines = [f"{name}  {format_bytes(size_bytes)}" for name, size_bytes in files.items()]
-    click.echo("\n  ".join([f"{repo} ({visible})", *lines, f"total  {format_bytes(sum(files.values()))}"]), err=True)
+    lines = [safe(f"{name}  {format_bytes(size_bytes)}") for name, size_bytes in files.items()]
+    click.echo(
+        "\n  ".join([f"{safe(repo)} ({visible})", *lines, f"total  {format_bytes(sum(files.values()))}"]), err=True
+    )
     if not yes and not sys.stdin.isatty():
         raise InputError("There is no terminal to ask for a confirmation.", "In scripts, pass --yes.")
     if not yes and not click.confirm("Upload?", err=True):

@@ -9,8 +9,8 @@ import click
 
 from mlx_distill.cli.money import ask_once, print_estimate, show_estimate
 from mlx_distill.cli.options import field_help, json_option
-from mlx_distill.cli.output import print_json, reporting
-from mlx_distill.collect.run import estimate, is_paid
+from mlx_distill.cli.output import print_json, reporting, safe
+from mlx_distill.collect.run import estimate
 from mlx_distill.formatting import format_duration
 from mlx_distill.run import pipeline
 from mlx_distill.run.config import RUN_ORDER, RunConfig, RunResult, StageOutcome
@@ -53,13 +53,12 @@ def command(
         overrides = (*overrides, f"max_cost={max_cost}")
     config = RunConfig(first=first or "", force=force, overrides=overrides, full=full)  # type: ignore[arg-type]
     collect = pipeline.collect_config(config)
+    expected = estimate(collect)
     if dry_run:
-        print_estimate(estimate(collect), as_json=as_json)
+        print_estimate(expected, as_json=as_json)
         return
-    if is_paid(collect):
-        expected = estimate(collect)
-        show_estimate(expected)
-        ask_once(expected, yes=yes)
+    show_estimate(expected)
+    ask_once(expected, yes=yes)
     with reporting() as report:
         result = pipeline.run(config, report)
     if as_json:
@@ -90,4 +89,4 @@ def print_stages(outcomes: Sequence[StageOutcome]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo(f"  {'  '.join(cells).rstrip()}")
+        click.echo(f"  {safe('  '.join(cells).rstrip())}")

@@ -10,6 +10,7 @@ from mlx_distill import device
 from mlx_distill.cli.chat import chat_config
 from mlx_distill.cli.options import config_options
 from mlx_distill.cli.output import print_notes
+from mlx_distill.run.pipeline import keep_awake
 from mlx_distill.serve import ServeConfig
 
 
@@ -28,4 +29,5 @@ def command(base: bool, **flags: Any) -> None:
     device.prepare()
     from mlx_distill.serve.run import run
 
-    run(config, print_notes)
+    with keep_awake():
+        run(config, print_notes)

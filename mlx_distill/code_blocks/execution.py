@@ -1,10 +1,11 @@
 """Run Python from answers in a separate process with limits on time, memory, files and processes. Not a sandbox.
 
 The code has the user's rights: it can read and write the user's files, use the network, and read what the system shows
-of other processes. Its environment, and its parent's, hold no keys. macOS lacks limits on memory and on the number of
-processes per run, and a process that leaves its group outlives the run; there, `sandbox-exec` denies the network and
-writes outside the work folder. Outcomes carry a random token, which protects against simple forgery but not against
-code that searches the runner's memory.
+of other processes. Its environment, and its parent's, hold no keys. On Linux all of its processes end with the run,
+even if it kills the runner. macOS lacks limits on memory and on the number of processes per run, and a process that
+leaves its group outlives the run; there, `sandbox-exec` denies the network and writes outside the work folder. Outcomes
+carry a random token, which protects against stray writes but not against code that reads the runner's variables: a
+block can only claim that the blocks of its own answer ran.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from mlx_distill.code_blocks.runner import END
+from mlx_distill.code_blocks.runner import END, adopt_orphans, children, end_children
 from mlx_distill.sanitize import printable
 
 MAX_REASON = 200
@@ -65,16 +66,17 @@ def run_blocks(
     token = secrets.token_hex(16)
     job = {"blocks": list(blocks), "limits": msgspec.to_builtins(limits), "token": token}
     with (
-        tempfile.TemporaryDirectory(prefix="mlx-distill-run-", ignore_cleanup_errors=True) as work,
+        _work_folder() as work,
         tempfile.TemporaryFile() as given,  # files without a name: the code cannot replace one with a pipe
         tempfile.TemporaryFile() as outcomes,
+        _ending_strays(),
     ):
         given.write(json.dumps(job).encode())
         given.seek(0)
         process = subprocess.Popen(
-            runner_command(Path(work), outcomes.fileno(), has_sandbox=sys.platform == "darwin" and SANDBOX.exists()),
+            runner_command(work, outcomes.fileno(), has_sandbox=sys.platform == "darwin" and SANDBOX.exists()),
             cwd=work,
-            env={"PATH": os.defpath, "HOME": work, "TMPDIR": work, "OPENBLAS_NUM_THREADS": "1"},
+            env={"PATH": os.defpath, "HOME": str(work), "TMPDIR": str(work), "OPENBLAS_NUM_THREADS": "1"},
             stdin=given,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -99,6 +101,40 @@ def runner_command(work: Path, descriptor: int, *, has_sandbox: bool) -> list[st
     if not has_sandbox:
         return command
     return [str(SANDBOX), "-D", f"WORK={work.resolve()}", "-p", SANDBOX_PROFILE, *command]
+
+
+@contextlib.contextmanager
+def _work_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="mlx-distill-run-"))
+    try:
+        yield folder
+    finally:  # not shutil.rmtree: the code may nest folders beyond Python's recursion limit
+        subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL, check=False)
+
+
+@contextlib.contextmanager
+def _ending_strays() -> Iterator[None]:
+    """Kill what the runner leaves behind if the code killed it (Linux only).
+
+    Orphans of the runner are in another session than this process and its own children.
+    """
+    before, session = children(), os.getsid(0)
+
+    def strays() -> set[int]:
+        return {process for process in children() - before if _session(process) not in (None, session)}
+
+    adopt_orphans(True)
+    try:
+        yield
+    finally:
+        end_children(strays, seconds=GRACE_SECONDS)
+        adopt_orphans(False)
+
+
+def _session(process: int) -> int | None:
+    with contextlib.suppress(OSError):  # it ended
+        return os.getsid(process)
+    return None
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:

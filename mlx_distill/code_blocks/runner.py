@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,8 +32,7 @@ def main(descriptor: int) -> None:
     """Run the blocks in a child, end what is left of it, and write why it ended."""
     job = json.loads(sys.stdin.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the code cannot read the job again
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans(True)
     child = os.fork()
     if not child:
         run_all(job, descriptor)
@@ -75,16 +75,32 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def end_children() -> None:
-    """Kill all descendants, also those that are in another session (Linux only)."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while children.exists():
-        for process in children.read_text().split():
-            os.kill(int(process), signal.SIGKILL)
-        try:
-            os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
+def adopt_orphans(wanted: bool) -> None:
+    """Let descendants become children of this process when their parents end (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+
+
+def children() -> set[int]:
+    """Return the processes whose parent is this process; empty if the system has no /proc."""
+    found: set[int] = set()
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            found |= set(map(int, tasks.read_text().split()))
+    return found
+
+
+def end_children(find: Callable[[], set[int]] = children, seconds: float = 60.0) -> None:
+    """Kill the processes that `find` returns, until it finds none or the time is over.
+
+    Killed processes leave their own children to this process, so all descendants end (Linux only).
+    """
+    deadline = time.monotonic() + seconds
+    while (found := find()) and time.monotonic() < deadline:
+        for process in found:
+            with contextlib.suppress(OSError):  # it changed its user, or another thread waited for it
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, os.WNOHANG)
         time.sleep(0.001)
 
 

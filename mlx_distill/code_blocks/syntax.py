@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import sqlglot
 import tree_sitter
@@ -18,6 +22,12 @@ MAX_CHARACTERS = 20_000
 """Longer blocks are not checked."""
 SQL_DIALECTS = ("", "postgres", "mysql", "sqlite", "tsql", "oracle")
 """sqlglot's names, its own superset first. Code that parses in one of these is SQL."""
+
+MAX_CALLS = 1_000_000
+"""Function calls and returns for one dialect. Usual code of 20,000 characters needs half of them.
+
+sqlglot tries all readings of some repeated text, such as `LEFT JOIN a LEFT JOIN a ...`, which would take years.
+"""
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about statements that it keeps as plain text
 
@@ -66,7 +76,9 @@ def parse_sql(code: str) -> tuple[list[exp.Expr], str]:
     problem = ""
     for dialect in SQL_DIALECTS:
         try:
-            found = [part for part in sqlglot.parse(code, read=dialect) if part and not isinstance(part, exp.Semicolon)]
+            with _limited_calls():
+                parts = sqlglot.parse(code, read=dialect)
+            found = [part for part in parts if part and not isinstance(part, exp.Semicolon)]
         except ParseError as error:
             first = error.errors[0] if error.errors else {}
             line = f"line {first['line']}: " if first.get("line") else ""
@@ -74,11 +86,29 @@ def parse_sql(code: str) -> tuple[list[exp.Expr], str]:
             problem = problem or f"{line}{reason}".rstrip(".")
         except SqlglotError:  # the tokenizer's message describes sqlglot, not the code
             problem = problem or "an open quotation, or a character that SQL does not have"
-        except RecursionError:
-            return [], "nested too deeply"
+        except RecursionError:  # also for too many calls
+            return [], "nested too deeply, or too repetitive to parse"
         else:
             # A single word or expression parses too, but is not a statement.
             if found and not any(isinstance(part, (exp.Condition, exp.Alias, exp.Command)) for part in found):
                 return found, ""
             problem = problem or "no SQL statement"
     return [], problem
+
+
+@contextlib.contextmanager
+def _limited_calls() -> Iterator[None]:
+    """Raise RecursionError in the block after MAX_CALLS calls and returns of functions: the same on every machine."""
+    left, before = MAX_CALLS, sys.getprofile()
+
+    def count(*_event: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RecursionError
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)

@@ -14,11 +14,12 @@ from mlx_distill.formatting import format_usd
 from mlx_distill.models.config import is_local
 from mlx_distill.models.context import ContextConfig
 from mlx_distill.storage import files
-from mlx_distill.teachers.base import DEFAULT_CONCURRENCY, RetryPolicy
+from mlx_distill.teachers.base import DEFAULT_CONCURRENCY
 from mlx_distill.teachers.pending import RETRIES, BatchMode, FailedPrompt, Retry
 from mlx_distill.teachers.pricing import MAX_COST_HELP, PRICES_HELP, TRACK_COSTS_HELP, Budget, Price, UsageReport
 from mlx_distill.teachers.recorded import recording_files
 from mlx_distill.teachers.registry import teacher_usage
+from mlx_distill.teachers.retry import RetryPolicy
 
 TEMPERATURE = 0.7
 """Most model cards advise about this much: less repeats itself, more takes unlikely tokens."""
@@ -96,8 +97,8 @@ class CollectConfig(AskConfig, frozen=True, kw_only=True):
 
     @property
     def batch_mode(self) -> BatchMode:
-        """The requests that go into new batches."""
-        return "all" if self.batch else "wait" if self.wait else "off"
+        """The mode of batches: import, wait or submit."""
+        return "submit" if self.batch else "wait" if self.wait else "import"
 
     def inputs(self) -> list[Path]:
         """The files that the answers depend on."""

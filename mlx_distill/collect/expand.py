@@ -22,8 +22,9 @@ from mlx_distill.sanitize import surrogate_problem
 from mlx_distill.similarity import NearDuplicateIndex
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_jsonl
-from mlx_distill.teachers import ask, open_teacher, pricing
-from mlx_distill.teachers.ask import Estimate
+from mlx_distill.teachers import ask, open_teacher
+from mlx_distill.teachers import estimate as estimates
+from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pending import FailedPrompt
 from mlx_distill.teachers.pricing import UsageReport
 
@@ -92,11 +93,12 @@ def run(config: ExpandConfig, report: Report = ignore) -> ExpandResult:
     result.raise_if_stopped()
     texts: dict[str, list[str]] = {}
     failed = list(result.failed)
-    for key, record in result.records().items():
+    for (prompt, request), record in zip(requests, result.records(), strict=True):
         try:
-            texts[record.prompt_id] = parse_variations(record)
+            if record:
+                texts[prompt.id] = parse_variations(record)
         except ValueError as error:
-            failed.append(FailedPrompt(record.prompt_id, key, str(error)))
+            failed.append(FailedPrompt(prompt.id, request.key, str(error)))
     if not texts:
         raise TeacherError(f"{teacher.name} gave no variations.", "Choose another teacher.", failed_lines(failed))
     expanded, n_near_copies = _expanded(prompts, texts, config.variations)
@@ -124,12 +126,7 @@ def estimate(config: ExpandConfig) -> Estimate:
     """Return what `run` would ask and its cost. Sends and writes nothing."""
     teacher = open_teacher(config.teacher, config.model)
     requests = _requests(teacher.name, read_prompts(config.prompts), config)
-    return ask.estimate(teacher, requests, config.data / files.EXPANSIONS, budget=config.budget)
-
-
-def is_paid(config: ExpandConfig) -> bool:
-    """Return whether `run` may cost money that is counted."""
-    return pricing.is_paid(open_teacher(config.teacher, config.model), config.budget)
+    return estimates.estimate(teacher, requests, config.data / files.EXPANSIONS, budget=config.budget)
 
 
 def _requests(teacher: str, prompts: Sequence[Prompt], config: ExpandConfig) -> list[tuple[Prompt, Request]]:

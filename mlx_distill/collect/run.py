@@ -19,11 +19,12 @@ from mlx_distill.errors import Interrupted, TeacherError
 from mlx_distill.events import Report, Warning, ignore
 from mlx_distill.models.config import is_local
 from mlx_distill.models.context import read_context, request_with_context
-from mlx_distill.records import Prompt
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_json_lists
-from mlx_distill.teachers import ask, open_teacher, pricing
-from mlx_distill.teachers.ask import AskResult, Estimate
+from mlx_distill.teachers import ask, open_teacher
+from mlx_distill.teachers import estimate as estimates
+from mlx_distill.teachers.ask import AskResult
+from mlx_distill.teachers.estimate import Estimate
 from mlx_distill.teachers.pending import FailedPrompt, Requests
 
 
@@ -49,23 +50,23 @@ def run(config: CollectConfig, report: Report = ignore) -> CollectResult:
         job="collect",
     )
     # A teacher that could not be asked at all leaves the index of an earlier run as it is.
-    if result.known or isinstance(result.stopped_by, Interrupted):
-        _write_index(config.out / files.PROMPT_INDEX, [prompt for prompt, _ in requests], result)
+    if any(result.answers) or isinstance(result.stopped_by, Interrupted):
+        _write_index(config.out / files.PROMPT_INDEX, requests, result)
     result.raise_if_stopped()
-    if result.failed and not result.known and not result.in_batches:
+    if result.failed and not any(result.answers) and not result.n_in_batches:
         raise TeacherError(
             f"{teacher.name} answered none of the {len(requests)} prompts.",
             "Choose another teacher or other prompts.",
             failed_lines(result.failed),
         )
-    _warn_of_incomplete(result, report)
+    _warn_of_incomplete(requests, result, report)
     return _summarise(config, result)
 
 
 def estimate(config: CollectConfig) -> Estimate:
     """Return what `run` would ask and its cost. Sends and writes nothing."""
     teacher = open_teacher(config.teacher, config.model)
-    return ask.estimate(
+    return estimates.estimate(
         teacher,
         _requests(teacher.name, config),
         config.out / files.TEACHER_DATA,
@@ -73,11 +74,6 @@ def estimate(config: CollectConfig) -> Estimate:
         retry=config.retry,
         batch_mode=config.batch_mode,
     )
-
-
-def is_paid(config: CollectConfig) -> bool:
-    """Return whether `run` may cost money that is counted."""
-    return pricing.is_paid(open_teacher(config.teacher, config.model), config.budget)
 
 
 def failed_lines(failed: Sequence[FailedPrompt], max_lines: int = 10) -> list[str]:
@@ -102,45 +98,48 @@ def _requests(teacher: str, config: CollectConfig) -> Requests:
     ]
 
 
-def _write_index(path: Path, prompts: Sequence[Prompt], result: AskResult) -> None:
+def _write_index(path: Path, requests: Requests, result: AskResult) -> None:
     """Write the record's key of each prompt in order, answered or not, and why some have no answer."""
     answers = (
         {
-            "key": result.known[key].key if key in result.known else key,
+            "key": answer.key if answer else request.key,
             **{name: getattr(prompt, name) for name in ("id", "family", "category", "split")},
         }
-        for prompt, key in zip(prompts, result.keys, strict=True)
+        for (prompt, request), answer in zip(requests, result.answers, strict=True)
     )
     write_json_lists(path, {"answers": answers, "unanswered": map(asdict, result.failed)})
 
 
-def _warn_of_incomplete(result: AskResult, report: Report) -> None:
+def _warn_of_incomplete(requests: Requests, result: AskResult, report: Report) -> None:
     """Name the answers that were refused, empty or truncated. They are asked again only on request."""
+    prompts = {answer: prompt.id for (prompt, _), answer in zip(requests, result.answers, strict=True) if answer}
     for status, words in (("refusal", "refused"), ("empty", "empty"), ("max_tokens", "truncated at max_tokens")):
-        found = [answer for answer in result.answers() if answer.status == status]
+        found = [answer for answer in prompts if answer.status == status]
         if found:
             details = sorted({answer.detail for answer in found if answer.detail})[:3]
             why = f" ({'; '.join(details)})" if details else ""
-            names = ", ".join(answer.prompt_id for answer in found[:5]) + (", ..." if len(found) > 5 else "")
-            report(Warning(f"{len(found):,} {words}{why}: {names}. To ask again: collect --retry {status}"))
+            names = ", ".join(prompts[answer] for answer in found[:5]) + (", ..." if len(found) > 5 else "")
+            limit = "; with a larger limit: --max-tokens" if status == "max_tokens" else ""
+            again = f"To ask again: collect --retry {status}{limit}"
+            report(Warning(f"{len(found):,} {words}{why}: {names}. They are not learned. {again}"))
 
 
 def _summarise(config: CollectConfig, result: AskResult) -> CollectResult:
-    answers = [result.known[key] for key in result.keys if key in result.known]
+    answers = [answer for answer in result.answers if answer]
     stop_reasons = Counter("empty" if answer.status == "empty" else answer.stop_reason for answer in answers)
     return CollectResult(
         path=result.journal,
         teacher=config.teacher,
         models=tuple(dict.fromkeys(answer.model for answer in answers if answer.model)),
-        n_prompts=len(result.keys),
+        n_prompts=len(result.answers),
         n_answered=len(answers),
         n_new=result.n_new,
         stop_reasons=dict(stop_reasons.most_common()),
         failed=result.failed,
-        n_in_batches=sum(key in result.in_batches for key in result.keys if key not in result.known),
+        n_in_batches=result.n_in_batches,
         seconds=result.seconds,
         cost_usd=result.cost_usd,
-        total_cost_usd=sum(answer.cost_usd or 0.0 for answer in result.answers()),
+        total_cost_usd=sum(answer.cost_usd or 0.0 for answer in set(answers)),
         usage=result.usage,
         total_usage=result.total_usage,
     )

@@ -41,7 +41,7 @@ def generate_answers(
     started = time.perf_counter()
     completions = generate_batch(
         student,
-        [render_prompt(student.tokenizer, prompt.messages) for prompt in prompts],
+        [render_prompt(student.tokenizer, prompt.messages, prompt.tools) for prompt in prompts],
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         seed=spec.seed,

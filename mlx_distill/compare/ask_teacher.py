@@ -15,8 +15,8 @@ from mlx_distill.events import Report
 from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.teachers import PROVIDERS, open_teacher
 from mlx_distill.teachers import ask as asking
-from mlx_distill.teachers.base import RetryPolicy
 from mlx_distill.teachers.registry import teacher_name
+from mlx_distill.teachers.retry import RetryPolicy
 
 __all__ = ["PROVIDERS", "Replies", "ask", "teacher_name"]
 
@@ -58,4 +58,5 @@ def ask(
     if isinstance(asked.stopped_by, Interrupted):
         raise asked.stopped_by
     missing = tuple(dict.fromkeys(f"{one.prompt_id}: {one.reason}" for one in asked.failed))
-    return Replies(asked.records(), missing, asked.stopped_by)
+    records = {request.key: record for (_, request), record in zip(asks, asked.records(), strict=True) if record}
+    return Replies(records, missing, asked.stopped_by)

@@ -48,7 +48,9 @@ class AnswerConfig(Config, frozen=True, kw_only=True):
         bool,
         doc(
             "run the Python in the answers, with limits on time, memory, files and processes; not a sandbox: the code "
-            "has your rights and can read your files and keys"
+            "has your rights and can read your files and keys. macOS does not limit memory and processes, and a "
+            "process that leaves its group goes on; there, sandbox-exec denies the network and writes outside the "
+            "work folder"
         ),
     ] = False
     max_cost: Annotated[float, doc(MAX_COST_HELP, ge=0)] | None = None

@@ -63,7 +63,9 @@ def open_reference(
         teacher = open_local_teacher(config.teacher, student if shares else base, context, report)
         ids = [count_shared_ids(teacher.model.tokenizer, folder, spec.model) for spec in specs]
         teacher = replace(teacher, vocabulary=min(ids))
-        views = [teacher.view(chat, row.messages, row.context) for chat, row in zip(rendered, rows, strict=True)]
+        views = [
+            teacher.view(chat, row.messages, row.context, row.tools) for chat, row in zip(rendered, rows, strict=True)
+        ]
     except DistillError as error:
         return None, [f"Fidelity to the teacher {config.teacher} is not measured: {error.message}"]
     return Reference(teacher, views), []

@@ -64,7 +64,7 @@ class Comparison(msgspec.Struct, frozen=True):
     teacher: str = ""
 
     @property
-    def voices(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:
+    def answers_by_name(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:
         """Everyone who answered, by name, with their answers: a, b, and the teacher if it answered."""
         found = ((self.a.name, [one.a for one in self.answers]), (self.b.name, [one.b for one in self.answers]))
         by_teacher = [one.teacher for one in self.answers if one.teacher]
@@ -72,7 +72,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.voices)
+        return tuple(name for name, _ in self.answers_by_name)
 
 
 def model_specs(config: AnswerConfig) -> tuple[ModelSpec, ModelSpec]:

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,6 +32,7 @@ class EvalPrompt(msgspec.Struct, frozen=True):
     """The answer in the row, for a prompt from a held-out row."""
     context: str = ""
     """A document that only the teacher sees."""
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def read_prompts(file: Path) -> list[Prompt]:
@@ -70,7 +71,9 @@ def build_prompts(prompts: Iterable[Prompt], rows: Iterable[Example], system: st
             name = f"{row.id} ({number})"
         taken.add(name)
         answer = row.messages[last].content
-        found.append(EvalPrompt(name, row.family, row.category, text, messages, "test row", answer))
+        found.append(
+            EvalPrompt(name, row.family, row.category, text, messages, "test row", answer, row.context, row.tools)
+        )
     return found
 
 

@@ -42,7 +42,7 @@ def render_rows(student: Student, rows: Sequence[Example], file: Path) -> list[T
     problems: list[str] = []
     for row in rows:
         try:
-            rendered.append(render(student.tokenizer, row.messages))
+            rendered.append(render(student.tokenizer, row))
         except InputError as error:
             problems.append(f"{row.id}: {error.message}")
     raise_problems(file, problems, f"Run `mlx-distill prepare` again with the student {student.path}.")

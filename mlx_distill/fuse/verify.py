@@ -73,7 +73,7 @@ def check_fused(
     compute = device.prepare().dtype_for(file_dtype)
     dtype = compute if str(compute).endswith(f".{file_dtype}") else mx.float32
     student = load_student(model, dtype=dtype)
-    rows = [render(student.tokenizer, example.messages) for example in examples]
+    rows = [render(student.tokenizer, example) for example in examples]
     batches = [pad([rows[index] for index in group]) for group in make_batches([len(row.tokens) for row in rows])]
     prompts = [_prompt(student, example) for example in examples[:GREEDY_PROMPTS]]
 
@@ -130,7 +130,7 @@ def _check_limits(check: FuseCheck, quantized: bool) -> None:
 
 def _prompt(student: Student, example: Example) -> list[int]:
     first = next(index for index, message in enumerate(example.messages) if message.role == "assistant")
-    return render_prompt(student.tokenizer, example.messages[:first])
+    return render_prompt(student.tokenizer, example.messages[:first], example.tools)
 
 
 def _hidden_states(student: Student, batches: Sequence[Batch], report: Report, job: str) -> HiddenStates:

@@ -53,7 +53,8 @@ def run(
     """
     if not config.top_k:
         raise InputError(
-            "top_k is 0, so there is nothing to store.", "Pass --top-k 64, or train without stored log-probabilities."
+            "top_k is 0, so there is nothing to store.",
+            "Pass --top-k 64, or keep the teacher in memory: `mlx-distill train --objective kd --teacher NAME`.",
         )
     with only_writer(config.out):
         return _Job(config, report, now, shard_tokens).run()
@@ -128,10 +129,11 @@ class _Job:
 
             def progress(n_tokens: int) -> None:
                 nonlocal n_done
-                first, n_done = n_done == 0, n_done + n_tokens
+                is_first = not n_done
+                n_done += n_tokens
                 rate = n_done / max(self.now() - started, 1e-9)
                 left = format_duration((missing - n_done) / rate)
-                if first and n_done < missing:
+                if is_first and n_done < missing:
                     self.report(Note(f"About {left} at {rate:,.0f} answer tokens a second."))
                 figures = f"{rate:,.0f} tokens/s, {left} left"
                 self.report(Progress("logprobs", n_done, missing, "answer tokens", figures))
@@ -161,10 +163,8 @@ def score_rows(
     results = map_batches(batches, lambda batch: teacher.top_log_probs(batch, k))
     for group, batch, (ids, log_probs) in zip(groups, batches, results, strict=True):
         all_ids, all_log_probs = np.array(ids, dtype=np.uint32), np.array(log_probs)
-        start = 0
-        for index, count in zip(group, batch.tokens_of_row, strict=True):
-            found[keys[index]] = all_ids[start : start + count], all_log_probs[start : start + count]
-            start += count
+        for index, tokens in zip(group, batch.row_slices, strict=True):
+            found[keys[index]] = all_ids[tokens], all_log_probs[tokens]
         progress(batch.n_supervised)
     return found
 
@@ -180,8 +180,9 @@ def read_views(config: LogprobsConfig, folder: Path, context: TeacherContext) ->
         problems = []
         for example in read_jsonl(config.data / name, Example.from_json, _PREPARE):
             try:
-                chat = render(student, example.messages)
-                rows[row_key(chat, example.context)] = view(teacher, context, chat, example.messages, example.context)
+                chat = render(student, example)
+                seen = view(teacher, context, chat, example.messages, example.context, example.tools)
+                rows[row_key(chat, example.context)] = seen
             except InputError as error:
                 problems.append(f"{example.id}: {error.message}")
         raise_problems(config.data / name, problems, "Run `mlx-distill prepare` again with this student.")

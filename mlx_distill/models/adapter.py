@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.events import Note, Report, ignore
 from mlx_distill.formatting import first_line
-from mlx_distill.models.load import Student, file_errors, load_student
+from mlx_distill.models.load import Student, file_errors, load_student, without_bom
 from mlx_distill.storage.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mlx_distill.storage.jsonl import read_json, refuse_pipes
 
 CHECKPOINT_KEY = "moment"
 """Metadata key of the weights file (the old name of a checkpoint). Its value is text such as `best, step 40`."""
@@ -36,10 +36,7 @@ class Adapter:
         """`adapter_config.json`."""
         self.checkpoint = checkpoint
         """The training checkpoint. Empty if the file does not name it."""
-        self.layers: dict[str, nn.Module] = {
-            name: module for name, module in student.model.named_modules() if "lora_b" in module
-        }
-        """Module path in the model to its adapted layer."""
+        self.layers = adapted_layers(student.model)
         self._student = student
         self._enabled = True
 
@@ -50,8 +47,7 @@ class Adapter:
     @enabled.setter
     def enabled(self, wanted: bool) -> None:
         if wanted != self._enabled:
-            layers = [(name, layer if wanted else base_of(layer)) for name, layer in self.layers.items()]
-            self._student.model.update_modules(tree_unflatten(layers))
+            switch(self._student.model, self.layers, on=wanted)
             self._enabled = wanted
 
     def cast(self) -> None:
@@ -93,8 +89,9 @@ def load_adapter(student: Student, folder: Path) -> Adapter:
     """
     config = read_adapter_config(folder)
     problem = f"{folder}: this adapter does not fit {student.path}"
-    with file_errors(problem, "Name the model that it was trained on, or train again."):
-        load_adapters(student.model, str(folder))
+    advice = "Name the model that it was trained on, or train again."
+    with file_errors(problem, advice), without_bom(folder) as readable:
+        load_adapters(student.model, str(readable))
         loaded: Any = mx.load(str(folder / ADAPTER_WEIGHTS), return_metadata=True)
     student.model.eval()
     mx.eval([value for _, value in tree_flatten(student.model.trainable_parameters())])
@@ -104,17 +101,24 @@ def load_adapter(student: Student, folder: Path) -> Adapter:
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """Read and check `adapter_config.json` (mlx-lm's format). Also checks that the weights file exists.
 
-    Quick: commands call it before they load a model, which may take a minute.
+    Quick: commands call it before they load a model, which may take a minute. Raises MissingError or InputError.
     """
     file = folder / ADAPTER_CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingError(f"{file}: there is no adapter here.", _TRAIN) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _TRAIN) from error
+    if not file.exists():
+        raise MissingError(f"{file}: there is no adapter here.", _TRAIN)
+    refuse_pipes(folder, _TRAIN)
+    config = read_json(file, _TRAIN)
     if not isinstance(config, dict):
         raise InputError(f"{file}: not a JSON object.", _TRAIN)
+    _check_low_rank(config, folder)
+    _check_parameters(config, file)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise MissingError(f"{folder}: {ADAPTER_WEIGHTS} is missing.", _TRAIN)
+    return config
+
+
+def _check_low_rank(config: dict[str, Any], folder: Path) -> None:
+    """Raise InputError for the weights of a whole model, which mlx-lm stores in the same format."""
     kind = config.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora"):
         model = str(config.get("model") or "MODEL")
@@ -125,6 +129,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             f"Make a model of it: {shlex.join(command) if model.isprintable() else 'mlx_lm fuse'} --save-path OUT. "
             "Then name OUT as the model.",
         )
+
+
+def _check_parameters(config: dict[str, Any], file: Path) -> None:
+    """Raise InputError for a rank or scale that mlx-lm cannot build layers from."""
     parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict) or not {"rank", "scale", "dropout"} <= set(parameters):
         raise InputError(f'{file}: "lora_parameters" with rank, scale and dropout is missing.', _TRAIN)
@@ -133,20 +141,27 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file}: rank is {first_line(repr(rank))}, not a whole number from 1 to {MAX_RANK}.", _TRAIN)
     if not (isinstance(scale, (int, float)) and math.isfinite(scale) and abs(scale) < 1e6):
         raise InputError(f"{file}: scale is {first_line(repr(scale))}, not a finite number.", _TRAIN)
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise MissingError(f"{folder}: {ADAPTER_WEIGHTS} is missing.", _TRAIN)
-    return config
 
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """Take the adapted layers out of a model within the block: it is the base, bit for bit. Also during training."""
-    adapted = [(name, module) for name, module in model.named_modules() if "lora_b" in module]
-    model.update_modules(tree_unflatten([(name, base_of(layer)) for name, layer in adapted]))
+    layers = adapted_layers(model)
+    switch(model, layers, on=False)
     try:
         yield
     finally:
-        model.update_modules(tree_unflatten(adapted))
+        switch(model, layers, on=True)
+
+
+def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the adapted layers that are in a model now, by their paths."""
+    return {name: module for name, module in model.named_modules() if "lora_b" in module}
+
+
+def switch(model: nn.Module, layers: dict[str, nn.Module], *, on: bool) -> None:
+    """Put adapted layers into a model, or the frozen layers inside them."""
+    model.update_modules(tree_unflatten([(name, layer if on else base_of(layer)) for name, layer in layers.items()]))
 
 
 def base_of(layer: nn.Module) -> nn.Module:

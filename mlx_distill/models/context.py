@@ -61,15 +61,14 @@ def with_context(context: TeacherContext, messages: Messages, document: str = ""
 
     The document stands at the beginning of the first user turn.
     """
-    system = [Message("system", context.system)] if context.system else []
-    turns: list[Message] = []
-    for message in messages:
-        if message.role == "user" and document:
-            message, document = structs.replace(message, content=with_document(document, message.content)), ""
-        if message.role != "system":
-            turns.append(message)
-        elif not context.system:
-            system.append(message)
+    if context.system:
+        system = [Message("system", context.system)]
+    else:
+        system = [message for message in messages if message.role == "system"]
+    turns = [message for message in messages if message.role != "system"]
+    first = next((index for index, message in enumerate(turns) if message.role == "user"), None)
+    if first is not None:
+        turns[first] = structs.replace(turns[first], content=with_document(document, turns[first].content))
     return (*system, *context.examples, *turns)
 
 

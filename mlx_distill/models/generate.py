@@ -52,10 +52,15 @@ class Completion:
     text: str
     tokens: tuple[int, ...]
     """The tokens without the end token."""
-    finished: bool
-    """True if the model ended its turn, False if the limit cut it off."""
+    end_token: int | None
+    """The token that ended the turn; None if the limit cut the answer off."""
     seconds: float
     """Time from the start of the job to the answer's last token."""
+
+    @property
+    def finished(self) -> bool:
+        """True if the model ended its turn, False if the limit cut it off."""
+        return self.end_token is not None
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def generate_batch(
                     tokens[index].append(response.token)
                 if reason is not None:
                     text = student.tokenizer.decode(tokens[index])
-                    done[index] = Completion(text, tuple(tokens[index]), reason == "stop", seconds)
+                    end_token = response.token if reason == "stop" else None
+                    done[index] = Completion(text, tuple(tokens[index]), end_token, seconds)
             rate = n_tokens / max(seconds, 1e-9)
             report(Progress(job, len(done), len(prompts), "answers", f"{rate:.0f} tokens/s"))
     finally:

@@ -6,7 +6,8 @@ No code from a model folder ever runs. Files that ask for it (`model_file`, `aut
 from __future__ import annotations
 
 import contextlib
-import json
+import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from mlx_distill.errors import InputError, MissingError
 from mlx_distill.formatting import first_line
 from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.storage.files import MODEL_CONFIG
+from mlx_distill.storage.jsonl import read_json, refuse_pipes
 
 Head = Callable[[mx.array], mx.array]
 
@@ -60,9 +62,12 @@ class Student:
         """The number of parameters without an adapter's. Quantised weights count unpacked."""
         return int(mlx_lm_utils.get_total_parameters(self.model))
 
-    def hidden(self, tokens: mx.array) -> mx.array:
-        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D)."""
-        states: mx.array = self.model.model(tokens)
+    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Return the final, normalised hidden states: (B, T) tokens to (B, T, D).
+
+        `cache` is mlx-lm's prompt cache of the tokens before, if there are any.
+        """
+        states: mx.array = self.model.model(tokens) if cache is None else self.model.model(tokens, cache=cache)
         return states
 
     @property
@@ -89,6 +94,7 @@ def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool 
     student = Student(path, model, load_tokenizer(path), config, dtype)
     if plain_head:
         _check_supported_architecture(student)
+        _check_token_ids(student)
     return student
 
 
@@ -101,14 +107,15 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     n_layers = config.get("num_hidden_layers")
     if isinstance(n_layers, int) and n_layers > n_tensors:  # before mlx-lm builds that many layers
         raise InputError(f"{path}: config.json names {n_layers} layers, the files hold {n_tensors} tensors.", _CONVERT)
-    with file_errors(f"{path}: not a model that can be loaded", _CONVERT):
-        model, config = mlx_lm_utils.load_model(path, lazy=True, trust_remote_code=False)
+    with file_errors(f"{path}: not a model that can be loaded", _CONVERT), without_bom(path) as folder:
+        model, config = mlx_lm_utils.load_model(folder, lazy=True, trust_remote_code=False)
     return model, config
 
 
 def weight_bytes(path: Path, itemsize: int) -> int:
     """Return the memory that a folder's weights take with `itemsize` bytes for a float. Reads shapes only."""
     weights: list[Any] = []
+    refuse_pipes(path, _CONVERT)
     with contextlib.suppress(RuntimeError):  # `load_student` explains a broken file
         weights = [mx.load(str(file)) for file in path.glob(WEIGHTS)]
     return sum(
@@ -116,6 +123,31 @@ def weight_bytes(path: Path, itemsize: int) -> int:
         for part in weights
         for value in part.values()
     )
+
+
+@contextlib.contextmanager
+def without_bom(folder: Path) -> Iterator[Path]:
+    """Yield the folder if no JSON file in it begins with a byte order mark, which mlx-lm cannot read.
+
+    Otherwise yield a temporary folder of links, with copies of these files without the mark.
+    """
+    with_bom = [file for file in folder.glob("*.json") if _begins_with_bom(file)]
+    if not with_bom:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mlx-distill-") as name:
+        for file in folder.iterdir():
+            copy = Path(name, file.name)
+            if file in with_bom:
+                copy.write_bytes(file.read_bytes().removeprefix(BOM_UTF8))
+            else:
+                copy.symlink_to(file.resolve())
+        yield Path(name)
+
+
+def _begins_with_bom(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(3) == BOM_UTF8
 
 
 @contextlib.contextmanager
@@ -134,11 +166,12 @@ def load_tokenizer(path: Path) -> TokenizerWrapper:
     """Load the tokenizer of a model folder, without its weights. InputError if it is broken or cannot render chats."""
     read_config(path)
     try:
-        tokenizer = mlx_lm_utils.load_tokenizer(
-            path,
-            tokenizer_config_extra={"trust_remote_code": False},
-            eos_token_ids=mlx_lm_utils.load_config(path).get("eos_token_id"),  # the generation config's comes first
-        )
+        with without_bom(path) as folder:
+            tokenizer = mlx_lm_utils.load_tokenizer(
+                folder,
+                tokenizer_config_extra={"trust_remote_code": False},
+                eos_token_ids=mlx_lm_utils.load_config(folder).get("eos_token_id"),  # the generation config's is first
+            )
         tokenizer.decode(tokenizer.encode("Hello", add_special_tokens=False))  # some broken settings fail only here
     except Exception as error:  # the tokenizers library raises plain Exception for broken files
         raise InputError(f"{path}: its tokenizer cannot be loaded: {first_line(error)}", _CONVERT) from error
@@ -156,7 +189,8 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / MODEL_CONFIG
     if not file.is_file():
         raise MissingError(f"{file} is missing, so {path} is not a model folder.", _CONVERT)
-    configs = {file.name: _read_json(file) for file in sorted(path.glob("*config*.json"))}
+    refuse_pipes(path, _CONVERT)
+    configs = {found.name: read_json(found, _CONVERT) for found in sorted(path.glob("*config*.json"))}
     for name, data in configs.items():
         for setting in ("model_file", "auto_map"):
             if isinstance(data, dict) and data.get(setting):
@@ -169,13 +203,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f'{file} names no "model_type".', _CONVERT)
     return config
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON: {first_line(error)}", _CONVERT) from error
 
 
 def _check_supported_architecture(student: Student) -> None:
@@ -191,3 +218,12 @@ def _check_supported_architecture(student: Student) -> None:
             "which mlx-distill needs.",
             "Use a student of the llama or qwen2 family.",
         )
+
+
+def _check_token_ids(student: Student) -> None:
+    """Check that the model has every id that text can become. MLX reads beyond the embedding for a larger one."""
+    width = student.model(mx.array([[0]])).shape[-1]
+    special = student.tokenizer.added_tokens_decoder.keys()  # some models have a padding token beyond the embedding
+    largest = max(id for id in student.tokenizer.get_vocab().values() if id not in special)
+    if largest >= width:
+        raise InputError(f"{student.path}: the tokenizer has ids up to {largest}, the model {width} of them.", _CONVERT)

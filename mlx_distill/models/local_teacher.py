@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill import device
@@ -26,14 +29,18 @@ from mlx_distill.models.context import TeacherContext, with_context
 from mlx_distill.models.load import Head, Student, load_student, load_tokenizer, read_config, weight_bytes
 from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
 from mlx_distill.models.score import Batch, batches_by_length, chunks, pad, vocabulary_of
-from mlx_distill.models.tokenize import TokenizedChat, check_chat_template, render_prompt
+from mlx_distill.models.tokenize import TokenizedChat, Tools, check_chat_template, render_prompt
 from mlx_distill.models.tokenizer_match import check_same_tokenizer, shared_vocabulary
-from mlx_distill.records import Messages, content_hash
+from mlx_distill.records import STUDENT_SYSTEM, Messages, build_messages, content_hash
 from mlx_distill.storage.file_states import file_hash
 from mlx_distill.storage.files import MODEL_CONFIG
 
 BATCH_TOKENS = 2048
 """Tokens, padding included, in one forward pass of the teacher (a longer row is alone)."""
+MIN_PREFIX_TOKENS = 64
+"""A context of this length or more is computed once. With three example dialogues, that is most of the work."""
+BOUNDARY_TOKENS = 4
+"""The last tokens before the question are not part of the cached context: some questions change them."""
 USABLE_FRACTION = 0.8
 """The weights may fill this fraction of the device's memory."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -50,19 +57,19 @@ class LocalTeacher:
     context: TeacherContext
     vocabulary: int
     """The number of ids that teacher and student share. The rest of a head is padding."""
-    head: Head = field(init=False)
-    """From hidden states (..., D) to logits (..., vocabulary) in float32: 16 bits would add 1e-4 nats of noise."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "head", exact_head(self.model.head, self.vocabulary))
+    @cached_property
+    def head(self) -> Head:
+        """From hidden states (..., D) to logits (..., vocabulary) in float32: 16 bits would add 1e-4 nats of noise."""
+        return exact_head(self.model.head, self.vocabulary)
 
-    def view(self, chat: TokenizedChat, messages: Messages, document: str = "") -> TokenizedChat:
+    def view(self, chat: TokenizedChat, messages: Messages, document: str = "", tools: Tools = ()) -> TokenizedChat:
         """Return a row as the teacher sees it: its context and the prompt, then the student's tokens as they are.
 
         `chat` holds the student's tokens of `messages`, which may end before the answer (a rollout). Raises InputError
         if it does not begin with the tokens of the prompt.
         """
-        return view(self.model.tokenizer, self.context, chat, messages, document)
+        return view(self.model.tokenizer, self.context, chat, messages, document, tools)
 
     def hidden(self, rows: Sequence[TokenizedChat]) -> mx.array:
         """Return the hidden states (N, D) that predict each supervised token of the rows, row after row.
@@ -74,16 +81,21 @@ class LocalTeacher:
             batch = pad([rows[index] for index in group])
             found = self.hidden_of(batch)
             mx.eval(found)
-            start = 0
-            for index, count in zip(group, batch.tokens_of_row, strict=True):
-                states[index] = found[start : start + count]
-                start += count
+            for index, tokens in zip(group, batch.row_slices, strict=True):
+                states[index] = found[tokens]
         return mx.concatenate([states[index] for index in range(len(rows))])
 
     def hidden_of(self, batch: Batch) -> mx.array:
         """Return the hidden states (N, D) that predict the supervised tokens of a batch."""
-        with self._alone():
-            return mx.stop_gradient(batch.gather(self.model.hidden(batch.inputs)))
+        n_prefix, cache = self._cached_prefix(batch)
+        with self._without_adapter():
+            if not cache:
+                return mx.stop_gradient(batch.gather(self.model.hidden(batch.inputs)))
+            states = self.model.hidden(batch.inputs[:, n_prefix:], cache)
+        length = batch.inputs.shape[1]
+        row, column = batch.positions // length, batch.positions % length
+        positions = row * (length - n_prefix) + column - n_prefix  # `states` begins after the prefix
+        return mx.stop_gradient(states.reshape(-1, states.shape[-1])[positions])
 
     def top_log_probs(self, batch: Batch, k: int) -> tuple[mx.array, mx.array]:
         """Return the ids (N, k) and log-probabilities (N, k) float32 of the most probable tokens, in falling order."""
@@ -104,8 +116,47 @@ class LocalTeacher:
             log_probs.append(mx.minimum(mx.take_along_axis(values, order, axis=-1) - normaliser, 0.0))
         return mx.concatenate(ids), mx.concatenate(log_probs)
 
+    def _cached_prefix(self, batch: Batch) -> tuple[int, list[KVCache]]:
+        """Return the length of the context that all rows begin with, and its keys and values for each row.
+
+        The list is empty if the rows have no long common context, or if the model keeps something else.
+        """
+        tokens, layers = self._prefix
+        n_rows, length = batch.inputs.shape
+        if not layers or length <= len(tokens):
+            return 0, []
+        if not mx.array_equal(batch.inputs[:, : len(tokens)], mx.broadcast_to(tokens, (n_rows, len(tokens)))):
+            return 0, []
+        caches = []
+        for layer in layers:
+            cache = KVCache()
+            cache.keys, cache.values = (
+                mx.broadcast_to(kept[..., : len(tokens), :], (n_rows, *kept.shape[1:2], len(tokens), kept.shape[3]))
+                for kept in (layer.keys, layer.values)
+            )
+            cache.offset = len(tokens)
+            caches.append(cache)
+        return len(tokens), caches
+
+    @cached_property
+    def _prefix(self) -> tuple[mx.array, list[KVCache]]:
+        """The tokens of the context, with which rows begin, and their keys and values, computed once.
+
+        Without a system message in the context, rows begin with their own: the default one is expected.
+        """
+        questions = [with_context(self.context, build_messages(text, STUDENT_SYSTEM)) for text in ("A", "Why?")]
+        one, other = (render_prompt(self.model.tokenizer, question) for question in questions)
+        n_equal = next(n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b) - BOUNDARY_TOKENS
+        caches: list[Any] = make_prompt_cache(self.model.model)
+        if n_equal < MIN_PREFIX_TOKENS or any(type(cache) is not KVCache for cache in caches):
+            return mx.array([]), []
+        tokens = mx.array(one[:n_equal])
+        with self._without_adapter():
+            mx.eval(self.model.hidden(tokens[None], caches), [(cache.keys, cache.values) for cache in caches])
+        return tokens, caches
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _without_adapter(self) -> Iterator[None]:
         """Compute without the adapter, and without dropout."""
         model = self.model.model
         training = model.training
@@ -125,18 +176,23 @@ def exact_head(head: Head, vocabulary: int) -> Head:
 
 
 def view(
-    tokenizer: TokenizerWrapper, context: TeacherContext, chat: TokenizedChat, messages: Messages, document: str = ""
+    tokenizer: TokenizerWrapper,
+    context: TeacherContext,
+    chat: TokenizedChat,
+    messages: Messages,
+    document: str = "",
+    tools: Tools = (),
 ) -> TokenizedChat:
     """Return a row as a teacher sees it: see `LocalTeacher.view`. Needs no weights."""
     first = next((n for n, message in enumerate(messages) if message.role == "assistant"), len(messages))
     prompt = messages[:first]
-    own = render_prompt(tokenizer, prompt)
+    own = render_prompt(tokenizer, prompt, tools)
     if list(chat.tokens[: len(own)]) != own or any(chat.mask[: len(own)]):
         raise InputError(
             "The tokens before the first answer are not those of the prompt.",
             "Use the same chat template for teacher and student.",
         )
-    seen = render_prompt(tokenizer, with_context(context, prompt, document))
+    seen = render_prompt(tokenizer, with_context(context, prompt, document), tools)
     return TokenizedChat((*seen, *chat.tokens[len(own) :]), (*([False] * len(seen)), *chat.mask[len(own) :]))
 
 
@@ -149,7 +205,7 @@ def teacher_folder(spec: str, student: Path, report: Report = ignore) -> Path:
     if not is_local(spec):
         raise InputError(
             f"The probabilities of {spec} cannot be computed: it is not a model on this machine.",
-            "Name a local teacher: mlx:FOLDER, mlx:OWNER/NAME or self. Or learn from its text: --objective sft.",
+            "Name a local teacher: mlx:FOLDER, mlx:OWNER/NAME or self. Or train on its text alone, with objective sft.",
         )
     folder = local_folder(spec, student)
     if folder:
@@ -237,12 +293,15 @@ def describe_teacher(
     folder = teacher_folder(spec, student, report)
     hardware = device.prepare()
     converted = (student / MODEL_CONFIG).is_file()
+    is_other_model = converted and spec != SELF
     if scores and converted:
         check_teacher(folder, student)
     else:
         load_tokenizer(folder)
-    own = weight_bytes(student, hardware.dtype.size) if converted and spec != SELF else 0
-    needed = check_memory(folder, own if in_memory else 0)
-    parts = [f"weights {format_bytes(needed)}", *([f"the student's {format_bytes(own)}"] if own else [])]
-    tokens = "; the same tokens as the student" if scores and converted and spec != SELF else ""
-    return f"Teacher {spec}: {', '.join(parts)}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"
+    student_bytes = weight_bytes(student, hardware.dtype.size) if is_other_model else 0
+    needed = check_memory(folder, student_bytes if in_memory else 0)
+    weights = f"weights {format_bytes(needed)}"
+    if student_bytes:
+        weights += f", the student's {format_bytes(student_bytes)}"
+    tokens = "; the same tokens as the student" if scores and is_other_model else ""
+    return f"Teacher {spec}: {weights}, of {format_bytes(hardware.usable_bytes)} of memory{tokens}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.errors import DistillError
 from mlx_distill.records import Record
 from mlx_distill.storage.atomic import write_json
 from mlx_distill.storage.file_states import FileState, states_of
 from mlx_distill.storage.files import PROVENANCE
+from mlx_distill.storage.jsonl import read_json
 
 
 class Provenance(Record, frozen=True):
@@ -49,8 +50,8 @@ class Provenance(Record, frozen=True):
     def load(cls, folder: Path) -> Provenance | None:
         """Read the record in `folder`. None if there is none, or if it is not readable."""
         try:
-            return cls.from_json(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
+            return cls.from_json(read_json(folder / PROVENANCE, ""))
+        except (DistillError, ValueError):
             return None
 
 

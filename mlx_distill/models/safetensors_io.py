@@ -32,8 +32,8 @@ _NUMPY_CODES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "I64": "<i8", "F16": "<
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The content of a folder's weight files, from their headers."""
+class WeightFiles:
+    """The weight files of a folder, and what their headers say."""
 
     files: tuple[Path, ...]
     is_mlx: bool
@@ -43,7 +43,7 @@ class Weights:
     n_tensors: int
 
 
-def read_headers(folder: Path) -> Weights:
+def read_headers(folder: Path) -> WeightFiles:
     """Read the headers of all weight files of a folder. InputError if there is none or one is broken."""
     files = sorted(folder.glob(WEIGHTS))
     if not files:
@@ -62,13 +62,15 @@ def read_headers(folder: Path) -> Weights:
     names = {code: name for name, (code, _) in _CODES.items()}
     dtypes = [names[code] for code, _ in counts.most_common() if code in names]
     dtype = dtypes[0] if dtypes else counts.most_common(1)[0][0]
-    return Weights(tuple(files), formats == {"mlx"}, dtype, n_tensors)
+    return WeightFiles(tuple(files), formats == {"mlx"}, dtype, n_tensors)
 
 
 def _header(file: Path) -> dict[str, Any]:
     """Read a header and check it against the file's size before it can take memory."""
     try:
         size = file.stat().st_size
+        if not file.is_file():
+            raise ValueError("it is a pipe, a device or a folder")
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > size:
@@ -80,6 +82,9 @@ def _header(file: Path) -> dict[str, Any]:
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         if 8 + length + max(tensor["data_offsets"][1] for tensor in tensors) != size:
             raise ValueError("the file is cut off, or longer than its header says")
+        numbers = [number for tensor in tensors for number in (*tensor["shape"], *tensor["data_offsets"])]
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ValueError("a size is not a whole number")
         if not all(isinstance(tensor["dtype"], str) and 0 <= prod(tensor["shape"]) <= 8 * size for tensor in tensors):
             raise ValueError("a tensor's type or shape cannot be right")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -126,7 +131,7 @@ def map_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]
     start_of_values = 8 + int.from_bytes(data[:8].tobytes(), "little")
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, tensor in header.items():
-        start, end = tensor["data_offsets"]
+        start, end = tensor["data_offsets"][:2]
         kind = _NUMPY_CODES.get(tensor["dtype"])
         if kind is None or not 0 <= start <= end or end - start != np.dtype(kind).itemsize * prod(tensor["shape"]):
             raise InputError(f"{path}: {name!r} has a type or a size that cannot be right.", "Make the file again.")

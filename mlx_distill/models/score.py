@@ -7,8 +7,10 @@ Prompts and padding never count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 import mlx.core as mx
@@ -67,6 +69,12 @@ class Batch:
     def n_supervised(self) -> int:
         return sum(self.tokens_of_row)
 
+    @property
+    def row_slices(self) -> list[slice]:
+        """The supervised tokens of each row, as a slice of `targets`."""
+        ends = accumulate(self.tokens_of_row)
+        return [slice(end - count, end) for end, count in zip(ends, self.tokens_of_row, strict=True)]
+
 
 def score(
     student: Student,
@@ -88,9 +96,8 @@ def score(
     report(Progress(job, 0, len(rows), "rows"))
     for indices, batch, result in zip(groups, batches, map_batches(batches, losses_of), strict=True):
         losses, correct = np.array(result[0], dtype=np.float64), np.array(result[1])
-        ends = np.cumsum(batch.tokens_of_row)
-        for index, end, n in zip(indices, ends, batch.tokens_of_row, strict=True):
-            scores[index] = RowScore(float(losses[end - n : end].sum()), int(correct[end - n : end].sum()), n)
+        for index, tokens, count in zip(indices, batch.row_slices, batch.tokens_of_row, strict=True):
+            scores[index] = RowScore(float(losses[tokens].sum()), int(correct[tokens].sum()), count)
         report(Progress(job, len(scores), len(rows), "rows"))
     return total([scores[index] for index in range(len(rows))])
 
@@ -124,7 +131,7 @@ def pad(rows: Sequence[TokenizedChat], multiple: int = 1, pad_token: int = 0) ->
     Causal attention never sees padding on the right. The last supervised token is only a target: it is not an input.
     """
     ends = [max(index for index, supervised in enumerate(row.mask) if supervised) for row in rows]
-    length = -(-max(max(ends), 1) // multiple) * multiple
+    length = round_up(max(max(ends), 1), multiple)
     inputs = np.full((len(rows), length), pad_token, dtype=np.int32)
     positions: list[int] = []
     targets: list[int] = []
@@ -136,6 +143,11 @@ def pad(rows: Sequence[TokenizedChat], multiple: int = 1, pad_token: int = 0) ->
                 targets.append(row.tokens[index])
     counts = tuple(sum(row.mask[1:]) for row in rows)
     return Batch(mx.array(inputs), mx.array(positions), mx.array(targets), counts)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` that is not less than `number`."""
+    return -(-number // multiple) * multiple
 
 
 def chunk_limit() -> int:
@@ -152,7 +164,7 @@ def make_batches(lengths: Sequence[int], batch_tokens: int = 0) -> list[list[int
     batch_tokens = batch_tokens or (METAL_BATCH_TOKENS if device.prepare().kind == "metal" else BATCH_TOKENS)
     groups: list[list[int]] = []
     for together in batches_by_length(lengths, batch_tokens * n_streams):
-        size = -(-len(together) // n_streams)
+        size = math.ceil(len(together) / n_streams)
         groups += [together[start : start + size] for start in range(0, len(together), size)]
     return groups
 

@@ -35,6 +35,7 @@ from mlx_distill.records import Record, content_hash
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import new_file, write_json
 from mlx_distill.storage.file_states import file_hash
+from mlx_distill.storage.jsonl import read_text
 
 SHARD_TOKENS = 16_384
 """Answer tokens of a shard; a longer row is a shard of its own. An interrupted run loses less than one shard."""
@@ -165,29 +166,39 @@ class TeacherSignal:
     def source(self) -> Source:
         return self.manifest.source
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def row(self, key: str, name: str = "") -> Values:
+    def row(self, key: str) -> Values:
         """Return the ids (n, k) uint32 and log-probabilities (n, k) float32 of a row's n answer tokens, in order.
 
-        `name` is the row's id for the error: InputError if the row has no stored values, or broken ones.
+        Raises InputError if the row has no stored values, or broken ones.
         """
+        shard, number = self._place(key, key)
+        return shard.row(number, self.source.vocabulary)
+
+    def check(self, key: str, n_tokens: int, name: str) -> None:
+        """Raise InputError if there are no values of the row, or not those of `n_tokens` answer tokens.
+
+        `name` is the row's id for the error. The values are not read.
+        """
+        shard, number = self._place(key, name)
+        stored = int(shard.starts[number + 1]) - int(shard.starts[number])
+        if stored != n_tokens:
+            raise InputError(f"{shard.path}: {stored} answer tokens of row {name!r}, which has {n_tokens}.", _AGAIN)
+
+    def _place(self, key: str, name: str) -> tuple[_Shard, int]:
         if key not in self._places:
             raise InputError(
-                f"{self.folder} has no log-probabilities of row {name or key!r}: it is new, or its tokens changed.",
+                f"{self.folder} has no log-probabilities of row {name!r}: it is new, or its tokens changed.",
                 "Run `mlx-distill logprobs`: it scores only what is missing.",
             )
-        shard, number = self._places[key]
-        return shard.row(number, self.source.vocabulary)
+        return self._places[key]
 
 
 def read_manifest(folder: Path) -> SignalManifest:
     """Read the manifest of a folder. Raises MissingError if there is none, InputError if it is broken."""
     file = folder / files.LOGPROBS_MANIFEST
     try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=SignalManifest)
-    except OSError as error:
+        manifest = msgspec.json.decode(read_text(file), type=SignalManifest)
+    except MissingError as error:
         raise MissingError(
             f"{folder} holds no complete log-probabilities.", "Make them with `mlx-distill logprobs`."
         ) from error
@@ -292,7 +303,8 @@ class SignalWriter:
                 continue
             if any(len(ids) != self.n_tokens.get(key, len(ids)) for key, (ids, _) in values.items()):
                 continue
-            if hashes.get(path.name, "") in ("", file_hash(path)):
+            recorded = hashes.get(path.name)
+            if not recorded or recorded == file_hash(path):
                 yield shard
 
     def _add(self, shard: _Shard) -> None:

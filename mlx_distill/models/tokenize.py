@@ -6,30 +6,42 @@ It tokenizes a conversation turn by turn. So the tokens before an answer are exa
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import InputError
 from mlx_distill.formatting import first_line
-from mlx_distill.records import Messages, build_messages
+from mlx_distill.records import Example, Message, Messages, build_messages
+from mlx_distill.sanitize import thinking_of
 
 MAX_TEMPLATE_CHARACTERS = 100_000
 """Maximum number of characters that a chat template may add to a conversation, besides four times its own text."""
 TRIAL_BYTES = 4 << 30
 """Memory limit for the trial of a chat template (Linux only)."""
 _TRIAL = f"""
-import json, resource, sys
+import json, resource, sys, time
 if sys.platform == "linux":
     resource.setrlimit(resource.RLIMIT_AS, ({TRIAL_BYTES}, {TRIAL_BYTES}))
 from transformers.utils.chat_template_utils import render_jinja_template
+seconds = int(time.process_time()) + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 render_jinja_template(**json.load(sys.stdin), add_generation_prompt=True)
 """
+_REWRITES = "The chat template writes earlier turns differently once an answer follows."
+_THOUGHT = re.compile(r"<think>.*?(</think>\s*|\Z)", re.DOTALL)
 _OTHER_MODEL = "Use an instruct model whose chat template writes turns one after another (Qwen2.5, SmolLM2, Llama)."
+
+
+Tools = Sequence[Mapping[str, Any]]
+"""Descriptions of tools, as JSON schemas."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +57,34 @@ class TokenizedChat:
         return sum(self.mask)
 
 
-def render(tokenizer: TokenizerWrapper, messages: Messages) -> TokenizedChat:
+def render(tokenizer: TokenizerWrapper, conversation: Messages | Example) -> TokenizedChat:
     """Return the tokens and the answer mask of a conversation, without the template's text after the last end token.
 
-    Raises InputError if the template fails, rewrites earlier turns, or writes no end token.
+    A template may leave the reasoning out of earlier answers: these are not supervised. Raises InputError if the
+    template fails, rewrites earlier turns in another way, writes no end token, or leaves out reasoning or tools.
     """
     tokens: list[int] = []
     mask: list[bool] = []
-    for text, supervised in _pieces(tokenizer, messages):
+    if isinstance(conversation, Example):
+        pieces = _pieces(tokenizer, conversation.messages, conversation.tools)
+        if conversation.mask_thinking:
+            pieces = [part for text, supervised in pieces for part in _without_thought(text, supervised)]
+    else:
+        pieces = _pieces(tokenizer, conversation, ())
+    for text, supervised in pieces:
         ids = tokenizer.encode(text, add_special_tokens=False)
         tokens.extend(ids)
         mask.extend([supervised] * len(ids))
     return TokenizedChat(tuple(tokens), tuple(mask))
 
 
-def render_prompt(tokenizer: TokenizerWrapper, messages: Messages) -> list[int]:
+def render_prompt(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools = ()) -> list[int]:
     """Return the tokens after which the model writes the next answer."""
-    whole = _text(tokenizer, messages, ask=True)
-    texts = _find_answers(tokenizer, messages, whole)
+    whole = _text(tokenizer, messages, tools, ask=True)
+    texts = _split_at_answers(tokenizer, messages, tools, whole)
     if texts is None:
-        texts = [text for text, _ in _pieces(tokenizer, messages)]
+        given = [text for text, _ in _pieces(tokenizer, messages, tools)]
+        texts = given if _continues(whole, "".join(given)) else []
     rest = whole[sum(map(len, texts)) :]
     return [token for text in (*texts, rest) for token in tokenizer.encode(text, add_special_tokens=False)]
 
@@ -84,16 +104,18 @@ def control_tokens(tokenizer: TokenizerWrapper) -> list[str]:
 def find_control_token(messages: Messages, control_tokens: Sequence[str]) -> str:
     """Return which message contains a control token; "" if none does. It would end or open a turn."""
     for message in messages:
+        text = message.content + str([call.to_json() for call in message.tool_calls])
         for token in control_tokens:
-            if token in message.content:
+            if token in text:
                 return f"the {message.role} message contains {token}"
     return ""
 
 
-def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) -> None:
+def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: int = 30) -> None:
     """Render one message in a child process. InputError if the template fails, or exceeds the time or memory limit.
 
     A template is a program from the model's author: it can loop or fill the memory even when it is only compiled.
+    The time is processor time, so that a busy machine does not refuse a good template.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
@@ -103,55 +125,100 @@ def check_chat_template(tokenizer: TokenizerWrapper, max_seconds: float = 30.0) 
 
 
 @cache
-def _check_template(template: str, max_seconds: float) -> None:
+def _check_template(template: str, max_seconds: int) -> None:
     conversations = [[message.to_json() for message in build_messages("Hello")]]
     trial = json.dumps({"conversations": conversations, "chat_template": template})
-    command = [sys.executable, "-P", "-c", _TRIAL]  # -P: do not import modules from the working folder
-    try:
-        done = subprocess.run(command, input=trial, capture_output=True, text=True, timeout=max_seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"The chat template does not finish within {max_seconds:g} s.", _OTHER_MODEL) from error
+    command = [sys.executable, "-P", "-c", _TRIAL, str(max_seconds)]  # -P: no modules from the working folder
+    done = subprocess.run(command, input=trial, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise InputError(f"The chat template does not finish within {max_seconds} s.", _OTHER_MODEL)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["the process ended without a message"]
         raise InputError(f"The chat template cannot write a conversation: {first_line(lines[-1])}", _OTHER_MODEL)
 
 
-def _pieces(tokenizer: TokenizerWrapper, messages: Messages) -> list[tuple[str, bool]]:
+def _pieces(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools) -> list[tuple[str, bool]]:
     """Split the text up to the last answer's end token into (given text, False) and (answer, True)."""
+    if tools and _text(tokenizer, messages, tools, ask=False) == _text(tokenizer, messages, (), ask=False):
+        raise InputError("The chat template does not write the tools of a conversation.", _OTHER_MODEL)
     pieces: list[tuple[str, bool]] = []
     done = ""
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = _text(tokenizer, messages[:index], ask=True)
-        after = _text(tokenizer, messages[: index + 1], ask=False)
-        if not before.startswith(done) or not after.startswith(before):
-            raise InputError("The chat template writes earlier turns differently once an answer follows.", _OTHER_MODEL)
+        before = _text(tokenizer, messages[:index], tools, ask=True)
+        after = _text(tokenizer, messages[: index + 1], tools, ask=False)
+        if not after.startswith(before):
+            raise InputError(_REWRITES, _OTHER_MODEL)
+        if not _continues(before, done):
+            pieces, done = [], ""
         turn = after[len(before) :]
         ends = [turn.rfind(text) + len(text) for text in end_tokens(tokenizer) if text in turn]
         if not ends:
             raise InputError("The chat template writes no end token after an answer.", _OTHER_MODEL)
         answer = turn[: max(ends)]
+        _check_complete(message, answer)
         pieces += [(before[len(done) :], False), (answer, True)]
         done = before + answer
     return pieces
 
 
-def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, whole: str) -> list[str] | None:
+def _continues(whole: str, start: str) -> bool:
+    """Return whether a text begins with `start`; False if it does except for reasoning, which some templates forget.
+
+    Raises InputError for any other difference.
+    """
+    if whole.startswith(start):
+        return True
+    if _without_thoughts(whole).startswith(_without_thoughts(start)):
+        return False
+    raise InputError(_REWRITES, _OTHER_MODEL)
+
+
+def _without_thoughts(text: str) -> str:
+    """Remove all reasoning that has an end, in time linear in the text."""
+    return _THOUGHT.sub(lambda found: "" if found[1] else found[0], text)
+
+
+def _check_complete(message: Message, answer: str) -> None:
+    """Raise InputError if the template left out the reasoning or a tool call of an answer."""
+    thinking = thinking_of(message.content)
+    if thinking and thinking not in answer:
+        raise InputError(
+            "The chat template leaves out the reasoning of an answer.",
+            'Set thinking = "drop" in [prepare], or use a student whose template writes <think>.',
+        )
+    if any(call.function.name not in answer for call in message.tool_calls):
+        raise InputError("The chat template does not write the tool calls of an answer.", _OTHER_MODEL)
+
+
+def _without_thought(text: str, supervised: bool) -> list[tuple[str, bool]]:
+    """Split the reasoning off a supervised text. It is read, but not learned."""
+    _, closing, rest = text.partition("</think>")
+    if not supervised or not closing:
+        return [(text, supervised)]
+    answer = rest.lstrip()
+    return [(text[: len(text) - len(answer)], False), (answer, True)]
+
+
+def _split_at_answers(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, whole: str) -> list[str] | None:
     """Split `whole` like `_pieces`, in time linear in the number of turns: each answer follows a generation prompt.
 
-    Returns None if this cannot be told from the text alone.
+    Returns None if the places of the answers cannot be told from the text alone.
     """
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         return []
     before = messages[: answers[0]]
-    opening = _text(tokenizer, before, ask=True).removeprefix(_text(tokenizer, before, ask=False))
+    opening = _text(tokenizer, before, tools, ask=True).removeprefix(_text(tokenizer, before, tools, ask=False))
     ends = end_tokens(tokenizer)
-    parts = whole.split(opening) if opening else []
-    controls_in_content = any(token in message.content for message in messages for token in (opening, *ends))
-    unchanged = whole.startswith(_text(tokenizer, messages[: answers[-1] + 1], ask=False))
-    if controls_in_content or not unchanged or len(parts) != len(answers) + 2:
+    if not opening or any(token in message.content for message in messages for token in (opening, *ends)):
+        return None
+    answered = _text(tokenizer, messages[: answers[-1] + 1], tools, ask=False)
+    if not whole.startswith(answered) or "</think>" in answered:  # the template may leave out earlier reasoning
+        return None
+    parts = whole.split(opening)
+    if len(parts) != len(answers) + 2:
         return None
     texts = [parts[0] + opening]
     for part in parts[1 : len(answers) + 1]:
@@ -162,15 +229,16 @@ def _find_answers(tokenizer: TokenizerWrapper, messages: Messages, whole: str) -
     return texts[:-1]
 
 
-def _text(tokenizer: TokenizerWrapper, messages: Messages, *, ask: bool) -> str:
+def _text(tokenizer: TokenizerWrapper, messages: Messages, tools: Tools, *, ask: bool) -> str:
     turns = [message.to_json() for message in messages]
+    given = {"tools": list(tools)} if tools else {}
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask, **given)
         text.encode()  # the tokenizer cannot read lone surrogates
     except Exception as error:  # a template is a program of the model's author and may raise anything
         raise InputError(
             f"The chat template cannot write this conversation: {first_line(error)}", _OTHER_MODEL
         ) from error
-    if len(text) > MAX_TEMPLATE_CHARACTERS + 4 * sum(len(message.content) for message in messages):
+    if len(text) > MAX_TEMPLATE_CHARACTERS + 4 * len(json.dumps([turns, given])):
         raise InputError(f"The chat template makes {len(text)} characters of a short conversation.", _OTHER_MODEL)
     return text

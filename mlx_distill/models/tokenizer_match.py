@@ -24,7 +24,7 @@ PROBE = (
     Message("assistant", "Because <b>it's</b> {so}."),
 )
 """A conversation whose tokens show differences in templates, in splitting and in normalisation."""
-_OTHER_TEACHER = "Choose a teacher of the student's own family, or learn from its text alone: --objective sft."
+_OTHER_TEACHER = "Choose a teacher of the student's own family, or train on its text alone, with objective sft."
 
 
 def check_same_tokenizer(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None:
@@ -80,7 +80,8 @@ def _check_entries(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None
     if theirs == ours:
         return
     number = min(n for n in {*theirs, *ours} if theirs.get(n) != ours.get(n))
-    raise _differ(f"token {number} is {_shown(theirs.get(number))} for the teacher", _shown(ours.get(number)))
+    texts = _shown(theirs.get(number)), _shown(ours.get(number))
+    raise _differ(f"token {number} is {texts[0]} for the teacher, {texts[1]} for the student")
 
 
 def _check_added_tokens(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None:
@@ -90,13 +91,13 @@ def _check_added_tokens(teacher: TokenizerWrapper, student: TokenizerWrapper) ->
     number = min(n for n in {*theirs, *ours} if theirs.get(n) != ours.get(n))
     whose, other = ("teacher", "student") if number in theirs else ("student", "teacher")
     text = theirs.get(number, ours.get(number))
-    raise _differ(f"{_shown(text)} ({number}) is one token in any text for the {whose}", f"not for the {other}", "")
+    raise _differ(f"{_shown(text)} ({number}) is one token in any text for the {whose}, not for the {other}")
 
 
 def _check_merges(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None:
     for number, (theirs, ours) in enumerate(zip_longest(_merges(teacher), _merges(student))):
         if theirs != ours:
-            raise _differ(f"merge {number} is {_shown(theirs)} for the teacher", _shown(ours))
+            raise _differ(f"merge {number} is {_shown(theirs)} for the teacher, {_shown(ours)} for the student")
 
 
 def _check_end_token(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None:
@@ -105,7 +106,7 @@ def _check_end_token(teacher: TokenizerWrapper, student: TokenizerWrapper) -> No
     if end not in teacher.eos_token_ids:
         theirs = ", ".join(map(_shown, teacher.convert_ids_to_tokens(sorted(teacher.eos_token_ids))))
         text = student.convert_ids_to_tokens([end])[0]
-        raise _differ(f"the student ends an answer with {_shown(text)} ({end})", f"the teacher with {theirs}", "")
+        raise _differ(f"the student ends an answer with {_shown(text)} ({end}), the teacher with {theirs}")
 
 
 def _check_rendering(teacher: TokenizerWrapper, student: TokenizerWrapper) -> None:
@@ -118,12 +119,12 @@ def _check_rendering(teacher: TokenizerWrapper, student: TokenizerWrapper) -> No
         repr(tokenizer.decode(list(chat.tokens[place : place + 8])))
         for tokenizer, chat in ((teacher, theirs), (student, ours))
     ]
-    raise _differ(f"at token {place} of a trial conversation the teacher reads {texts[0]}", texts[1])
+    raise _differ(f"at token {place} of a trial conversation the teacher reads {texts[0]}, {texts[1]} for the student")
 
 
 def _shown(text: object) -> str:
     return "missing" if text is None else repr(text)[:80]
 
 
-def _differ(first: str, second: str, whose: str = " for the student") -> InputError:
-    return InputError(f"Teacher and student have different tokenizers: {first}, {second}{whose}.", _OTHER_TEACHER)
+def _differ(difference: str) -> InputError:
+    return InputError(f"Teacher and student have different tokenizers: {difference}.", _OTHER_TEACHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mlx_distill.config import Config, doc
 from mlx_distill.records import STUDENT_SYSTEM, Split
@@ -52,6 +52,10 @@ class PrepareConfig(Config, frozen=True):
         None
     )
     max_length: Annotated[int, doc("maximum tokens of a row; longer ones are rejected, not cut", ge=1)] = 2048
+    thinking: Annotated[
+        Literal["keep", "drop", "mask"],
+        doc("reasoning in answers (<think>): learn it, remove it, or let the student read it without learning it"),
+    ] = "keep"
     contamination_threshold: Annotated[
         float, doc("reject answers that contain this share of a test prompt's word trigrams", gt=0, le=1)
     ] = 0.7
@@ -134,6 +138,8 @@ class PrepareResult:
     """Families that moved out of train because a held-out split was empty."""
     identity_phrases: tuple[str, ...]
     """Ids of the rows in which the teacher calls itself a model."""
+    n_thoughts: int
+    """Answers with reasoning in them."""
     nearest_to_a_test_prompt: Nearest | None
     look_alikes: tuple[Leak, ...]
     total: TokenStats

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from msgspec import structs
+
 from mlx_distill.code_blocks.blocks import code_blocks
 from mlx_distill.code_blocks.syntax import python_problem
 from mlx_distill.errors import InputError
@@ -14,7 +16,7 @@ from mlx_distill.prepare.config import Nearest, PrepareConfig
 from mlx_distill.prepare.rows import Row
 from mlx_distill.prepare.select import Reason, Rejection
 from mlx_distill.records import Example, Message, Prompt, TeacherRecord
-from mlx_distill.sanitize import surrogate_problem
+from mlx_distill.sanitize import surrogate_problem, without_thinking
 from mlx_distill.similarity import NearDuplicateIndex, OverlapIndex, ngrams, normalize
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import package_data_path
@@ -49,6 +51,8 @@ class RowFilter:
         self.rejected: list[Rejection] = []
         self.identity_ids: list[str] = []
         """Kept answers in which the teacher calls itself a model."""
+        self.n_thoughts = 0
+        """Answers with reasoning."""
         self.nearest: Nearest | None = None
         self._config = config
         self._tokenizer = load_tokenizer(config.model)
@@ -67,9 +71,27 @@ class RowFilter:
         The student's system message replaces the teacher's, and the context is left out. White space at the ends of the
         answer is removed.
         """
-        turns = record.turns
-        messages = (*self._system, *turns, Message("assistant", record.answer.strip()))
-        example = Example(messages, record.prompt_id, record.family, record.category, record.context)
+        turns, answer = record.turns, record.answer.strip()
+        thinking = self._config.thinking
+        if thinking == "drop":
+            turns = tuple(
+                structs.replace(turn, content=without_thinking(turn.content)) if turn.role == "assistant" else turn
+                for turn in turns
+            )
+            answer = without_thinking(answer).strip()
+        if "</think>" in record.answer:
+            self.n_thoughts += 1
+        if not without_thinking(answer).strip():
+            self.rejected.append(Rejection(record.prompt_id, record.key, Reason.NO_ANSWER, "only <think> ... </think>"))
+            return
+        example = Example(
+            (*self._system, *turns, Message("assistant", answer)),
+            record.prompt_id,
+            record.family,
+            record.category,
+            record.context,
+            mask_thinking=thinking == "mask" and "</think>" in answer,
+        )
         outcome = self._check(example, "\n".join(turn.content for turn in turns), record.sample)
         if isinstance(outcome, Row):
             self.rows.append(outcome)
@@ -95,7 +117,7 @@ class RowFilter:
             return Reason.IDENTITY, f'the answer says "{identity.group()}"'
         if found := find_control_token(example.messages, self._control_tokens):
             return Reason.CONTROL_TOKEN, found
-        rendered = render(self._tokenizer, example.messages)
+        rendered = render(self._tokenizer, example)
         row = Row(example, len(rendered.tokens), rendered.n_supervised)
         n = row.n_supervised
         if row.n_tokens > config.max_length:

@@ -41,7 +41,7 @@ def preview_rows(file: Path, model: Path, n_rows: int) -> Iterator[tuple[Row, li
     """Yield the first `n_rows` rows of a prepared file, each with its text cut into (text, is supervised)."""
     tokenizer = load_tokenizer(model)
     for example in read_jsonl(file, Example.from_json, "Create it with `mlx-distill prepare`.")[:n_rows]:
-        rendered = render(tokenizer, example.messages)
+        rendered = render(tokenizer, example)
         runs = groupby(zip(rendered.tokens, rendered.mask, strict=True), key=lambda pair: pair[1])
         segments = [(tokenizer.decode([token for token, _ in pairs]), supervised) for supervised, pairs in runs]
         yield Row(example, len(rendered.tokens), rendered.n_supervised), segments

@@ -43,13 +43,14 @@ def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
     rows = row_filter.rows
     rejected = [*selection.rejected, *row_filter.rejected]
     counts = Counter(str(rejection.reason) for rejection in rejected)
+    rejections = [f"rejected: {reason}: {count}" for reason, count in counts.items()]
     if not rows:
         raise InputError(
             f"{config.data / files.TEACHER_DATA}: none of its {selection.n_records} answers can be used.",
             "Collect complete answers with `mlx-distill collect`, or change the settings that reject them.",
-            [f"{reason}: {count}" for reason, count in counts.items()],
+            rejections,
         )
-    splits, moved = assign_splits((row.example.family for row in rows), named, config)
+    splits, moved = assign_splits((row.example.family for row in rows), named, config, rejections)
     by_split = {split: [row for row in rows if splits[row.example.family] == split] for split in SPLITS}
     held_out = [*by_split["valid"], *by_split["test"]]
     by_category: dict[str, list[Row]] = {}
@@ -64,6 +65,7 @@ def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
         n_families={split: len({row.example.family for row in group}) for split, group in by_split.items()},
         families_moved_to=moved,
         identity_phrases=tuple(row_filter.identity_ids),
+        n_thoughts=row_filter.n_thoughts,
         nearest_to_a_test_prompt=row_filter.nearest,
         look_alikes=tuple(find_leaks(by_split["train"], held_out, config.contamination_threshold)),
         total=token_stats("all", rows),
@@ -71,7 +73,7 @@ def _prepare(config: PrepareConfig, report: Report) -> PrepareResult:
         categories=tuple(token_stats(category, group) for category, group in sorted(by_category.items())),
     )
     _write(config, result, by_split, rejected)
-    for text in _warnings(result):
+    for text in _warnings(config, result):
         report(Warning(text))
     return result
 
@@ -94,11 +96,13 @@ def _write(
     write_texts(texts)
 
 
-def _warnings(result: PrepareResult) -> Iterator[str]:
+def _warnings(config: PrepareConfig, result: PrepareResult) -> Iterator[str]:
     if result.n_unanswered:
         yield f"Prompts without an answer: {result.n_unanswered}. `mlx-distill collect` asks the teacher."
     if ids := result.identity_phrases:
         yield f"Answers in which the teacher calls itself a model: {_list(ids)}. --reject-identity rejects them."
+    if result.n_thoughts and config.thinking == "keep":
+        yield f"Answers with reasoning (<think>): {result.n_thoughts}. The student learns it, unless --thinking is set."
     for family, split in result.families_moved_to.items():
         yield f"The hash put no family into {split}, so {family} moved there. The prompts can name their split."
     if leaks := result.look_alikes:

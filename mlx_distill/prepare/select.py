@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ class Reason(StrEnum):
 
     NOT_CURRENT = "not among the current prompts"
     NOT_COMPLETE = "not complete"
+    NO_ANSWER = "no answer after the reasoning"
     SUPERSEDED = "superseded"
     INVALID_TEXT = "invalid text"
     CONTAMINATION = "contamination"
@@ -81,27 +83,31 @@ def select(data: Path) -> Selection:
     records = read_jsonl(data / files.TEACHER_DATA, TeacherRecord.from_json, "Create it with `mlx-distill collect`.")
     index = _read_index(data / files.PROMPT_INDEX)
     rejected: list[Rejection] = []
-    current: dict[str, CurrentPrompt] = {}
-    for prompt in index or ():
-        first = current.setdefault(prompt.key, prompt)
-        if first is not prompt:
-            rejected.append(Rejection(prompt.id, prompt.key, Reason.DUPLICATE, f"same prompt as {first.id}"))
+    current: dict[str, CurrentPrompt] = {}  # by the hash of the request; without collect.json, by the prompt's id
     if index is None:
+        name_of = attrgetter("prompt_id")
         current = {r.prompt_id: CurrentPrompt(r.key, r.prompt_id, r.family, r.category, r.split) for r in records}
+    else:
+        name_of = attrgetter("key")
+        for prompt in index:
+            first = current.setdefault(prompt.key, prompt)
+            if first is not prompt:
+                rejected.append(Rejection(prompt.id, prompt.key, Reason.DUPLICATE, f"same prompt as {first.id}"))
 
-    answers: dict[str, list[TeacherRecord]] = {key: [] for key in current}  # the oldest first
+    answers: dict[str, list[TeacherRecord]] = {name: [] for name in current}  # the oldest first
     for record in records:
-        key = record.prompt_id if index is None else record.key
-        if key in answers:
-            answers[key].append(record)
+        if name_of(record) in answers:
+            answers[name_of(record)].append(record)
+        elif not record.complete:
+            rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_COMPLETE, _how_it_ended(record)))
         else:
             detail = "collect.json does not list this prompt with these settings"
             rejected.append(Rejection(record.prompt_id, record.key, Reason.NOT_CURRENT, detail))
 
     selected: list[TeacherRecord] = []
-    for key, prompt in current.items():
-        newest = next((record for record in reversed(answers[key]) if record.complete), None)
-        for record in answers[key]:
+    for name, prompt in current.items():
+        newest = next((record for record in reversed(answers[name]) if record.complete), None)
+        for record in answers[name]:
             if not record.complete:
                 rejected.append(Rejection(prompt.id, record.key, Reason.NOT_COMPLETE, _how_it_ended(record)))
             elif record is not newest:

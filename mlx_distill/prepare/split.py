@@ -39,13 +39,14 @@ def named_splits(prompts: Iterable[CurrentPrompt]) -> dict[str, Split]:
 
 
 def assign_splits(
-    families: Iterable[str], named: Mapping[str, Split], config: PrepareConfig
+    families: Iterable[str], named: Mapping[str, Split], config: PrepareConfig, rejections: Sequence[str] = ()
 ) -> tuple[dict[str, Split], dict[str, Split]]:
     """Return the split of each family that has rows, and the families that moved out of train.
 
     A named split wins. Otherwise the family's hash position decides: below `test_fraction` it goes to test, below
     `test_fraction + valid_fraction` to valid, else to train. Therefore new families never move old ones. If test or
-    valid stays empty, the train family with the lowest position moves there. InputError if a split is still empty.
+    valid stays empty, the train family with the lowest position moves there. InputError if a split is still empty; it
+    lists the rejections.
     """
     fractions: dict[Split, float] = {"test": config.test_fraction, "valid": config.valid_fraction}
     positions: dict[str, float] = {}
@@ -69,7 +70,9 @@ def assign_splits(
     empty = [split for split in SPLITS if split not in splits.values() and fractions.get(split, 1.0) > 0]
     if empty:
         raise InputError(
-            f"No rows are left for {' and '.join(empty)}. Families with usable answers: {len(splits)}.", _NEXT_STEP
+            f"No rows are left for {' and '.join(empty)}. Families with usable answers: {len(splits)}.",
+            _NEXT_STEP,
+            rejections,
         )
     return splits, moved
 

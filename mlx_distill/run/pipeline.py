@@ -218,12 +218,13 @@ def _needs_logprobs(train: TrainConfig, logprobs: LogprobsConfig) -> bool:
 
 def _refuse_remote_teacher(train: TrainConfig, logprobs: LogprobsConfig, file: Path) -> None:
     """Raise InputError before any work, because only a teacher on this machine gives its probabilities."""
-    if train.objective in ("kd", "on-policy") and not is_local(logprobs.teacher):
+    teacher = train.teacher or logprobs.teacher
+    if train.objective in ("kd", "on-policy") and not is_local(teacher):
         raise InputError(
-            f"{file}: objective = {train.objective!r} needs the probabilities of the teacher, and {logprobs.teacher} "
-            "gives text only.",
-            'Name a local teacher at the top of the file or in [logprobs]: teacher = "mlx:FOLDER", "mlx:OWNER/NAME" or '
-            '"self". Or set [train] objective = "sft".',
+            f"{file}: objective = {train.objective!r} needs the probabilities of the teacher, and {teacher} gives text "
+            "only.",
+            f"Name a local teacher at the top of the file or in [{'train' if train.teacher else 'logprobs'}]: "
+            'teacher = "mlx:FOLDER", "mlx:OWNER/NAME" or "self". Or set [train] objective = "sft".',
         )
 
 

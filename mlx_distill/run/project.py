@@ -140,8 +140,9 @@ class Project:
 
     @property
     def _teacher_in_memory(self) -> bool:
-        """True if no log-probabilities are stored: then the teacher is loaded for training."""
-        return self.sections.get("logprobs", {}).get("top_k") == 0
+        """True if training loads the teacher: no log-probabilities are stored, or the student writes the text."""
+        on_policy = self.sections.get("train", {}).get("objective") == "on-policy"
+        return on_policy or self.sections.get("logprobs", {}).get("top_k") == 0
 
     def values(self, section: str) -> dict[str, Any]:
         """Return the values of a section: paths and shared settings of the project, and the section's own settings."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,11 +21,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlx_distill.serve.protocol import ChatRequest, Finish, RequestError, ResponseBuilder, check_model
 
 MAX_CONNECTIONS = 200
 """More connections get 503. macOS lets a process open 256 files by default."""
+RECEIVE_SECONDS = 30.0
+"""A client that has not sent a whole request after this time is disconnected: it holds one of the connections."""
 _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 
@@ -65,21 +69,49 @@ class _LocalOnly:
         app = self._app
         if scope["type"] == "http":
             headers = Request(scope).headers
-            origin = headers.get("origin")
             if not _HOST.fullmatch(headers.get("host", "")):
                 app = _error_response(RequestError("This server answers only to 127.0.0.1 and localhost.", status=403))
-            elif origin is not None and not _ORIGIN.fullmatch(origin):
+            elif not all(map(_ORIGIN.fullmatch, headers.getlist("origin"))):
                 app = _error_response(RequestError("This server refuses web pages of other hosts.", status=403))
         await app(scope, receive, send)
 
 
-def http_server(models: Sequence[str], jobs: Jobs, max_body_bytes: int) -> uvicorn.Server:
+class _Protocol(H11Protocol):
+    """Disconnects clients that are idle or slow. uvicorn does so only between two requests."""
+
+    receive_seconds = RECEIVE_SECONDS
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._deadline.cancel()
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        self._deadline = self.loop.call_later(self.receive_seconds, self._disconnect)
+
+    def _disconnect(self) -> None:
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self.transport.abort()
+
+
+def http_server(
+    models: Sequence[str], jobs: Jobs, max_body_bytes: int, receive_seconds: float = RECEIVE_SECONDS
+) -> uvicorn.Server:
     """Return a server that puts each checked request for one of `models` into `jobs`. A full queue gives 503."""
+    protocol = type("Protocol", (_Protocol,), {"receive_seconds": receive_seconds})
     return uvicorn.Server(
         uvicorn.Config(
             _Routes(models, jobs, max_body_bytes).app(),
             loop="asyncio",
-            http="h11",
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -141,7 +141,7 @@ def write_texts(texts: Mapping[Path, str | Iterable[str]]) -> None:
     A text can come in pieces, so that a large file does not have to fit in memory.
     """
     temporary: dict[Path, str] = {}
-    path = next(iter(texts))
+    path = next(iter(texts))  # the file in work, for the error
     try:
         for path, text in texts.items():
             make_folder(path.parent)

@@ -38,8 +38,8 @@ def states_of(paths: Iterable[Path], known: Mapping[str, FileState] | None = Non
         for file in files:
             info = file.stat()
             before = known.get(str(file))
-            same = before and before.size == info.st_size and before.modified_ns == info.st_mtime_ns
-            if before and same and info.st_size > _ALWAYS_HASHED_BYTES:
+            is_large = info.st_size > _ALWAYS_HASHED_BYTES
+            if before and is_large and (before.size, before.modified_ns) == (info.st_size, info.st_mtime_ns):
                 digest = before.sha256
             else:
                 digest = file_hash(file)

@@ -31,6 +31,7 @@ PROVENANCE = "mlx_distill.json"
 ADAPTER_WEIGHTS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts.jsonl"
 TRAINING_RUN = "run.json"
 CHECKPOINT = "checkpoint.safetensors"
 

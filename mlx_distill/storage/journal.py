@@ -1,4 +1,4 @@
-"""Append-only JSON lines files with one writer. Each line is on the disk before `append` returns."""
+"""Append-only JSON lines files with one writer. By default, a line is on the disk before `append` returns."""
 
 from __future__ import annotations
 

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlx_distill.errors import InputError, MissingError, raise_problems
+from mlx_distill.formatting import first_line
 
 T = TypeVar("T")
+
+MAX_TEXT_BYTES = 64 << 20
+"""Maximum size of a file that is read at once. A file with a hole can have any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,29 @@ class Line:
 def read_text(path: Path, missing_step: str = "") -> str:
     """Return a file's text without its byte order mark.
 
-    Raises MissingError with `missing_step` as the next step if there is no file, and InputError if it is not UTF-8.
+    Raises MissingError with `missing_step` as the next step if there is no file, and InputError if it is not UTF-8 or
+    too large.
     """
     with _read_errors(path, missing_step):
+        size = path.stat().st_size
+        if size > MAX_TEXT_BYTES:
+            raise InputError(f"{path}: {size:,} bytes; at most {MAX_TEXT_BYTES:,} are read.", "Name another file.")
         return _decode(path, 0, path.read_bytes())
+
+
+def read_json(path: Path, next_step: str) -> Any:
+    """Return a file's decoded JSON. Raises what `read_text` raises, and InputError if it is not JSON."""
+    try:
+        return json.loads(read_text(path, next_step))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {first_line(error)}", next_step) from error
+
+
+def refuse_pipes(folder: Path, next_step: str) -> None:
+    """Raise InputError if a folder of files holds a pipe or a device. Libraries would read it without end."""
+    for file in sorted(folder.glob("*")):  # none if there is no folder
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise InputError(f"{file} is a pipe or a device, but a file is expected.", next_step)
 
 
 def each_line(path: Path, missing_step: str = "", *, skip_partial_line: bool = False) -> Iterator[Line]:
@@ -43,7 +66,8 @@ def each_line(path: Path, missing_step: str = "", *, skip_partial_line: bool = F
     with _read_errors(path, missing_step), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = _decode(path, offset, line).strip()
-            if text and not (skip_partial_line and not line.endswith(b"\n")):
+            is_complete = line.endswith(b"\n") or not skip_partial_line
+            if text and is_complete:
                 yield Line(number, offset, text)
             offset += len(line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def exclusive(path: Path) -> Iterator[None]:
     lock = real.parent / f".{real.name}.lock"
     descriptor = _open(lock)
     while True:
-        take_lock(descriptor, path, _holder(lock))
+        take_lock(descriptor, path, _holder(descriptor))
         if os.fstat(descriptor).st_nlink:
             break
         os.close(descriptor)  # the previous holder of the lock removed the file
@@ -53,17 +54,18 @@ def take_lock(descriptor: int, path: Path, holder: str = "another mlx-distill") 
 
 
 def _open(lock: Path) -> int:
-    try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    next_step = "Remove it, or choose a folder that you can write to."
+    try:  # a link could lead to a file of the user, which the lock would empty
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        raise MachineError(
-            f"{lock.parent}: cannot write ({error.strerror}).", "Choose a folder that you can write to."
-        ) from error
+        raise MachineError(f"{lock}: cannot be written ({error.strerror}).", next_step) from error
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+        os.close(descriptor)
+        raise MachineError(f"{lock}: not a lock, but a pipe, a device or another name of a file.", next_step)
+    return descriptor
 
 
-def _holder(lock: Path) -> str:
-    try:
-        process = lock.read_text().strip()
-    except OSError:
-        process = ""
+def _holder(descriptor: int) -> str:
+    process = os.pread(descriptor, 20, 0).decode("ascii", "replace")
     return f"another mlx-distill (process {process})" if process.isdigit() else "another mlx-distill"

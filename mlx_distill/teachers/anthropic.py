@@ -25,9 +25,10 @@ from mlx_distill.teachers.base import (
     RetryableError,
 )
 from mlx_distill.teachers.http_utils import (
+    MAX_RESPONSE_BYTES,
     HttpTeacher,
     client_options,
-    is_valid_key,
+    limited_lines,
     rate_limits,
     text_of,
     token_count,
@@ -37,12 +38,12 @@ from mlx_distill.teachers.pricing import PRICES
 STREAM_ABOVE_TOKENS = 8192
 """Longer answers are streamed: the SDK refuses to wait for them in one piece (for some models above 8,192 tokens)."""
 MAX_SECONDS = 600.0
-"""Deadline of a request, besides the SDK's limit between two bytes."""
-MAX_SECONDS_PER_TOKEN = 0.1
-"""Added to the deadline for each token of `max_tokens`."""
+"""Deadline of a request, besides the SDK's limit between two bytes and the time for its tokens."""
 BATCH_FRAME_BYTES = 128
 """Upper bound of what surrounds the parameters of a request in a batch: its custom_id and the braces."""
-CONSOLE = "platform.claude.com"
+MAX_RESULT_BYTES = 2**20
+"""Bytes that the results of a batch may have for each of its requests, on average."""
+KEY_ADVICE = "Set ANTHROPIC_API_KEY to a key from platform.claude.com (export ANTHROPIC_API_KEY=...)."
 NO_BATCH_ADVICE = "Leave out --batch (in distill.toml: batch) to send single requests."
 RATE_LIMITS: Mapping[str, Literal["requests", "input tokens", "output tokens"]] = {
     "anthropic-ratelimit-requests": "requests",
@@ -67,21 +68,7 @@ class AnthropicTeacher(HttpTeacher):
     """The API allows 256 MB. The difference covers what the SDK encodes differently."""
 
     service = "Anthropic"
-    balance_codes = frozenset(
-        {
-            "billing_error",
-            "enforced_spend_limit_reached",
-            "contract_spend_limit_reached",
-            "linked_organization_spend_limit_reached",
-            "linked_organization_billing_unavailable",
-        }
-    )
-    balance_words = ("credit balance", "usage limit")
-    too_long_words = ("prompt is too long", "exceed context limit", "context window")
-    blocked_words = ("content filtering",)
-    key_advice = f"Set ANTHROPIC_API_KEY to a key from {CONSOLE} (export ANTHROPIC_API_KEY=...)."
-    account_advice = f"Add credit or raise the limit at {CONSOLE}, then run the same command again."
-    model_advice = f"Choose another model, or allow it for this key at {CONSOLE}."
+    key_name = "ANTHROPIC_API_KEY"
 
     def __init__(self, model: str, max_seconds: float = MAX_SECONDS) -> None:
         super().__init__(anthropic, f"anthropic:{model}", model, max_seconds)
@@ -92,19 +79,12 @@ class AnthropicTeacher(HttpTeacher):
             http = anthropic.DefaultAsyncHttpxClient(**client_options())
             connection = anthropic.AsyncAnthropic(max_retries=0, http_client=http)
         except (anthropic.AnthropicError, ValueError) as error:
-            raise TeacherError(f"The Anthropic SDK cannot be set up: {error}", self.key_advice) from error
+            raise TeacherError(f"The Anthropic SDK cannot be set up: {error}", KEY_ADVICE) from error
         headers = {name.lower() for name in connection.default_headers}
         if connection.credentials is None and not headers & {"authorization", "x-api-key"}:
-            raise TeacherError("No API key: ANTHROPIC_API_KEY is not set.", self.key_advice)
+            raise TeacherError("No API key: ANTHROPIC_API_KEY is not set.", KEY_ADVICE)
         self.secrets = (connection.api_key, connection.auth_token)
-        if any(secret and not is_valid_key(secret) for secret in self.secrets):
-            raise TeacherError(
-                "ANTHROPIC_API_KEY has a space, a line break or another invalid character.", self.key_advice
-            )
         return connection
-
-    def deadline_seconds(self, request: Request) -> float:
-        return self.max_seconds + MAX_SECONDS_PER_TOKEN * request.max_tokens
 
     async def send(self, request: Request) -> Reply:
         """Send one live request; stream it if the answer may be long."""
@@ -153,7 +133,7 @@ class AnthropicTeacher(HttpTeacher):
                 yield
             except anthropic.CredentialsError as error:
                 message = f"The Anthropic credentials cannot be used: {self.clean(error)}"
-                raise TeacherError(message, self.key_advice) from error
+                raise TeacherError(message, KEY_ADVICE) from error
             except anthropic.NotFoundError as error:
                 if not missing:
                     raise
@@ -190,21 +170,19 @@ class AnthropicTeacher(HttpTeacher):
                 found.append(state)
         return found
 
-    async def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
+    async def results(self, batch_id: str, n_requests: int) -> AsyncGenerator[BatchResult, None]:
+        max_bytes = MAX_RESPONSE_BYTES + n_requests * MAX_RESULT_BYTES
         async with self.sorted_errors(missing=batch_id):
             try:
-                lines = await self.connection.messages.batches.results(batch_id)
+                async with self.connection.messages.batches.with_streaming_response.results(batch_id) as response:
+                    async for line in limited_lines(response.iter_bytes(), max_bytes):
+                        result = self._result(line)
+                        if result:
+                            yield result
             except anthropic.APIError:
                 raise
             except anthropic.AnthropicError as error:  # it has no results_url: results are deleted after 29 days
                 raise BatchGoneError(f"the results of {batch_id} are gone") from error
-            try:
-                async for line in lines:
-                    result = self._result(line)
-                    if result:
-                        yield result
-            finally:
-                await lines.close()
 
     def _malformed(self, expected: str) -> MalformedResponseError:
         return MalformedResponseError(
@@ -239,18 +217,19 @@ class AnthropicTeacher(HttpTeacher):
         ended = batch.processing_status == "ended"
         return BatchState(batch.id, batch.created_at, batch.expires_at, n_requests, n_done, ended)
 
-    def _result(self, line: MessageBatchIndividualResponse) -> BatchResult | None:
+    def _result(self, line: bytes) -> BatchResult | None:
         """Return the result of a request; None if the line cannot be read."""
         try:
-            result = line.result
+            response = MessageBatchIndividualResponse.construct(**json.loads(line))
+            name, result = response.custom_id, response.result
             if result.type == "succeeded":
-                return BatchResult(line.custom_id, self._answer(result.message))
+                return BatchResult(name, self._answer(result.message))
             if result.type == "errored":
                 error = result.error.error
                 reason = f"{error.type}: {self.clean(error.message)}"
-                return BatchResult(line.custom_id, None, reason, retryable=error.type not in FINAL_BATCH_ERRORS)
-            return BatchResult(line.custom_id, None, BATCH_ENDS[result.type], retryable=result.type == "expired")
-        except (AttributeError, KeyError, TypeError, MalformedResponseError):
+                return BatchResult(name, None, reason, retryable=error.type not in FINAL_BATCH_ERRORS)
+            return BatchResult(name, None, BATCH_ENDS[result.type], retryable=result.type == "expired")
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, MalformedResponseError):
             return None
 
 

@@ -5,7 +5,6 @@ A teacher does not retry, wait, count costs or save answers. The runner does tha
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,10 +13,6 @@ from typing import Literal, Protocol, Self, runtime_checkable
 
 from mlx_distill.errors import TeacherError
 from mlx_distill.records import Answer, Request
-
-MAX_RETRY_AFTER_SECONDS = 86_400.0
-"""`retry-after` is honoured for up to 24 hours."""
-
 
 DEFAULT_CONCURRENCY = 64
 """Requests at once to a server that does not state its limits."""
@@ -51,35 +46,12 @@ class BadRequestError(TeacherError):
     """The teacher rejects this request and does not say whether it rejects all others too. Nothing is charged."""
 
 
-class MaxTokensError(BadRequestError):
-    """`max_tokens` is larger than the model allows. Nothing is charged."""
-
-
 class MalformedResponseError(TeacherError):
     """The response is not an answer, so the cost of the request is unknown."""
 
 
 class BatchGoneError(Exception):
     """The provider no longer has this batch or its results."""
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long to retry a teacher that does not answer. `retry-after` overrides it, up to 24 hours."""
-
-    limit_seconds: float = 600.0
-    first_wait_seconds: float = 1.0
-    max_wait_seconds: float = 60.0
-
-    def wait_seconds(self, n_failures: int, retry_after: float | None = None) -> float:
-        """Return the wait after the nth failure in a row: `retry_after`, or twice as long each time.
-
-        The jitter spreads requests that failed together.
-        """
-        if retry_after:
-            return retry_after + random.uniform(0.0, min(self.first_wait_seconds, retry_after))
-        wait = min(self.first_wait_seconds * 2.0 ** min(n_failures - 1, 30), self.max_wait_seconds)
-        return wait * random.uniform(0.75, 1.25)
 
 
 @dataclass(frozen=True)
@@ -190,5 +162,5 @@ class BatchTeacher(Protocol):
     async def list_since(self, moment: datetime) -> list[BatchState]:
         """Return the account's batches that were created at `moment` or later."""
 
-    def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
-        """Yield the results of an ended batch, in any order. Unreadable results are left out."""
+    def results(self, batch_id: str, n_requests: int) -> AsyncGenerator[BatchResult, None]:
+        """Yield the results of an ended batch of so many requests, in any order. Unreadable results are left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +23,6 @@ from mlx_distill.teachers.base import (
     DEFAULT_CONCURRENCY,
     BadRequestError,
     MalformedResponseError,
-    MaxTokensError,
     PromptError,
     RateLimit,
     Reply,
@@ -32,6 +32,33 @@ from mlx_distill.teachers.base import (
 MAX_RESPONSE_BYTES = 16 * 2**20
 """Larger responses are not read: a broken server must not fill the memory."""
 MAX_MESSAGE_LENGTH = 300
+SECONDS_PER_TOKEN = 0.1
+"""Added to the deadline of a request for each token of `max_tokens`."""
+
+# Error codes, types and words of all providers. Their statuses alone do not say whether to wait, skip or stop.
+BALANCE_CODES = frozenset(
+    {
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+    }
+)
+BALANCE_WORDS = ("credit balance", "usage limit")
+TOO_LONG_WORDS = (
+    "context_length_exceeded",
+    "context length",
+    "context limit",
+    "context window",
+    "context size",
+    "too long",
+    "too many tokens",
+)
+BLOCKED_WORDS = ("content filtering", "content_filter", "content_policy_violation")
 
 
 class HttpTeacher(ABC):
@@ -40,14 +67,8 @@ class HttpTeacher(ABC):
     default_concurrency = DEFAULT_CONCURRENCY
     service = ""
     """Subject of error messages. Default: the server's address."""
-    balance_codes: frozenset[str] = frozenset()
-    """Error codes or types of an account without balance."""
-    balance_words: tuple[str, ...] = ()
-    too_long_words: tuple[str, ...]
-    blocked_words: tuple[str, ...]
-    key_advice: str
-    account_advice: str
-    model_advice: str
+    key_name: str
+    """Environment variable of the API key."""
     secrets: tuple[str | None, ...] = ()
     """Never shown, even if the server repeats them."""
     connection: Any = None
@@ -69,7 +90,11 @@ class HttpTeacher(ABC):
         """Return what the SDK's APIStatusError means."""
 
     async def __aenter__(self) -> Self:
-        self.connection = self.connect()
+        connection = self.connect()
+        if not all(re.fullmatch("[!-~]*", secret or "") for secret in self.secrets):
+            message = f"{self.key_name} has a space, a line break or another invalid character."
+            raise TeacherError(message, f"Set {self.key_name} again.")
+        self.connection = connection
         url = self.connection.base_url
         self.address = f"{url.scheme}://{url.netloc.decode('ascii')}"  # without path and password
         return self
@@ -81,15 +106,11 @@ class HttpTeacher(ABC):
             await self.connection.close()
             self.connection = None
 
-    def deadline_seconds(self, request: Request) -> float:
-        """Return how long the complete answer may take."""
-        return self.max_seconds
-
     async def complete(self, request: Request) -> Reply:
         """Send one request within its deadline."""
         if self.connection is None:
             raise RuntimeError("use the teacher inside `async with teacher:`")
-        started, deadline = time.monotonic(), self.deadline_seconds(request)
+        started, deadline = time.monotonic(), self.max_seconds + SECONDS_PER_TOKEN * request.max_tokens
         try:
             async with asyncio.timeout(deadline), self.sorted_errors():
                 reply = await self.send(request)
@@ -112,17 +133,21 @@ class HttpTeacher(ABC):
     def sort_error(self, status: int, code: str, kind: str, message: str, headers: Mapping[str, str]) -> Exception:
         """Return what an HTTP error means for the run: retry the request, skip the prompt, or stop."""
         lower, detail, service = message.lower(), f"({status}): {message}", self.service or self.address
-        if status == 402 or {code, kind} & self.balance_codes or any(words in lower for words in self.balance_words):
+        if status == 402 or {code, kind} & BALANCE_CODES or any(words in lower for words in BALANCE_WORDS):
             return TeacherError(
-                f"The account at {service} has no balance or has reached its limit {detail}", self.account_advice
+                f"The account at {service} has no balance or has reached its limit {detail}",
+                "Add credit or raise the limit, then run the same command again.",
             )
         if status == 401 or kind == "authentication_error":
-            return TeacherError(f"{service} refused the API key {detail}", self.key_advice)
+            return TeacherError(f"{service} refused the API key {detail}", f"Set {self.key_name} to a valid key.")
         if status == 403 or kind == "permission_error":
-            return TeacherError(f"The API key may not use {self.model} at {service} {detail}", self.model_advice)
-        if status == 413 or any(words in f"{code} {lower}" for words in self.too_long_words):
+            return TeacherError(
+                f"The API key may not use {self.model} at {service} {detail}",
+                "Choose another model, or allow it for this key.",
+            )
+        if status == 413 or any(words in f"{code} {lower}" for words in TOO_LONG_WORDS):
             return PromptError(f"too long for {self.model} {detail}")
-        if any(words in f"{code} {lower}" for words in self.blocked_words):
+        if any(words in f"{code} {lower}" for words in BLOCKED_WORDS):
             return PromptError(f"blocked by the provider's filter {detail}")
         # An error inside a stream has the stream's status, 200: its type says what it is. It may be charged.
         is_free = status in (429, 503, 529)
@@ -132,10 +157,8 @@ class HttpTeacher(ABC):
             return RetryableError(f"{reason} {detail}", retry_after=wait, overloaded=True, may_be_charged=not is_free)
         if status in (408, 409) or status >= 500 or kind in ("api_error", "timeout_error"):
             return RetryableError(f"server error {detail}", retry_after=retry_after(headers))
-        rejected = MaxTokensError if "max_tokens" in lower or "max_completion_tokens" in lower else BadRequestError
-        return rejected(
-            f"{service} refused the request {detail}", "Check the model, max_tokens and the system message."
-        )
+        next_step = "Check the model, max_tokens and the system message."
+        return BadRequestError(f"{service} refused the request {detail}", next_step)
 
     def _connection_error(self, error: BaseException) -> Exception:
         """Return what a failed connection means. A request that never reached the server costs nothing."""
@@ -155,11 +178,6 @@ class HttpTeacher(ABC):
             words = words.replace(secret, "[key]")
         line = " ".join("".join(char if char.isprintable() else " " for char in words).split())
         return line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 1] + "…"
-
-
-def is_valid_key(key: str) -> bool:
-    """Return whether an HTTP header can carry the key."""
-    return key.isascii() and key.isprintable() and " " not in key
 
 
 def token_count(value: object) -> int:
@@ -220,14 +238,14 @@ def _number(text: str) -> float | None:
 
 
 class ResponseTooLargeError(Exception):
-    """The response has more than MAX_RESPONSE_BYTES, or is compressed although that was not allowed."""
+    """The response has more bytes than allowed, or is compressed although that was not allowed."""
 
 
 def client_options() -> dict[str, Any]:
     """Return options for the SDKs' HTTP clients: no redirects, no compression, a limit on the response's size.
 
-    Without compression the size on the wire is the size in memory. Batch results are large and read line by line, so
-    the limit does not apply to them.
+    Without compression the size on the wire is the size in memory. Batch results are read with `limited_lines`, which
+    has limits of its own.
     """
     return {
         "follow_redirects": False,
@@ -237,12 +255,11 @@ def client_options() -> dict[str, Any]:
 
 
 async def _limit_size(response: httpx2.Response) -> None:
-    if response.request.url.path.endswith("/results"):
-        return
     if response.headers.get("content-encoding", "identity") != "identity":
         raise ResponseTooLargeError("the response is compressed, so its size cannot be limited")
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _LimitedStream(response.stream)
+    if not response.request.url.path.endswith("/results"):
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _LimitedStream(response.stream)
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
@@ -259,3 +276,20 @@ class _LimitedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def limited_lines(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the lines of a response that has at most `max_bytes`, and at most MAX_RESPONSE_BYTES in one line."""
+    n_bytes, line = 0, bytearray()
+    async for chunk in chunks:
+        n_bytes += len(chunk)
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield bytes(line + end)
+            line.clear()
+        line += rest
+        if n_bytes > max_bytes or len(line) > MAX_RESPONSE_BYTES:
+            limits = f"{max_bytes >> 20} MiB, or a line of more than {MAX_RESPONSE_BYTES >> 20} MiB"
+            raise ResponseTooLargeError(f"the results of the batch have more than {limits}")
+    if line:
+        yield bytes(line)

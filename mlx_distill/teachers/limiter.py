@@ -28,48 +28,42 @@ class Permit:
 class ConcurrencyLimiter:
     """Limits the requests in flight to what the provider takes, up to `max_width`.
 
-    It starts with START_WIDTH. Rate-limit headers open the full width at once, and hold requests back when the limit is
-    used up. Without headers each answer allows one more request. An overload halves the width; from then on each round
-    of answers allows one more (additive increase, multiplicative decrease, as in TCP). While requests fail and none is
-    answered, one request at a time tries. Times are those of the event loop.
+    The width starts at START_WIDTH. Rate-limit headers open it at once, and hold requests back when a limit is used up.
+    Without headers each answer allows one more request. An overload halves the width; from then on each round of
+    answers allows one more (additive increase, multiplicative decrease, as in TCP). After a failure without an answer
+    since, one request at a time tries. Times are those of the event loop.
     """
 
     def __init__(self, max_width: int, on_exhausted: Callable[[str, float], None] = lambda _unit, _wait: None) -> None:
-        self._max_width = max_width
-        self._on_exhausted = on_exhausted
+        self._max_width, self._on_exhausted = max_width, on_exhausted
         self._width = float(min(max_width, START_WIDTH))
         self._slowed_at = -1.0
-        self._probing = False
-        self._n_started = self._n_ended = 0
         self._paused_until = 0.0
-        self._room: float = float("inf")
-        self._room_until = 0.0
-        self._refill = 0
-        self._exhausted = ""
+        self._n_started = self._n_ended = 0
+        self._room = self._room_after_reset = float("inf")
+        """Requests that the rate limits still allow before the next reset, and after it."""
+        self._reset_at = 0.0
+        self._unit = ""
+        """The unit of the tightest rate limit."""
         self._usage, self._n_usages = Usage(), 0
         self._changed = asyncio.Event()
         self._queue = asyncio.Lock()  # first come, first served
         self._time = asyncio.get_running_loop().time
-        self.n_overloads = 0
-        """Overloads in a row. Requests that were in flight together count once."""
 
-    async def acquire(self) -> Permit:
-        """Wait until one more request may start."""
+    async def acquire(self, fits: Callable[[], bool] = lambda: True) -> Permit:
+        """Wait until one more request may start. While others are in flight, wait also until `fits` is true."""
         async with self._queue:
             while True:
-                now = self._time()
-                if now >= self._room_until:  # a new window; when the next one starts is unknown until an answer says it
-                    self._room = self._refill or float("inf")
-                    self._room_until = now + MAX_RESET_SECONDS if self._refill else float("inf")
-                    self._exhausted = ""
+                now, n_in_flight = self._time(), self._n_started - self._n_ended
+                if now >= self._reset_at:
+                    self._room, self._reset_at = self._room_after_reset, now + MAX_RESET_SECONDS
                 if now < self._paused_until:
                     await self._wait(self._paused_until - now)
-                elif self._n_started - self._n_ended >= (1 if self._probing else int(self._width)):
+                elif n_in_flight >= int(self._width) or (n_in_flight and not fits()):
                     await self._wait(None)
                 elif self._room <= 0:
-                    if self._exhausted:
-                        self._on_exhausted(self._exhausted, self._room_until - now)
-                    await self._wait(self._room_until - now)
+                    self._on_exhausted(self._unit, self._reset_at - now)
+                    await self._wait(self._reset_at - now)
                 else:
                     self._n_started += 1
                     self._room -= 1
@@ -82,35 +76,34 @@ class ConcurrencyLimiter:
 
     def answered(self, permit: Permit, usage: Usage, limits: Sequence[RateLimit]) -> None:
         """Learn from an answer: it worked, its size, and what the provider still allows."""
-        self.n_overloads, self._probing = 0, False
         slowed = self._slowed_at >= 0.0
         self._width = min(float(self._max_width), self._width + (1.0 / self._width if slowed else 1.0))
         self._usage, self._n_usages = self._usage.plus(usage), self._n_usages + 1
         if limits:
-            # The headers describe the moment when the provider took the request in. Only requests that had ended before
-            # it started are certainly included: others overtake one another on the network.
+            # The headers describe the moment when the provider took the request in. They certainly include the requests
+            # that had ended before this one started; the others may have overtaken it on the network.
             n_unsure = self._n_started - 1 - permit.n_ended
-            self._room, tightest = min(
-                ((limit.remaining // self._size(limit) - n_unsure, limit) for limit in limits), key=lambda pair: pair[0]
+            room, tightest = min(
+                ((limit.remaining // self._size(limit), limit) for limit in limits), key=lambda pair: pair[0]
             )
-            self._exhausted, self._refill = tightest.unit, tightest.limit // self._size(tightest)
-            self._room_until = self._time() + min(tightest.reset_seconds, MAX_RESET_SECONDS)
+            self._room, self._unit = room - n_unsure, tightest.unit
+            self._room_after_reset = tightest.limit // self._size(tightest) or float("inf")
+            self._reset_at = self._time() + min(tightest.reset_seconds, MAX_RESET_SECONDS)
             if not slowed:
                 self._width = float(self._max_width)
         self._changed.set()
 
     def failed(self, permit: Permit, *, overloaded: bool, pause_seconds: float) -> None:
-        """Slow down after an overload, or after a failure with no answer since: then probe one by one.
+        """Pause everyone. Halve the width after an overload; otherwise send one request at a time.
 
-        Failures of requests that started before the last slowdown change nothing but the pause.
+        Requests that were in flight together halve it once.
         """
         self._paused_until = max(self._paused_until, self._time() + pause_seconds)
-        self._probing = self._probing or not overloaded
-        if permit.started >= self._slowed_at:
+        if not overloaded:
+            self._width = 1.0
+        elif permit.started >= self._slowed_at:
             self._slowed_at = self._time()
-            self.n_overloads += 1
-            if overloaded:
-                self._width = max(1.0, self._width / 2.0)
+            self._width = max(1.0, self._width / 2.0)
 
     async def _wait(self, seconds: float | None) -> None:
         self._changed.clear()

@@ -92,7 +92,7 @@ class MlxTeacher:
         job = _Job(prompt, min(request.max_tokens, room), _sampler(request))
         tokens, ended = await asyncio.wrap_future(self._writer.write(job))
         answer = Answer(
-            text=tokenizer.decode(tokens),
+            text=_opened_thought(tokenizer.decode(prompt[-8:])) + tokenizer.decode(tokens),
             stop_reason="end_turn" if ended else "max_tokens",
             model=self.model,
             usage=Usage(len(prompt), len(tokens) + ended),
@@ -107,6 +107,12 @@ def _load(spec: str, student: Path) -> Student:
     check_chat_template(load_tokenizer(folder))
     check_memory(folder)
     return load_student(folder, plain_head=False)
+
+
+def _opened_thought(end_of_prompt: str) -> str:
+    """Return the `<think>` that a template writes before the answer: it belongs to the answer's text."""
+    _, opening, rest = end_of_prompt.rpartition("<think>")
+    return opening + rest if not rest.strip() else ""
 
 
 Sampler = Callable[[mx.array], mx.array]

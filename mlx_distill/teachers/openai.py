@@ -13,8 +13,9 @@ from openai.types.chat import ChatCompletion
 
 from mlx_distill.errors import InputError, TeacherError
 from mlx_distill.records import Answer, Request, Usage
+from mlx_distill.sanitize import without_thinking
 from mlx_distill.teachers.base import MalformedResponseError, Reply
-from mlx_distill.teachers.http_utils import HttpTeacher, client_options, is_valid_key, text_of, token_count
+from mlx_distill.teachers.http_utils import HttpTeacher, client_options, text_of, token_count
 
 OPENAI_HOST = "api.openai.com"
 ADDRESS_ADVICE = (
@@ -42,19 +43,7 @@ class OpenAITeacher(HttpTeacher):
 
     max_retry_tokens = 8192
     """Most common models write no more than this."""
-    balance_codes = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-    too_long_words = (
-        "context_length_exceeded",
-        "context length",
-        "context window",
-        "context size",
-        "too long",
-        "too many tokens",
-    )
-    blocked_words = ("content_filter", "content_policy_violation")
-    key_advice = "Set OPENAI_API_KEY to a key of this server."
-    account_advice = "Add credit or raise the limit, then run the same command again."
-    model_advice = "Choose another model, or allow it for this key."
+    key_name = "OPENAI_API_KEY"
 
     def __init__(self, source: str, max_seconds: float = MAX_SECONDS) -> None:
         model, self._url = _split(source)
@@ -85,10 +74,6 @@ class OpenAITeacher(HttpTeacher):
         key = os.environ.get("OPENAI_API_KEY", "")
         if not key and self._is_openai:
             raise TeacherError("No API key and no server: set OPENAI_API_KEY or OPENAI_BASE_URL.", ADDRESS_ADVICE)
-        if key and not is_valid_key(key):
-            raise TeacherError(
-                "OPENAI_API_KEY has a space, a line break or another invalid character.", "Set OPENAI_API_KEY again."
-            )
         self.secrets = (key,)
         return openai.AsyncOpenAI(
             api_key=key or "none",  # local servers need no key, but the SDK wants one
@@ -181,16 +166,3 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def without_thinking(text: str) -> str:
-    """Remove `<think>...</think>`, which some servers leave in the answer's text.
-
-    Some chat templates open the thought in the prompt, so the answer may contain only its end. A thought without an
-    end leaves nothing.
-    """
-    opened = text.lstrip().startswith("<think>")
-    before, closing, after = text.partition("</think>")
-    if closing and (opened or "<think>" not in before):
-        return after.lstrip()
-    return "" if opened else text

@@ -93,26 +93,27 @@ class Budget:
             )
         return price
 
+    def cost_of(self, record: TeacherRecord) -> float | None:
+        """Return the cost of an answer; None if its usage or its price is unknown.
+
+        The price of the requested model holds for its snapshots and for models without a name.
+        """
+        model = model_of(record.teacher)
+        known = not record.model or record.model.startswith(model) or price_of(record.model, self.prices)
+        if not known or record.usage == Usage():
+            return None
+        usd = cost_of(self.price_of(model), record.usage, batch=bool(record.batch))
+        return usd if usd is not None and math.isfinite(usd) else None
+
+
+def model_of(teacher: str) -> str:
+    """Return the model in a teacher's name."""
+    return teacher.partition(":")[2]
+
 
 def is_paid(teacher: Teacher, budget: Budget) -> bool:
     """Return whether the teacher's costs are counted."""
     return bool(teacher.billed_model and budget.track_costs)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of an answer, in US dollars."""
-
-    input_usd: float
-    output_usd: float
-    """Thinking included."""
-    cache_usd: float
-    """Input written to or read from the prompt cache."""
-
-    @property
-    def usd(self) -> float:
-        """The sum."""
-        return self.input_usd + self.output_usd + self.cache_usd
 
 
 def price_of(model: str, prices: Prices = PRICES) -> Price | None:
@@ -120,15 +121,14 @@ def price_of(model: str, prices: Prices = PRICES) -> Price | None:
     return prices.get(model) or prices.get(re.sub(r"-\d{8}$", "", model))
 
 
-def cost_of(price: Price, usage: Usage, *, batch: bool = False) -> Cost | None:
-    """Return the cost of an answer; None if its prompt is longer than the price holds for."""
+def cost_of(price: Price, usage: Usage, *, batch: bool = False) -> float | None:
+    """Return the US dollars of an answer; None if its prompt is longer than the price holds for."""
     n_input = usage.input_tokens + usage.cache_creation_tokens + usage.cache_read_tokens
     if price.max_input_tokens is not None and n_input > price.max_input_tokens:
         return None
-    factor = (price.batch if batch else 1.0) / 1e6
     cached = price.cache_write * usage.cache_creation_tokens + price.cache_read * usage.cache_read_tokens
-    inputs, outputs = price.input_usd * factor, price.output_usd * factor
-    return Cost(usage.input_tokens * inputs, usage.output_tokens * outputs, cached * inputs)
+    usd = (usage.input_tokens + cached) * price.input_usd + usage.output_tokens * price.output_usd
+    return usd * (price.batch if batch else 1.0) / 1e6
 
 
 def max_input_tokens(messages: Messages) -> int:
@@ -138,8 +138,7 @@ def max_input_tokens(messages: Messages) -> int:
 
 def worst_case_usd(price: Price, messages: Messages, max_tokens: int, *, batch: bool = False) -> float | None:
     """Return the most that a request can cost; None if its prompt may be longer than the price holds for."""
-    cost = cost_of(price, Usage(max_input_tokens(messages), max_tokens), batch=batch)
-    return cost.usd if cost else None
+    return cost_of(price, Usage(max_input_tokens(messages), max_tokens), batch=batch)
 
 
 @dataclass(frozen=True)
@@ -197,21 +196,28 @@ class UsageReport:
         return usage_report((*self.models, *other.models))
 
 
+def add_usage(usages: dict[str, ModelUsage], usage: ModelUsage) -> None:
+    """Add a usage to that of its model."""
+    usages[usage.model] = usages[usage.model].plus(usage) if usage.model in usages else usage
+
+
 def usage_report(usages: Iterable[ModelUsage]) -> UsageReport:
     """Group usages by model."""
     groups: dict[str, ModelUsage] = {}
     for usage in usages:
-        groups[usage.model] = groups[usage.model].plus(usage) if usage.model in groups else usage
+        add_usage(groups, usage)
     models = tuple(groups[model] for model in sorted(groups))
     return UsageReport(models, sum(model.usd for model in models))
 
 
 def usage_of(record: TeacherRecord, prices: Prices, *, repeated: bool) -> ModelUsage:
     """Return the usage of one paid answer. Its cost is what the record says; today's price only splits it."""
-    usd, usage, model = record.cost_usd or 0.0, record.usage, record.teacher.partition(":")[2]
+    usd, usage, model = record.cost_usd or 0.0, record.usage, model_of(record.teacher)
     price = price_of(model, prices)
-    cost = cost_of(price, usage) if price else None
-    scale = usd / cost.usd if cost and cost.usd else 0.0
+    total = cost_of(price, usage) if price else None
+    inputs = cost_of(price, Usage(usage.input_tokens)) if price else None
+    outputs = cost_of(price, Usage(0, usage.output_tokens)) if price else None
+    input_usd, output_usd = (usd * (part or 0.0) / total if total else 0.0 for part in (inputs, outputs))
     saved = usd * (1.0 / price.batch - 1.0) if price and price.batch and record.batch else 0.0
     return ModelUsage(
         model,
@@ -220,9 +226,9 @@ def usage_of(record: TeacherRecord, prices: Prices, *, repeated: bool) -> ModelU
         output_tokens=usage.output_tokens,
         thinking_tokens=usage.thinking_tokens,
         cache_tokens=usage.cache_creation_tokens + usage.cache_read_tokens,
-        input_usd=cost.input_usd * scale if cost else 0.0,
-        output_usd=cost.output_usd * scale if cost and scale else usd,
-        cache_usd=cost.cache_usd * scale if cost else 0.0,
+        input_usd=input_usd,
+        output_usd=output_usd if total else usd,
+        cache_usd=max(0.0, usd - input_usd - output_usd) if total else 0.0,
         batch_saved_usd=saved,
         n_repeated=int(repeated),
         repeated_usd=usd if repeated else 0.0,

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from mlx_distill.errors import InputError
-from mlx_distill.records import Answer, Messages, Request, TeacherRecord
+from mlx_distill.records import Answer, Messages, Request, TeacherRecord, content_hash
 from mlx_distill.storage.jsonl import read_jsonl
 from mlx_distill.storage.package_data import package_data_path
 from mlx_distill.teachers.base import DEFAULT_CONCURRENCY, PromptError, Reply
@@ -29,7 +29,7 @@ class RecordedTeacher:
     def __init__(self, source: str) -> None:
         self.name = f"recorded:{source}"
         self._source = source
-        self._answers: dict[Messages, Answer] = {}
+        self._answers: dict[str, Answer] = {}
 
     async def __aenter__(self) -> Self:
         self._answers = {}
@@ -45,13 +45,13 @@ class RecordedTeacher:
 
     async def complete(self, request: Request) -> Reply:
         """Return the recorded answer; PromptError if there is none."""
-        answer = self._answers.get(_without_system(request.messages))
+        answer = self._answers.get(_key(request.messages))
         if answer is None:
             raise PromptError(f"{self.name} has no answer to it")
         return Reply(answer)
 
     def _files(self) -> list[Path]:
-        path = package_data_path(SAMPLE) if self._source == SAMPLE else Path(self._source).expanduser()
+        path = _path(self._source)
         if not path.is_dir():
             return [path]
         files = sorted(path.glob("*.jsonl"))
@@ -61,7 +61,7 @@ class RecordedTeacher:
 
     def _add(self, record: TeacherRecord) -> None:
         """Keep the record. Of two answers to one prompt a complete one wins, then the later one."""
-        key = _without_system(record.messages)
+        key = _key(record.messages)
         known = self._answers.get(key)
         if known is None or record.complete or not known.complete:
             self._answers[key] = Answer(record.answer, record.stop_reason, record.model, detail=record.detail)
@@ -72,9 +72,12 @@ def recording_files(teacher: str) -> list[Path]:
     provider, _, source = teacher.partition(":")
     if provider != "recorded":
         return []
-    path = package_data_path(SAMPLE) if source == SAMPLE else Path(source).expanduser()
-    return [path] if path.exists() else []
+    return [_path(source)] if _path(source).exists() else []
 
 
-def _without_system(messages: Messages) -> Messages:
-    return tuple(message for message in messages if message.role != "system")
+def _path(source: str) -> Path:
+    return package_data_path(SAMPLE) if source == SAMPLE else Path(source).expanduser()
+
+
+def _key(messages: Messages) -> str:
+    return content_hash([message.to_json() for message in messages if message.role != "system"])

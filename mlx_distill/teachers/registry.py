@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mlx_distill.device import PIP
 from mlx_distill.errors import InputError, MissingError
 from mlx_distill.models.config import SELF, is_local
 from mlx_distill.teachers.base import Teacher
@@ -47,7 +48,7 @@ PROVIDERS: dict[str, Provider] = {
         key_names=("OPENAI_API_KEY",),
         address_name="OPENAI_BASE_URL",
         package="openai",
-        install="pip install 'mlx-distill[openai]'",
+        install=f"{PIP} 'mlx-distill[openai]'",
         advice="Set OPENAI_BASE_URL to the server's address, or write openai:MODEL@http://localhost:11434/v1.",
     ),
     "mlx": Provider(usage="mlx:FOLDER or HUB-ID", factory="mlx_distill.teachers.mlx_model:MlxTeacher"),

@@ -1,33 +1,39 @@
-"""One run of `ask`: the plan, the counts, the errors and the messages that live requests and batches share."""
+"""One run of `ask`: what is missing, what was answered, and the messages that live requests and batches share."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
+from datetime import UTC, datetime
+from signal import Signals
 
 from msgspec import structs
 
-from mlx_distill.errors import DistillError, Interrupted
-from mlx_distill.events import Progress, Report, Warning
+from mlx_distill.errors import InputError, TeacherError
+from mlx_distill.events import Progress, Report, Warning, ignore
 from mlx_distill.formatting import format_duration, format_time_of_day
 from mlx_distill.records import Answer, TeacherRecord
-from mlx_distill.teachers import signals
-from mlx_distill.teachers.base import RetryableError, RetryPolicy, Teacher
-from mlx_distill.teachers.pending import FailedPrompt, PendingRequest, Requests, make_plan
+from mlx_distill.teachers.base import BatchTeacher, PromptError, RetryableError, Teacher
+from mlx_distill.teachers.pending import (
+    AnswerSummary,
+    BatchMode,
+    FailedPrompt,
+    PendingRequest,
+    Requests,
+    pending_request,
+)
 from mlx_distill.teachers.pricing import is_paid, worst_case_usd
+from mlx_distill.teachers.retry import RetryPolicy
 from mlx_distill.teachers.store import AnswerStore
 
 REPEAT_SECONDS = 10.0
 """The same failure is reported at most this often."""
 SHORT_WAIT_SECONDS = 1.0
 """Shorter rate-limit waits are not reported."""
-BATCHES_CONTINUE = "Batches continue without this machine: run the same command again to import their answers."
 
 
 class Session:
-    """State of a run: its pending requests, its results, and the reason for a stop."""
+    """The requests of a run and its results so far."""
 
     def __init__(
         self,
@@ -35,94 +41,114 @@ class Session:
         requests: Requests,
         store: AnswerStore,
         *,
-        retry: Collection[str],
-        with_batches: bool,
-        policy: RetryPolicy,
-        report: Report,
-        job: str,
+        retry: Collection[str] = (),
+        batch_mode: BatchMode = "none",
+        policy: RetryPolicy | None = None,
+        report: Report = ignore,
+        job: str = "ask",
     ) -> None:
-        self.teacher, self.store, self.policy, self.report = teacher, store, policy, report
+        if batch_mode in ("wait", "submit") and not isinstance(teacher, BatchTeacher):
+            advice = "Leave out --batch (in distill.toml: batch) and --wait, or choose another teacher."
+            raise InputError(f"{teacher.name} has no batches.", advice)
+        self.teacher, self.store, self.batch_mode = teacher, store, batch_mode
+        self.policy, self.report, self._job = policy or RetryPolicy(), report, job
         self.paid = is_paid(teacher, store.budget)
         self.retry = retry
         """Completion statuses to ask for again."""
-        self.new_keys: set[str] = set()
-        """Keys of the requests answered in this run."""
+        self.keys = tuple(request.prompt_key for _, request in requests)
+        """The prompt key of each request, in order."""
+        self.n_prompts = len(set(self.keys))
+        self.failed: list[FailedPrompt] = []
         self.cost_usd = 0.0
         """Cost of the new answers, as far as it is known."""
-        self.failed: list[FailedPrompt] = []
-        self.signal: signal.Signals | None = None
+        self.signal: Signals | None = None
         """The signal that stops the run."""
-        self.stopped_by: DistillError | None = None
-        self._requests, self._with_batches, self._job = requests, with_batches, job
+        self._requests = requests
+        self._new_keys: set[str] = set()
         self._silent_until: dict[str, float] = {}
         self._n_done = 0
-        self.replan()
 
-    def replan(self) -> None:
-        """Compare the requests with the journal and the pending batches again."""
-        self.plan = make_plan(
-            self._requests,
-            self.store.journal,
-            max_retry_tokens=self.teacher.max_retry_tokens,
-            retry=self.retry,
-            in_batches=self.store.keys_in_batches() if self._with_batches else (),
-        )
+    @property
+    def n_new(self) -> int:
+        """Requests answered in this run."""
+        return len(self._new_keys)
 
-    def run(
-        self,
-        main: Callable[[], Awaitable[None]],
-        on_signal: Callable[[signal.Signals], None],
-        loop_factory: signals.LoopFactory,
-    ) -> None:
-        """Run `main` inside the teacher. What stops it is in `stopped_by`."""
+    @property
+    def n_answered(self) -> int:
+        """Prompts with an answer."""
+        return len(self.store.answers.keys() & set(self.keys))
 
-        async def inside_teacher() -> None:
-            try:
-                async with self.teacher:
-                    await main()
-            except DistillError as error:
-                self.stopped_by = error
-            except asyncio.CancelledError:
-                if self.signal is None:
-                    raise
-            if self.signal:
-                n_known, n_all, n_in_batches = len(self.plan.known), len(self.plan.unique), len(self.plan.in_batches)
-                missing = f"Run the same command again to ask for the {n_all - n_known:,} missing answers."
-                self.stopped_by = Interrupted(
-                    f"{n_known:,} of {n_all:,} answers are saved in {self.store.journal}"
-                    + (f", {n_in_batches:,} are in batches." if n_in_batches else "."),
-                    BATCHES_CONTINUE if n_in_batches else missing,
-                    exit_code=128 + self.signal,
-                )
+    def in_batches(self) -> set[str]:
+        """Return the keys of the prompts that pending batches will answer."""
+        return self.store.keys_in_batches() & set(self.keys) if self.batch_mode != "none" else set()
 
-        signals.run(inside_teacher(), on_signal, loop_factory)
+    def missing(self) -> list[PendingRequest]:
+        """Return the requests to send: no good answer, and not in a batch. Requests for one prompt are one."""
+        done = self.in_batches()
+        found: list[PendingRequest] = []
+        for key, (prompt, request) in zip(self.keys, self._requests, strict=True):
+            if key not in done:
+                done.add(key)
+                answer = self.store.answers.get(key)
+                pending = pending_request(prompt, request, answer, self.teacher.max_retry_tokens, self.retry)
+                if pending:
+                    found.append(pending)
+        return found
 
-    def worst_usd(self, pending: PendingRequest, *, batch: bool = False) -> float | None:
-        """Return the most that a request can cost; None if its prompt may be longer than the price holds for."""
+    def worst_usd(self, pending: PendingRequest, *, batch: bool = False) -> float:
+        """Return the most that a request can cost. PromptError if the price does not hold for such a long prompt."""
         if not self.paid:
             return 0.0
-        price = self.store.budget.price_of(self.teacher.billed_model)
-        return worst_case_usd(price, pending.request.messages, pending.request.max_tokens, batch=batch)
+        model = self.teacher.billed_model
+        price = self.store.budget.price_of(model)
+        usd = worst_case_usd(price, pending.request.messages, pending.request.max_tokens, batch=batch)
+        if usd is None:
+            raise PromptError(
+                f"the prompt may have more than the {price.max_input_tokens} tokens that the price of {model} holds "
+                "for (set max_input_tokens under [prices] in distill.toml)"
+            )
+        return usd
 
     def record(self, pending: PendingRequest, answer: Answer, *, paid: bool, batch: str = "") -> TeacherRecord:
         """Return the record of an answer that arrives now, with its cost if the cost is known."""
-        record = pending.record(answer, batch)
-        return structs.replace(record, cost_usd=self.store.cost_of(record, batch=bool(batch))) if paid else record
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = TeacherRecord.of(pending.prompt, pending.request, answer, asked_at=now, batch=batch)
+        return structs.replace(record, cost_usd=self.store.budget.cost_of(record)) if paid else record
 
-    def save(self, record: TeacherRecord) -> int:
-        """Count an answer and write it to the journal. Return the byte at which its line begins."""
-        self.new_keys.add(record.key)
+    def save(self, record: TeacherRecord) -> AnswerSummary:
+        """Count an answer and write it to the journal."""
+        self._new_keys.add(record.request.prompt_key)
         self.cost_usd += record.cost_usd or 0.0
-        return self.store.add(record, durable=not record.batch)
+        return self.store.add(record)
+
+    def fail(self, pending: PendingRequest, reason: str) -> None:
+        """Skip a prompt, and say so. An answer that is not good enough is kept."""
+        name, reason = pending.prompt.id, reason.rstrip(".")
+        answer = self.store.answers.get(pending.request.prompt_key)
+        if answer:
+            self.warn(f"{name}: keeping the first answer ({answer.status}): {reason}.", reason)
+        else:
+            self.failed.append(FailedPrompt(name, pending.request.key, reason))
+            self.warn(f"{name} is skipped: {reason}.", reason)
+
+    def give_up(self, error: RetryableError) -> TeacherError:
+        """Return the error for a teacher that is out of reach for too long."""
+        asks = f" It asks to wait {format_duration(error.retry_after)}." if error.retry_after else ""
+        limit = format_duration(self.policy.limit_seconds)
+        return TeacherError(
+            f"{self.teacher.name} has not answered for {limit}: {error.reason}.{asks}",
+            f"{self.n_answered:,} of {self.n_prompts:,} answers are saved. To continue later, run the same command "
+            "again; collect and expand wait longer with --wait-minutes (in distill.toml: wait_minutes).",
+        )
 
     # Messages, each said once or once in a while, however many requests it concerns
 
     def progress(self, n_done: int | None = None, note: str = "") -> None:
-        """Report how many requests are done, their cost, and a note."""
+        """Report how many prompts are done, their cost, and a note."""
         self._n_done = self._n_done if n_done is None else n_done
         cost = f"{self.cost_usd:.2f} USD" if self.cost_usd else ""
         text = "  ".join(filter(None, [cost, note]))
-        self.report(Progress(self._job, self._n_done, len(self.plan.unique), "prompts", text))
+        self.report(Progress(self._job, self._n_done, self.n_prompts, "prompts", text))
 
     def retrying(self, error: RetryableError, wait: float) -> None:
         """Report a failure and the time of the retry."""

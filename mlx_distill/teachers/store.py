@@ -1,11 +1,11 @@
 """The answers of a folder and what they cost: the only place that writes while a teacher is asked.
 
 The journals (`teacher_data.jsonl` and others) hold the answers and their costs. `spending.json` holds what is not in a
-journal: requests of unknown outcome, pending batches, and the ceiling. The ceiling is the most that the project can
-have spent after everything that was sent so far. It is raised on the disk before a request that could exceed it is
-sent, and removed at the end of a run. After a kill the ceiling counts as spent, so the cap holds in every case:
+journal: requests of unknown outcome, pending batches, and the ceiling. The ceiling is an upper limit of the project's
+spending while requests are in flight. It is raised on the disk before a request that could exceed it is sent, and
+removed at the end of a run. After a kill the ceiling counts as spent, so the cap holds in every case:
 
-    sum of cost_usd in the journals + unknown + pending batches + worst cases in flight <= ceiling <= max_cost
+    answers + unknown outcomes + worst cases in pending batches + worst cases in flight <= ceiling <= max_cost
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from mlx_distill.storage.atomic import missing_parents, remove_empty, write_json
 from mlx_distill.storage.journal import Journal
 from mlx_distill.storage.jsonl import each_jsonl, read_jsonl
 from mlx_distill.storage.lock import take_lock
-from mlx_distill.teachers.pending import PendingRequest
-from mlx_distill.teachers.pricing import Budget, ModelUsage, UsageReport, cost_of, price_of, usage_of, usage_report
+from mlx_distill.teachers.pending import AnswerSummary, PendingRequest
+from mlx_distill.teachers.pricing import Budget, ModelUsage, UsageReport, add_usage, model_of, usage_of, usage_report
 
 SLACK = 1.25
 """The ceiling is raised above the worst cases in flight by this factor, so that it is written rarely."""
@@ -89,13 +89,16 @@ class AnswerStore:
     def __init__(self, journal: Path, budget: Budget, report: Report = ignore) -> None:
         self.journal, self.budget, self._report = journal, budget, report
         self.folder = journal.parent
+        self.answers: dict[str, AnswerSummary] = {}
+        """The answer that counts, by the request's prompt key: the last complete one, else the last."""
         self._file, self._batches = self.folder / files.SPENDING, self.folder / files.BATCHES
         self._spending = Spending()
         self._usages: dict[str, ModelUsage] = {}
-        self._new: list[ModelUsage] = []
-        self._answered: set[str] = set()
+        self._new_usages: dict[str, ModelUsage] = {}
         self._answers_usd = 0.0
         self._in_flight_usd = 0.0
+        self._imported: dict[str, dict[str, float]] = {}
+        """Costs of the answers of pending batches, by the batch's id and the record's key."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,7 +125,7 @@ class AnswerStore:
                 self._save(ceiling_usd=None)
 
     def read(self) -> Self:
-        """Read the spending and the costs in the journals."""
+        """Read the spending, the answers, and the costs in all journals of the folder."""
         if self._file.exists():
             try:
                 self._spending = msgspec.json.decode(self._file.read_bytes(), type=Spending)
@@ -132,44 +135,52 @@ class AnswerStore:
                     f"{self._file} is damaged: {reason}.",
                     "Restore it from a copy. Deleting it resets the recorded spending on unknown outcomes and batches.",
                 ) from error
-        pending = {batch.id for batch in self._spending.batches if batch.id}
+        self._imported = {batch.id: {} for batch in self.batches if batch.id}
         for name in files.JOURNALS:
-            self._read_costs(self.folder / name, pending)
+            answers = self._read_journal(self.folder / name)
+            if name == self.journal.name:
+                self.answers = answers
         ledger = self.folder / files.LEDGER
         if not self._file.exists() and ledger.exists():
             earlier = max(0.0, _ledger_total(ledger) - self._answers_usd)
             self._spending = msgspec.structs.replace(self._spending, earlier_usd=earlier)
         if self._spending.ceiling_usd is not None:  # a killed run
             lost = max(0.0, self._spending.ceiling_usd - self.spent_usd)
-            unknown = self._with_unknown(self._spending.ceiling_model, 1, lost) if lost else self._spending.unknown
+            unknown = self._with_unknown(self._spending.ceiling_model, 1, lost)
             self._spending = msgspec.structs.replace(self._spending, unknown=unknown, ceiling_usd=None)
+        self._new_usages.clear()
         return self
 
-    def _read_costs(self, journal: Path, pending: set[str]) -> None:
-        if not journal.exists():
-            return
-        for _, record in each_jsonl(journal, TeacherRecord.from_json, skip_partial_line=True):
-            if record.cost_usd is not None and not 0.0 <= record.cost_usd < math.inf:
-                raise InputError(f"{journal}: the cost of {record.prompt_id} is {record.cost_usd}.", "Fix cost_usd.")
-            if record.batch not in pending:  # a pending batch counts in full
-                self._count(record)
+    def _read_journal(self, journal: Path) -> dict[str, AnswerSummary]:
+        answers: dict[str, AnswerSummary] = {}
+        if journal.exists():
+            for start, record in each_jsonl(journal, TeacherRecord.from_json, skip_partial_line=True):
+                if record.cost_usd is not None and not 0.0 <= record.cost_usd < math.inf:
+                    problem = f"{journal}: the cost of {record.prompt_id} is {record.cost_usd}."
+                    raise InputError(problem, "Fix cost_usd.")
+                self._count(record, start, answers)
+        return answers
 
-    def _count(self, record: TeacherRecord) -> ModelUsage | None:
-        repeated = record.key in self._answered
-        self._answered.add(record.key)
-        if not record.cost_usd:
-            return None
-        self._answers_usd += record.cost_usd
-        usage = usage_of(record, self.budget.prices, repeated=repeated)
-        known = self._usages.get(usage.model)
-        self._usages[usage.model] = known.plus(usage) if known else usage
-        return usage
+    def _count(self, record: TeacherRecord, start: int, answers: dict[str, AnswerSummary]) -> AnswerSummary:
+        """Add a record to the answers, and its cost to the usage."""
+        key, usd, summary = record.request.prompt_key, record.cost_usd or 0.0, AnswerSummary.of(record, start)
+        known = answers.get(key)
+        if known is None or summary.complete or not known.complete:
+            answers[key] = summary
+        if record.batch in self._imported:
+            self._imported[record.batch][record.key] = usd
+        if usd:
+            self._answers_usd += usd
+            usage = usage_of(record, self.budget.prices, repeated=known is not None)
+            add_usage(self._usages, usage)
+            add_usage(self._new_usages, usage)
+        return summary
 
     @property
     def spent_usd(self) -> float:
         """Return the spending, without requests in flight in this run."""
         unknown = sum(each.usd for each in self._spending.unknown.values())
-        pending = sum(batch.usd for batch in self._spending.batches)
+        pending = sum(self.open_usd(batch) for batch in self.batches)
         return self._spending.earlier_usd + self._answers_usd + unknown + pending
 
     @property
@@ -183,12 +194,16 @@ class AnswerStore:
         """The pending batches."""
         return self._spending.batches
 
+    def open_usd(self, batch: PendingBatch) -> float:
+        """Return the worst case of a pending batch without the answers that are in the journal already."""
+        return max(0.0, batch.usd - sum(self._imported.get(batch.id, {}).values()))
+
     def report(self) -> UsageReport:
         """Return what the project has cost."""
         unknown = (ModelUsage(m, n_unknown=u.n_requests, unknown_usd=u.usd) for m, u in self._spending.unknown.items())
         pending = (
-            ModelUsage(_model_of(batch.teacher), n_pending=batch.n_requests, pending_usd=batch.usd)
-            for batch in self._spending.batches
+            ModelUsage(model_of(batch.teacher), n_pending=batch.n_requests, pending_usd=self.open_usd(batch))
+            for batch in self.batches
         )
         earlier = ModelUsage("before", unknown_usd=self._spending.earlier_usd)
         rest = (earlier,) if earlier.usd else ()
@@ -196,17 +211,21 @@ class AnswerStore:
 
     def run_report(self) -> UsageReport:
         """Return what this run has cost."""
-        return usage_report(self._new)
+        return usage_report(self._new_usages.values())
 
     # Live requests
 
+    def fits(self, usd: float) -> bool:
+        """Return whether a request that may cost `usd` stays under the cap."""
+        return usd <= max(0.0, self.left_usd) + ROUNDING_USD
+
     def reserve(self, model: str, usd: float) -> None:
         """Allow a request that may cost `usd`. BudgetError if it could exceed the cap."""
-        if usd > self.left_usd + ROUNDING_USD:
+        if not self.fits(usd):
             raise BudgetError(f"{usd:.4f} USD may be needed and {max(self.left_usd, 0.0):.4f} USD are left.")
         self._in_flight_usd += usd
         needed = self.spent_usd + self._in_flight_usd
-        if self._spending.ceiling_usd is None or needed > self._spending.ceiling_usd:
+        if usd and (self._spending.ceiling_usd is None or needed > self._spending.ceiling_usd):
             cap = math.inf if self.budget.max_cost is None else self.budget.max_cost
             ceiling = max(needed, min(self.spent_usd + SLACK * self._in_flight_usd, cap))
             self._save(ceiling_usd=ceiling, ceiling_model=model)
@@ -215,36 +234,15 @@ class AnswerStore:
         """End a request that certainly cost nothing, or whose cost was added."""
         self._in_flight_usd = max(0.0, self._in_flight_usd - usd)
 
-    def add_unknown(self, model: str, usd: float, n_requests: int = 1) -> None:
-        """Count requests in full: they may have been charged."""
+    def add_unknown(self, model: str, usd: float) -> None:
+        """Count a request in full: it may have been charged."""
         if usd:
-            self._new.append(ModelUsage(model, n_unknown=n_requests, unknown_usd=usd))
-            self._save(unknown=self._with_unknown(model, n_requests, usd))
+            self._save(unknown=self._with_unknown(model, 1, usd))
 
-    def add(self, record: TeacherRecord, *, durable: bool = True) -> int:
-        """Append an answer to the journal and return the byte at which its line begins."""
-        start = self._journal.append(record.to_json(), durable=durable)
-        if not any(batch.id == record.batch for batch in self._spending.batches if batch.id):
-            usage = self._count(record)
-            if usage:
-                self._new.append(usage)
-        return start
-
-    def flush(self) -> None:
-        """Bring answers that were added without `durable` to the disk."""
-        self._journal.flush()
-
-    def cost_of(self, record: TeacherRecord, *, batch: bool = False) -> float | None:
-        """Return the cost of an answer; None if its usage or its price is unknown.
-
-        The price of the requested model holds for its snapshots and for models without a name.
-        """
-        model = _model_of(record.teacher)
-        known = not record.model or record.model.startswith(model) or price_of(record.model, self.budget.prices)
-        if not known or not any(msgspec.structs.astuple(record.usage)):
-            return None
-        cost = cost_of(self.budget.price_of(model), record.usage, batch=batch)
-        return cost.usd if cost and math.isfinite(cost.usd) else None
+    def add(self, record: TeacherRecord) -> AnswerSummary:
+        """Append an answer to the journal. Answers of batches are on the disk only after `close_batch`."""
+        start = self._journal.append(record.to_json(), durable=not record.batch)
+        return self._count(record, start, self.answers)
 
     # Batches
 
@@ -271,23 +269,19 @@ class AnswerStore:
 
     def set_batch(self, batch: PendingBatch) -> None:
         """Add a pending batch, or replace the one of the same name."""
-        others = tuple(each for each in self._spending.batches if each.name != batch.name)
-        self._save(batches=(*others, batch))
+        if batch.id:
+            self._imported.setdefault(batch.id, {})
+        self._save(batches=(*self._other_batches(batch), batch))
+
+    def is_imported(self, record: TeacherRecord) -> bool:
+        """Return whether the journal has this answer of a pending batch."""
+        return record.key in self._imported[record.batch]
 
     def close_batch(self, batch: PendingBatch, *, unknown_usd: float = 0.0, n_unknown: int = 0) -> None:
         """Remove a batch whose answers are in the journal, and count what is unknown about it."""
-        model = _model_of(batch.teacher)
-        others = tuple(each for each in self._spending.batches if each.name != batch.name)
-        unknown = self._with_unknown(model, n_unknown, unknown_usd) if unknown_usd else self._spending.unknown
-        if unknown_usd:
-            self._new.append(ModelUsage(model, n_unknown=n_unknown, unknown_usd=unknown_usd))
-        self._save(batches=others, unknown=unknown)
-        if batch.id:
-            for _, record in each_jsonl(self.journal, TeacherRecord.from_json):
-                if record.batch == batch.id:
-                    usage = self._count(record)
-                    if usage:
-                        self._new.append(usage)
+        self._journal.flush()
+        unknown = self._with_unknown(model_of(batch.teacher), n_unknown, unknown_usd)
+        self._save(batches=self._other_batches(batch), unknown=unknown)
         self.remove_orphans()
 
     def remove_orphans(self) -> None:
@@ -298,7 +292,14 @@ class AnswerStore:
                 file.unlink()
         remove_empty([self._batches])
 
+    def _other_batches(self, batch: PendingBatch) -> tuple[PendingBatch, ...]:
+        return tuple(each for each in self.batches if each.name != batch.name)
+
     def _with_unknown(self, model: str, n_requests: int, usd: float) -> dict[str, UnknownCost]:
+        """Count requests in full and return all unknown costs."""
+        if not usd:
+            return self._spending.unknown
+        add_usage(self._new_usages, ModelUsage(model, n_unknown=n_requests, unknown_usd=usd))
         known = self._spending.unknown.get(model, UnknownCost())
         return {**self._spending.unknown, model: UnknownCost(known.n_requests + n_requests, known.usd + usd)}
 
@@ -309,10 +310,6 @@ class AnswerStore:
     def _remove_if_empty(self) -> None:
         if self.journal.stat().st_size == 0:
             self.journal.unlink()
-
-
-def _model_of(teacher: str) -> str:
-    return teacher.partition(":")[2]
 
 
 def _ledger_total(ledger: Path) -> float:

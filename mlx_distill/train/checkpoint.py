@@ -135,7 +135,8 @@ def load_checkpoint(
         raise MissingError(f"{folder} has no checkpoint to resume from.", "Run without --resume.")
     try:
         loaded: Any = mx.load(str(path), return_metadata=True)
-        state = msgspec.json.decode(loaded[1]["state"], type=TrainState)
+        arrays, metadata = loaded
+        state = msgspec.json.decode(metadata["state"], type=TrainState)
     except (RuntimeError, ValueError, KeyError) as error:
         message = f"{path}: not a checkpoint of this version: {error}"
         raise InputError(message, "Pass --force to start again.") from error
@@ -148,7 +149,7 @@ def load_checkpoint(
         advice = "Use the settings of that run, or pass --force to start again."
         raise InputError(f"{path} is from a run with other settings.", advice, problems)
     restored: dict[str, list[tuple[str, mx.array]]] = {"adapter": [], "optimizer": []}
-    for name, value in loaded[0].items():
+    for name, value in arrays.items():
         kind, _, rest = name.partition(".")
         restored[kind].append((rest, value))
     model.load_weights(restored["adapter"], strict=False)

@@ -29,7 +29,7 @@ from mlx_distill.storage import files
 from mlx_distill.train.config import TrainConfig, TrainResult
 from mlx_distill.train.signals import handle_signals
 
-COMMAND = (sys.executable, "-m", "mlx_distill.train.child_process")
+COMMAND = (sys.executable, "-P", "-m", "mlx_distill.train.child_process")
 SIGNALS_TO_KILL = 3
 """Ctrl-C asks the child to save and stop, which takes time. This many end it at once."""
 
@@ -83,10 +83,11 @@ def train_in_child(config: TrainConfig, report: Report, command: Sequence[str] =
         end = _run_child(config, report, command)
     if isinstance(end.last, Finished):
         return end.last.result
-    if end.last and end.last.exit_code > 128:
-        raise Interrupted(end.last.message, CONTINUE, end.last.exit_code)
-    if end.last:
-        raise DistillError(end.last.message, end.last.next_step, end.last.problems)
+    failed = end.last
+    if failed and failed.exit_code > 128:
+        raise Interrupted(failed.message, CONTINUE, failed.exit_code)
+    if failed:
+        raise DistillError(failed.message, failed.next_step, failed.problems)
     if end.signals:
         raise Interrupted("train: stopped before it could save.", CONTINUE, 128 + end.signals[-1])
     raise _explain_death(end.exit_code, end.errors)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec.structs import force_setattr
 
-from mlx_distill.config import Config, doc, fields_of
+from mlx_distill.config import Config, default_of, doc
 from mlx_distill.formatting import format_percent
 from mlx_distill.models.config import local_folder
 from mlx_distill.models.context import ContextConfig
@@ -28,6 +28,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Named sets of settings."""
+SEED_STRIDE = 1_000_003
+"""More than the steps of a run, so that runs with different seeds share no step seed."""
 
 
 class TrainConfig(Config, frozen=True):
@@ -52,22 +54,31 @@ class TrainConfig(Config, frozen=True):
     epochs: Annotated[int, doc("passes over the training rows", ge=1)] = 3
     batch_size: Annotated[int, doc("rows in a step; micro_batch_tokens limits a forward pass", ge=1)] = 2
     objective: Annotated[
-        str, doc("what is learned; sft: the teacher's text; kd: the teacher's probabilities of each token in it")
+        str,
+        doc(
+            "what is learned; sft: the teacher's text; kd: its probabilities of each token in it; on-policy: its "
+            "probabilities of each token that the student writes"
+        ),
     ] = "sft"
     divergence: Annotated[
         Literal["forward", "reverse", "jsd"],
-        doc("kd: forward KL, reverse KL, or the Jensen-Shannon divergence, from the teacher's probabilities"),
+        doc("forward KL (best for kd), reverse KL or jsd (for on-policy), from the teacher's probabilities"),
     ] = "forward"
     beta: Annotated[float, doc("jsd: weight of the teacher in the mixture", gt=0, lt=1)] = 0.5
-    temperature: Annotated[float, doc("kd: divides the logits of teacher and student in the loss", gt=0)] = 1.0
+    temperature: Annotated[float, doc("divides the logits of teacher and student in the loss", gt=0)] = 1.0
     hard_labels: Annotated[float, doc("kd: fraction of the loss that is sft's", ge=0, lt=1)] = 0.0
     teacher: Annotated[
         str,
         doc(
-            "kd: a teacher to keep in memory, mlx:FOLDER, mlx:OWNER/NAME or self; default: the stored log-probabilities"
+            "a teacher to keep in memory, mlx:FOLDER, mlx:OWNER/NAME or self; kd without one learns from the stored "
+            "log-probabilities"
         ),
     ] = ""
     teacher_context: ContextConfig = ContextConfig()
+    rollout_samples: Annotated[int, doc("on-policy: answers that the student writes to each prompt", ge=1)] = 1
+    rollout_tokens: Annotated[int, doc("on-policy: tokens after which an answer is cut off", ge=1)] = 128
+    rollout_temperature: Annotated[float, doc("on-policy: temperature at which the student writes", ge=0)] = 1.0
+    prepared_share: Annotated[float, doc("on-policy: fraction of rows learned as prepared, as in kd", ge=0, lt=1)] = 0.0
     method: Annotated[
         Literal["lora", "dora", "full"], doc("what is trained: a low-rank update (lora, dora) or all weights (full)")
     ] = "lora"
@@ -106,16 +117,22 @@ class TrainConfig(Config, frozen=True):
         super().__post_init__()
 
     def check(self) -> None:
-        if not all(map(math.isfinite, (self.learning_rate, self.alpha, self.temperature))):
-            raise ValueError("learning_rate, alpha and temperature must be finite")
-        divergence = (self.divergence, self.beta, self.temperature, self.hard_labels)
-        if self.objective == "sft" and divergence != ("forward", 0.5, 1.0, 0.0):
+        if not all(map(math.isfinite, (self.learning_rate, self.alpha, self.temperature, self.rollout_temperature))):
+            raise ValueError("learning_rate, alpha and temperatures must be finite")
+        if self.objective == "sft" and self._differs("divergence", "beta", "temperature", "hard_labels"):
             raise ValueError("divergence, beta, temperature and hard_labels belong to objective kd")
-        if self.divergence != "jsd" and self.beta != 0.5:
+        rollout_settings = ("rollout_samples", "rollout_tokens", "rollout_temperature", "prepared_share")
+        if self.objective != "on-policy" and self._differs(*rollout_settings):
+            raise ValueError("rollout_samples, _tokens, _temperature and prepared_share belong to objective on-policy")
+        if self.objective == "on-policy" and not self.teacher:
+            raise ValueError("objective on-policy needs a teacher on this machine: mlx:FOLDER, mlx:OWNER/NAME or self")
+        if self.objective == "on-policy" and self.hard_labels:
+            raise ValueError("hard_labels belongs to objective kd: an own answer is not a label")
+        if self.divergence != "jsd" and self._differs("beta"):
             raise ValueError("beta belongs to divergence jsd")
-        if self.method == "full" and self.objective == "kd":
+        if self.method == "full" and self.objective in ("kd", "on-policy"):
             # The loss is computed in chunks, without a gradient for the head.
-            raise ValueError("objective kd trains a low-rank update: choose method lora or dora")
+            raise ValueError(f"objective {self.objective} trains a low-rank update: choose method lora or dora")
         if self.method == "full" and (self.targets or self.dropout):
             raise ValueError("targets and dropout belong to a low-rank update; method 'full' has none")
         if self.grad_checkpoint and self.dropout:
@@ -124,13 +141,20 @@ class TrainConfig(Config, frozen=True):
         if self.resume and self.force:
             raise ValueError("resume and force exclude each other")
 
+    def _differs(self, *names: str) -> bool:
+        """Return True if one of these settings is not at its default."""
+        return any(getattr(self, name) != default_of(TrainConfig, name) for name in names)
+
     def _apply_preset(self) -> None:
-        defaults = {field.name: field.default for field in fields_of(type(self))}
         for name, value in PRESETS.get(self.preset, {}).items():
             given = getattr(self, name)
-            if given not in (value, defaults[name]):
+            if given not in (value, default_of(TrainConfig, name)):
                 raise ValueError(f"preset {self.preset!r} sets {name} to {value}, and {name} is {given}: leave one out")
             force_setattr(self, name, value)
+
+    def step_seed(self, step: int) -> int:
+        """Return the seed of a step. It depends on run and step, so a resumed run draws what a whole one draws."""
+        return self.seed * SEED_STRIDE + step
 
     @property
     def scale(self) -> float:
@@ -139,13 +163,13 @@ class TrainConfig(Config, frozen=True):
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that training reads."""
-        rows = [self.model, self.data / files.TRAIN, self.data / files.VALID]
+        paths = [self.model, self.data / files.TRAIN, self.data / files.VALID]
         if self.objective == "sft":
-            return rows
+            return paths
         if not self.teacher:
-            return [*rows, self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST]
+            return [*paths, self.data / files.LOGPROBS / files.LOGPROBS_MANIFEST]
         folder = local_folder(self.teacher, self.model)
-        return [*rows, *self.teacher_context.inputs(), *([folder] if folder else [])]
+        return [*paths, *self.teacher_context.inputs(), *([folder] if folder else [])]
 
     def outputs(self) -> list[Path]:
         """Return the files that later stages read."""

@@ -45,13 +45,14 @@ def has_fast_layers(student: Student) -> bool:
 @contextmanager
 def fast_layers(student: Student, wanted: bool | None = None) -> Iterator[None]:
     """Within the block, mlx-lm's layers use the kernels below. Default: `has_fast_layers`."""
-    if not (has_fast_layers(student) if wanted is None else wanted and student.dtype == mx.float32):
+    use = has_fast_layers(student) if wanted is None else wanted and student.dtype == mx.float32
+    if not use:
         yield
         return
     namespace = _namespace(student)
     before = {name: namespace[name] for name in PATCHED}
     namespace["swiglu"] = swiglu
-    namespace["scaled_dot_product_attention"] = _causal_or(before["scaled_dot_product_attention"])
+    namespace["scaled_dot_product_attention"] = _with_causal_attention(before["scaled_dot_product_attention"])
     try:
         yield
     finally:
@@ -82,7 +83,7 @@ def _(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:
     return slope * up * (sigmoid + silu - silu * sigmoid), slope * silu
 
 
-def _causal_or(general: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def _with_causal_attention(general: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """Return mlx-lm's attention function, with plain causal attention computed here and all else by `general`."""
 
     def attention(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,20 +25,20 @@ class Rows:
     """The rows of train.jsonl or valid.jsonl, in the order of the file."""
 
     ids: tuple[str, ...]
-    rows: tuple[TokenizedChat, ...]
+    chats: tuple[TokenizedChat, ...]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.chats)
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [len(row.tokens) for row in self.rows]
+        return [len(row.tokens) for row in self.chats]
 
     @property
     def digest(self) -> str:
         """A hash of all tokens and masks, so that a run does not resume on other rows."""
-        return hashlib.sha256(repr([(row.tokens, row.mask) for row in self.rows]).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr([(row.tokens, row.mask) for row in self.chats]).encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path, objective: Objective, max_length: int) -> Rows:
@@ -70,15 +71,15 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 
 
 def micro_batches(lengths: Sequence[int], batch: Sequence[int], max_tokens: int, n_streams: int) -> list[list[int]]:
-    """Split a batch into one micro-batch a stream, and further if one has more than `max_tokens` padded tokens.
+    """Split the row indices of a batch: one micro-batch a stream, or more if one exceeds `max_tokens` padded tokens.
 
     Rows of similar length share a micro-batch. A row longer than `max_tokens` is alone.
     """
-    rows = sorted(batch, key=lambda row: lengths[row])
-    size = -(-len(rows) // min(n_streams, len(rows)))
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    by_length = sorted(batch, key=lambda index: lengths[index])
+    size = math.ceil(len(by_length) / min(n_streams, len(by_length)))
+    parts = [by_length[start : start + size] for start in range(0, len(by_length), size)]
     return [
-        [part[index] for index in group]
+        [part[place] for place in group]
         for part in parts
-        for group in batches_by_length([lengths[row] for row in part], max_tokens)
+        for group in batches_by_length([lengths[index] for index in part], max_tokens)
     ]

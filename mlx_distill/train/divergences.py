@@ -25,16 +25,16 @@ import mlx.core as mx
 
 from mlx_distill.models.load import Head
 from mlx_distill.models.score import chunk_limit, chunks
-from mlx_distill.train.cpu_kernels import exp
-from mlx_distill.train.loss import Arrays, ChunkLoss, sum_in_chunks
+from mlx_distill.train.cpu_kernels import Arrays, exp
+from mlx_distill.train.loss import ChunkLoss, sum_in_chunks
 
 MIN_PROBABILITY = 1e-37
 """Close to float32's smallest normal number. Keeps logarithms finite."""
 MIN_LOG_PROB = -80.0
 """Replaces smaller log-probabilities of the teacher, minus infinity included."""
 MIN_TAIL = 1e-5
-"""The teacher's tail is 1 - sum p, and log-probabilities in float32 leave smaller values unknown. Such a tail is taken
-to be the student's, up to this value."""
+"""A smaller tail of the teacher, 1 - sum p, is only the rounding of float32. The student's tail replaces it, up to this
+value."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def sum_divergence(
     hidden (N, D) of any float type, targets (N,). A target below 0 does not count. The probabilities are those of the
     first `vocabulary` tokens: heads may be padded to different widths.
     """
-    per_row, chunk_loss, chunk_bytes = _bind(divergence, targets, teacher, vocabulary)
+    per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, targets, teacher, vocabulary)
     return Losses(*sum_in_chunks(_cut(head, vocabulary), hidden, per_row, chunk_loss, chunk_bytes))
 
 
@@ -104,7 +104,7 @@ def token_divergences(
     vocabulary: int,
 ) -> Losses:
     """Return the figures of each token, as `sum_divergence` sums them. Without a gradient."""
-    per_row, chunk_loss, chunk_bytes = _bind(divergence, targets, teacher, vocabulary)
+    per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, targets, teacher, vocabulary)
     parts: list[Arrays] = []
     for rows in chunks(hidden.shape[0], vocabulary, chunk_bytes):
         part = mx.depends(hidden[rows], list(parts[-1])) if parts else hidden[rows]
@@ -113,7 +113,7 @@ def token_divergences(
     return Losses(*(mx.concatenate(list(values)) for values in zip(*parts, strict=True)))
 
 
-def _bind(
+def _chunk_loss(
     divergence: Divergence, targets: mx.array, teacher: TopK | TeacherHead, vocabulary: int
 ) -> tuple[Arrays, ChunkLoss, int]:
     """Return the arrays of each row, the loss of a chunk of them, and the bytes of a chunk's logits (0: default)."""
@@ -152,24 +152,24 @@ def _top_k(
     normaliser = exponentials.sum(axis=-1, keepdims=True)
     log_normaliser = mx.log(normaliser) + highest
     outside = mx.put_along_axis(exponentials, ids, mx.array(0.0), axis=-1)
-    n_outside = mx.maximum(outside.sum(axis=-1, keepdims=True), MIN_PROBABILITY)
+    sum_outside = mx.maximum(outside.sum(axis=-1, keepdims=True), MIN_PROBABILITY)
     logs = mx.take_along_axis(logits, ids, axis=-1) - log_normaliser
     # The tail is summed, because float32 cannot tell a small 1 - sum q from 0.
-    tail = n_outside / normaliser
-    student = _with_tail(exp(logs), logs, tail, tail)
+    student_tail = sum_outside / normaliser
+    student = _with_tail(exp(logs), logs, student_tail, student_tail)
 
     log_probs = mx.maximum(log_probs, MIN_LOG_PROB)
     probs = exp(log_probs)
     known = probs.sum(axis=-1, keepdims=True)
     excess = mx.maximum(known, 1.0)  # of rounded probabilities
-    left = 1 - known
-    tail = mx.where(left > MIN_TAIL, left, mx.minimum(tail, MIN_TAIL))
-    teacher = _with_tail(probs / excess, log_probs - mx.log(excess), mx.where(left > 0, tail, 0.0), tail)
+    unknown = 1 - known
+    tail = mx.where(unknown > MIN_TAIL, unknown, mx.minimum(student_tail, MIN_TAIL))
+    teacher = _with_tail(probs / excess, log_probs - mx.log(excess), mx.where(unknown > 0, tail, 0.0), tail)
 
     if divergence.temperature != 1:
         teacher, student = (_softmax(side.logs / divergence.temperature)[0] for side in (teacher, student))
     loss, slope = _compare(divergence, teacher, student)
-    slope = mx.put_along_axis(outside * (slope[:, -1:] / n_outside), ids, slope[:, :-1], axis=-1)
+    slope = mx.put_along_axis(outside * (slope[:, -1:] / sum_outside), ids, slope[:, :-1], axis=-1)
     return _add_hard_labels(divergence, logits, log_normaliser, targets, loss, slope)
 
 
@@ -181,6 +181,7 @@ class _Distribution(NamedTuple):
 
 
 def _with_tail(probs: mx.array, logs: mx.array, tail: mx.array, tail_in_log: mx.array) -> _Distribution:
+    """Add the category of the tail. `tail_in_log` is not 0, so its logarithm is finite."""
     log_tail = mx.log(mx.maximum(tail_in_log, MIN_PROBABILITY))
     return _Distribution(mx.concatenate([probs, tail], axis=-1), mx.concatenate([logs, log_tail], axis=-1))
 
@@ -207,12 +208,12 @@ def _compare(divergence: Divergence, teacher: _Distribution, student: _Distribut
         ratio = log_q - log_p
         loss = (q * ratio).sum(axis=-1, keepdims=True)
         return mx.maximum(loss[:, 0], 0.0), q * (ratio - loss)
-    beta = divergence.beta
+    beta = divergence.beta  # of jsd; g as in the module's docstring
     log_m = mx.log(mx.maximum(beta * p + (1 - beta) * q, MIN_PROBABILITY))
-    ratio = (1 - beta) * (log_q - log_m)
-    of_student = (q * ratio).sum(axis=-1, keepdims=True)
+    g = (1 - beta) * (log_q - log_m)
+    of_student = (q * g).sum(axis=-1, keepdims=True)
     of_teacher = beta * (p * (log_p - log_m)).sum(axis=-1)
-    return mx.maximum(of_teacher + of_student[:, 0], 0.0), q * (ratio - of_student)
+    return mx.maximum(of_teacher + of_student[:, 0], 0.0), q * (g - of_student)
 
 
 def _add_hard_labels(

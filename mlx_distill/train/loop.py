@@ -60,16 +60,13 @@ class Trainer:
         self.config = self.objective.config
         self.model = self.objective.student.model
         self.train_rows = self.train_step.rows
-        self.metrics = self.config.adapter / files.METRICS
+        self.metrics_file = self.config.adapter / files.METRICS
         self.steps_per_epoch = math.ceil(len(self.train_rows) / self.config.batch_size)
         self.total_steps = self.steps_per_epoch * self.config.epochs
 
     def train(self) -> TrainResult:
         """Start or resume, take the steps, and write the last adapter and run.json."""
-        settings = {name: value for name, value in to_plain(self.config).items() if name not in RESUME_MAY_CHANGE}
-        settings |= {"train rows": self.train_rows.digest, "valid rows": self.valid_rows.digest}
-        settings |= {"weights of the model": model_digest(self.config.model), **self.objective.source}
-        settings = msgspec.json.decode(msgspec.json.encode(settings))  # a checkpoint has lists for tuples
+        settings = self._decisive_settings()
         for leftover in self.config.adapter.glob(".*.safetensors.*"):  # of a write that a kill cut off
             leftover.unlink()
         if self.config.resume:
@@ -83,15 +80,23 @@ class Trainer:
         TrainingRun(to_plain(self.config), to_plain(result)).save(self.config.adapter)
         return result
 
+    def _decisive_settings(self) -> dict[str, Any]:
+        """Return the settings, and the hashes of rows, model and teacher, that must be equal when a run resumes."""
+        settings = {name: value for name, value in to_plain(self.config).items() if name not in RESUME_MAY_CHANGE}
+        settings |= {"train rows": self.train_rows.digest, "valid rows": self.valid_rows.digest}
+        settings |= {"weights of the model": model_digest(self.config.model), **self.objective.source}
+        as_in_checkpoint: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
+        return as_in_checkpoint
+
     def _start(self, settings: dict[str, Any]) -> None:
         """Evaluate the untrained student and write the first checkpoint."""
         folder = self.config.adapter
-        write_text(self.metrics, "")
+        write_text(self.metrics_file, "")
         (folder / files.TRAINING_RUN).unlink(missing_ok=True)
         (folder / files.CHECKPOINT).unlink(missing_ok=True)
         self.train_step.optimizer.init(self.model.trainable_parameters())
         self._report_plan()
-        before = self._score(step=0)
+        before = self._measure(step=0)
         self.state = TrainState(settings, before=before, best=before)
         self._write_metrics(None, before)
         self._save_checkpoint()
@@ -114,10 +119,10 @@ class Trainer:
         while state.epoch < config.epochs:
             batches = epoch_batches(self.train_rows.lengths, config.batch_size, config.seed, state.epoch)
             for batch in batches[state.position :]:
-                step = self._step(batch)
-                state.advance(step.supervised_tokens, step.step_seconds, len(batches))
-                self._report_step(step)
-                stopped = self._after_step(step)
+                metrics = self._step(batch)
+                state.advance(metrics.supervised_tokens, metrics.step_seconds, len(batches))
+                self._report_step(metrics)
+                stopped = self._after_step(metrics)
                 if stopped:
                     return stopped
         return "finished"
@@ -126,25 +131,28 @@ class Trainer:
         """Take the next step, and check that its loss is finite."""
         config, state = self.config, self.state
         rate = learning_rate(config, self.budget.progress(state.step, self.total_steps))
-        step = self.train_step.step(batch, rate, state.step + 1)
-        if not math.isfinite(step.train_loss) or not math.isfinite(step.gradient_norm):
+        metrics = self.train_step.step(batch, rate, state.step + 1)
+        if not math.isfinite(metrics.train_loss) or not math.isfinite(metrics.gradient_norm):
             rows = ", ".join(repr(self.train_rows.ids[index]) for index in sorted(batch))
             raise MachineError(
-                f"Step {state.step + 1}: the loss is {step.train_loss} and the gradient norm {step.gradient_norm} "
-                f"(rows {rows} of train.jsonl).",
+                f"Step {state.step + 1}: the loss is {metrics.train_loss} and the gradient norm "
+                f"{metrics.gradient_norm} (rows {rows} of train.jsonl).",
                 f"{config.adapter} holds the best adapter so far (step {state.best.step}) and the last checkpoint. "
                 "Lower --learning-rate, or look at those rows.",
             )
-        return step
+        return metrics
 
-    def _report_step(self, step: StepMetrics) -> None:
+    def _report_step(self, metrics: StepMetrics) -> None:
         figures = (
-            f"loss {step.train_loss:.3f}  accuracy {format_percent(step.train_accuracy)}  "
-            f"{step.supervised_tokens_per_second:.0f} answer tokens/s"
+            f"loss {metrics.train_loss:.3f}  accuracy {format_percent(metrics.train_accuracy)}  "
+            f"{metrics.supervised_tokens_per_second:.0f} answer tokens/s"
         )
+        if metrics.figures:  # of rollouts: there the cross-entropy estimates the student's entropy
+            more = {"cross-entropy": metrics.train_cross_entropy, **metrics.figures}
+            figures += "".join(f"  {name.replace('_', ' ')} {value:.3g}" for name, value in more.items())
         self.report(Progress("train", self.state.step, self.total_steps, "steps", figures))
 
-    def _after_step(self, step: StepMetrics) -> str:
+    def _after_step(self, metrics: StepMetrics) -> str:
         """Evaluate, write metrics and save, as far as due. Return why training must end, or an empty string.
 
         Raises Interrupted, with a checkpoint, after a signal.
@@ -152,11 +160,12 @@ class Trainer:
         config, state = self.config, self.state
         state.peak_bytes = max(state.peak_bytes, mx.get_peak_memory())
         is_due = state.step % config.eval_every == 0 if config.eval_every else state.between_epochs
-        out_of_time, evaluation = self._is_out_of_time(), None
+        out_of_time = self._is_out_of_time()
+        evaluation = None
         if is_due or out_of_time or state.step == self.total_steps:
             evaluation = self._evaluate()
             out_of_time = out_of_time or self._is_out_of_time()  # the evaluation takes time too
-        self._write_metrics(step, evaluation)
+        self._write_metrics(metrics, evaluation)
         if state.between_epochs or self.stop.signal or state.step % config.checkpoint_every == 0:
             self._save_checkpoint()
         if self.stop.signal:
@@ -175,7 +184,7 @@ class Trainer:
 
     def _evaluate(self) -> Evaluation:
         """Evaluate on valid.jsonl and keep the adapter if it is the best so far."""
-        evaluation = self._score(self.state.step)
+        evaluation = self._measure(self.state.step)
         if evaluation.is_better_than(self.state.best):
             self.state.best, self.state.evals_without_improvement = evaluation, 0
             self._save_best()
@@ -184,9 +193,10 @@ class Trainer:
             self.state.evals_without_improvement += 1
         return evaluation
 
-    def _score(self, step: int) -> Evaluation:
+    def _measure(self, step: int) -> Evaluation:
+        """Measure the student on valid.jsonl, and note how long that takes."""
         started = self.budget.seconds
-        evaluation = self.objective.evaluate(self.valid_rows.rows, step, self.report)
+        evaluation = self.objective.evaluate(self.valid_rows.chats, step, self.report)
         self.budget.eval_seconds = self.budget.seconds - started
         self.report(Note(f"step {step}: {evaluation}"))
         return evaluation
@@ -198,19 +208,22 @@ class Trainer:
         self.state.seconds = self.budget.seconds
         save_checkpoint(self.config.adapter, self.model, self.train_step.optimizer, self.state)
 
-    def _write_metrics(self, step: StepMetrics | None, valid: Evaluation | None) -> None:
+    def _write_metrics(self, metrics: StepMetrics | None, valid: Evaluation | None) -> None:
         state = self.state
         line = {"step": state.step, "epoch": round(state.epoch + state.position / self.steps_per_epoch, 3)}
-        line |= msgspec.to_builtins(step) if step else {}
+        if metrics:
+            figures = msgspec.to_builtins(metrics)
+            own_figures = figures.pop("figures")
+            line |= {**figures, **own_figures}
         line |= {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}
         line |= {"valid_kl": valid.kl} if valid and valid.kl is not None else {}
         line |= {"peak_bytes": state.peak_bytes, "seconds": round(self.budget.seconds, 3)}
         try:
-            with self.metrics.open("a", encoding="utf-8") as file:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise MachineError(
-                f"{self.metrics}: cannot write ({error.strerror or error}).",
+                f"{self.metrics_file}: cannot write ({error.strerror or error}).",
                 "Free disk space, then continue with --resume; the last checkpoint is untouched.",
             ) from error
 
@@ -242,7 +255,7 @@ class Trainer:
             valid_kl=state.best.kl,
             n_train_rows=len(self.train_rows),
             n_valid_rows=len(self.valid_rows),
-            n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows.rows),
+            n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows.chats),
             supervised_tokens=state.supervised_tokens,
             supervised_tokens_per_second=state.supervised_tokens / max(state.step_seconds, 1e-9),
             peak_bytes=state.peak_bytes,

@@ -84,10 +84,10 @@ def _add_low_rank_layers(student: Student, config: TrainConfig) -> dict[str, Any
 def _checkpoint_layers(layers: list[nn.Module]) -> None:
     """Make these layers recompute their activations in the backward pass instead of keeping them.
 
-    mlx-lm's grad_checkpoint changes the class for the whole process; this changes the given layers only. And here one
-    layer waits for the next: the recomputation for the gradient from above, and the gradient for below for those of
-    the weights. Otherwise a graph that is evaluated breadth first, as on several CPU streams, recomputes all layers
-    before it drops one, and saves nothing.
+    mlx-lm's grad_checkpoint changes the class for the whole process; this changes the given layers only. And here the
+    backward pass finishes one layer before it recomputes the next: a layer is recomputed when the gradient of its
+    output is known, and passes on the gradient of its input after those of its weights. Otherwise a graph that is
+    evaluated breadth first, as on several CPU streams, recomputes all layers before it drops one, and saves nothing.
     """
     plain = type(layers[0])
 

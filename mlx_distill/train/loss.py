@@ -14,11 +14,13 @@ import mlx.core as mx
 
 from mlx_distill.models.load import Head
 from mlx_distill.models.score import chunks, vocabulary_of
-from mlx_distill.train.cpu_kernels import exp
+from mlx_distill.train.cpu_kernels import Arrays, exp
 
-Arrays = tuple[mx.array, ...]
 ChunkLoss = Callable[..., tuple[Arrays, mx.array]]
-"""Logits (n, V) float32 and the other arrays of n rows -> figures of each row (n,), the loss first, and its slope."""
+"""Logits (n, V) float32 and the other arrays of n rows -> figures of each row (n,), the loss first; and the slope.
+
+The slope (n, V) is the gradient of the loss in the logits.
+"""
 
 
 def sum_in_chunks(

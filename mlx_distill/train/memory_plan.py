@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_distill.errors import MachineError
 from mlx_distill.formatting import format_bytes
 from mlx_distill.models.load import Student, weight_bytes
-from mlx_distill.models.score import chunk_limit
+from mlx_distill.models.score import chunk_limit, round_up
 from mlx_distill.models.tokenize import TokenizedChat
 from mlx_distill.train.config import TrainConfig
 from mlx_distill.train.cpu_kernels import QUERY_BLOCK, has_fast_layers
@@ -36,6 +36,7 @@ TRAINED_LOW_RANK = 4
 TRAINED_FULL = 7
 """The same, and AdamW's temporary arrays over all weights."""
 HIDDEN, INNER, SCORES = 8, 4, 2
+"""Copies of the hidden states, the inner states of the MLP and the attention scores, in each layer."""
 LOGITS, LOGITS_16_BITS = 3, 4
 """Float32 copies of the logits. With 16-bit weights, logits and their gradient exist in 16 bits too."""
 RECOMPUTED = 1 / 3
@@ -106,27 +107,27 @@ def estimate_memory(
     """Estimate the peak if a micro-batch of at most `max_tokens` tokens runs on each stream at the same time."""
     config, student = objective.config, objective.student
     multiple, n_streams = execution.length_multiple, len(execution.streams)
-    lengths = [-(-len(row.tokens) // multiple) * multiple for row in rows]
-    longest = sorted(range(len(rows)), key=lambda row: lengths[row])[-config.batch_size :]
-    parts = [
-        _Part(len(part), lengths[part[-1]], sum(rows[row].n_supervised for row in part))
-        for part in micro_batches(lengths, longest, max_tokens, n_streams)
+    rows = objective.largest_step(rows)
+    lengths = [round_up(len(row.tokens), multiple) for row in rows]
+    batches = [
+        _MicroBatch(len(group), lengths[group[-1]], sum(rows[index].n_supervised for index in group))
+        for group in micro_batches(lengths, range(len(rows)), max_tokens, n_streams)
     ]
-    together = [parts[start : start + n_streams] for start in range(0, len(parts), n_streams)]
-    activations, loss = max((_activations_and_loss(objective, group) for group in together), key=sum)
+    together = [batches[start : start + n_streams] for start in range(0, len(batches), n_streams)]
+    activations, loss = max((_activations_and_loss(objective, parallel) for parallel in together), key=sum)
     trained = [value for _, value in tree_flatten(student.model.trainable_parameters())]
     copies = TRAINED_FULL if config.method == "full" else TRAINED_LOW_RANK
-    weights = sum(value.nbytes for _, value in tree_flatten(student.model.parameters()))
+    all_bytes = sum(value.nbytes for _, value in tree_flatten(student.model.parameters()))
     return MemoryEstimate(
-        weights=weights - sum(value.nbytes for value in trained) + objective.teacher_bytes,
+        weights=all_bytes - sum(value.nbytes for value in trained) + objective.teacher_bytes,
         trained=copies * FLOAT32_BYTES * sum(value.size for value in trained),
-        activations=activations,
+        activations=max(activations, objective.rollout_bytes(rows)),
         loss=loss,
     )
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MicroBatch:
     """The size of a micro-batch."""
 
     n_rows: int
@@ -135,7 +136,7 @@ class _Part:
     n_supervised: int
 
 
-def _activations_and_loss(objective: Objective, together: Sequence[_Part]) -> tuple[int, int]:
+def _activations_and_loss(objective: Objective, together: Sequence[_MicroBatch]) -> tuple[int, int]:
     """Return the bytes of activations and loss for micro-batches that run at the same time."""
     student = objective.student
     n_layers, itemsize = len(student.model.layers), student.dtype.size

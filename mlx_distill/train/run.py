@@ -44,37 +44,26 @@ def run(
     a signal, with a checkpoint to resume from.
     """
     with only_writer(config.adapter):
-        return _train(config, report, objectives, now, execution, on_start)
-
-
-def _train(
-    config: TrainConfig,
-    report: Report,
-    objectives: Objectives,
-    now: Callable[[], float],
-    execution: Execution | None,
-    on_start: Callable[[int], None] | None,
-) -> TrainResult:
-    refuse_to_overwrite(config)
-    if config.objective not in objectives:
-        raise InputError(
-            f"objective: {config.objective!r} is unknown.", f"Choose from {', '.join(sorted(objectives))}."
+        refuse_to_overwrite(config)
+        if config.objective not in objectives:
+            raise InputError(
+                f"objective: {config.objective!r} is unknown.", f"Choose from {', '.join(sorted(objectives))}."
+            )
+        hardware = device.prepare()
+        # Full training needs float32: in 16 bits, rounding would lose small updates.
+        dtype = mx.float32 if config.method == "full" else hardware.dtype
+        check_weights_fit(config, dtype.size, hardware.usable_bytes)
+        student = load_student(config.model, dtype=dtype)
+        objective = objectives[config.objective](config, student)
+        train_rows, valid_rows = (
+            read_rows(config.data / name, objective, config.max_length) for name in (files.TRAIN, files.VALID)
         )
-    hardware = device.prepare()
-    # Full training needs float32: in 16 bits, rounding would lose small updates.
-    dtype = mx.float32 if config.method == "full" else hardware.dtype
-    check_weights_fit(config, dtype.size, hardware.usable_bytes)
-    student = load_student(config.model, dtype=dtype)
-    objective = objectives[config.objective](config, student)
-    train_rows, valid_rows = (
-        read_rows(config.data / name, objective, config.max_length) for name in (files.TRAIN, files.VALID)
-    )
-    execution = execution or Execution.on(hardware)
-    adapter_config = make_trainable(student, config, cast_adapters=execution.cast_adapters)
-    plan = make_plan(objective, train_rows.rows, execution, hardware.usable_bytes)
-    train_step = TrainStep(objective, train_rows, plan.micro_batch_tokens, execution)
-    if on_start:
-        on_start(train_step.largest_micro_batch)
-    budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
-    with handle_signals(stop.set), cpu.shared_cores(len(execution.streams)), fast_layers(student):
-        return Trainer(train_step, valid_rows, plan, adapter_config, budget, stop, report).train()
+        execution = execution or Execution.on(hardware)
+        adapter_config = make_trainable(student, config, cast_adapters=execution.cast_adapters)
+        plan = make_plan(objective, train_rows.chats, execution, hardware.usable_bytes)
+        train_step = TrainStep(objective, train_rows, plan.micro_batch_tokens, execution)
+        if on_start:
+            on_start(train_step.largest_micro_batch)
+        budget, stop = TimeBudget(config.time_budget_minutes, now), StopRequest()
+        with handle_signals(stop.set), cpu.shared_cores(len(execution.streams)), fast_layers(student):
+            return Trainer(train_step, valid_rows, plan, adapter_config, budget, stop, report).train()

@@ -53,4 +53,5 @@ class TimeBudget:
         return not self.minutes or self.seconds + step_seconds <= self._seconds_for_steps()
 
     def _seconds_for_steps(self) -> float:
+        """The budget without the time for one more evaluation."""
         return max(self.minutes * 60 - self.eval_seconds, 1.0)

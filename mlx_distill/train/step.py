@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any
@@ -20,13 +20,12 @@ from mlx_distill.train.data import Rows, micro_batches
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.objectives.base import Objective
 
-Gradient = Callable[[Batch, Any, mx.Stream], tuple[mx.array, mx.array, Any]]
-"""Micro-batch, gradients so far or None, stream -> summed loss (), number correct (), gradients so far."""
-Update = Callable[[Any, mx.array], mx.array]
+Sums = tuple[mx.array, mx.array, mx.array]
+"""Loss (), number of correct predictions () and cross-entropy (), summed over supervised tokens."""
+GradientFunction = Callable[[Batch, Any, mx.Stream], tuple[Sums, Any]]
+"""Micro-batch, gradients so far or None, stream -> its sums, gradients so far."""
+UpdateFunction = Callable[[Any, mx.array], mx.array]
 """Summed gradients, number of supervised tokens () -> gradient norm () before clipping. Changes the weights."""
-
-SEED_STRIDE = 1_000_003
-"""Dropout is seeded by run and step, so a resumed run draws what an uninterrupted one draws."""
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +34,8 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float
     train_loss: float
     train_accuracy: float
+    train_cross_entropy: float
+    """The same as the loss of sft. On the student's own text it estimates the student's entropy."""
     supervised_tokens: int
     tokens: int
     """Computed input tokens, padding included."""
@@ -45,6 +46,8 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True):
     gradient_norm: float
     """Before clipping."""
     step_seconds: float
+    figures: Mapping[str, float]
+    """Figures of the objective's own."""
 
 
 @dataclass
@@ -69,32 +72,34 @@ class TrainStep:
         started = time.perf_counter()
         gradient_of, update = self._functions
         streams, compiled = self.execution.streams, self.execution.compiled
-        loss_sum, n_correct, n_supervised, n_tokens = mx.array(0.0), mx.array(0), 0, 0
+        sums: Sums = (mx.array(0.0), mx.array(0), mx.array(0.0))
+        n_supervised = n_tokens = 0
         gradients: Any = None
-        mx.random.seed(self.config.seed * SEED_STRIDE + number)
+        rows = self.objective.rows_for_step([self.rows.chats[row] for row in batch], number)
+        mx.random.seed(self.config.step_seed(number))
         self.student.model.train()
-        rows = self.objective.roll([self.rows.rows[row] for row in batch], number)
         lengths = [len(row.tokens) for row in rows]
         parts = micro_batches(lengths, range(len(rows)), self.micro_batch_tokens, len(streams))
         for index, part in enumerate(parts, 1):
             micro_batch = self.objective.make_batch([rows[row] for row in part], self.execution.length_multiple)
-            loss, correct, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
-            loss_sum, n_correct = loss_sum + loss, n_correct + correct
+            more, gradients = gradient_of(micro_batch, gradients, streams[(index - 1) % len(streams)])
+            sums = (sums[0] + more[0], sums[1] + more[1], sums[2] + more[2])
             every_stream_has_one = index % len(streams) == 0
             computed_with_the_update = compiled and index == len(parts)
             if every_stream_has_one and not computed_with_the_update:
-                mx.eval(loss_sum, n_correct, gradients)  # or the activations of all micro-batches exist together
+                mx.eval(sums, gradients)  # or the activations of all micro-batches exist together
             n_supervised += micro_batch.n_supervised
             n_tokens += micro_batch.inputs.size
         self.optimizer.learning_rate = learning_rate
         norm = update(gradients, mx.array(float(n_supervised)))
-        mx.eval(loss_sum, n_correct, norm, self.student.model.trainable_parameters(), self.optimizer.state)
+        mx.eval(sums, norm, self.student.model.trainable_parameters(), self.optimizer.state)
         self.student.model.eval()
         seconds = time.perf_counter() - started
         return StepMetrics(
             learning_rate=learning_rate,
-            train_loss=scalar(loss_sum) / n_supervised,
-            train_accuracy=scalar(n_correct) / n_supervised,
+            train_loss=scalar(sums[0]) / n_supervised,
+            train_accuracy=scalar(sums[1]) / n_supervised,
+            train_cross_entropy=scalar(sums[2]) / n_supervised,
             supervised_tokens=n_supervised,
             tokens=n_tokens,
             supervised_tokens_per_second=n_supervised / seconds,
@@ -102,16 +107,17 @@ class TrainStep:
             padding=max(1 - sum(lengths) / n_tokens, 0.0),
             gradient_norm=scalar(norm),
             step_seconds=seconds,
+            figures=self.objective.figures,
         )
 
     @property
     def largest_micro_batch(self) -> int:
         """Tokens of the largest micro-batch, without padding."""
-        longest = sorted(self.rows.lengths)[-self.config.batch_size :]
+        longest = [len(row.tokens) for row in self.objective.largest_step(self.rows.chats)]
         return max(max(longest), min(sum(longest), self.micro_batch_tokens))
 
     @cached_property
-    def _functions(self) -> tuple[Gradient, Update]:
+    def _functions(self) -> tuple[GradientFunction, UpdateFunction]:
         """Made at the first step: compiled functions keep the optimizer's state, which resuming replaces.
 
         They do not refer to `self`: a cycle would keep the model in memory after the run.
@@ -122,44 +128,47 @@ class TrainStep:
         return gradient(self.objective), update(self.student.model, self.optimizer, max_norm, sum_at_once=sum_at_once)
 
 
-def eager_gradient(objective: Objective) -> Gradient:
+def eager_gradient(objective: Objective) -> GradientFunction:
     """Make the gradient function that computes operation by operation."""
     value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
 
-    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
         with mx.stream(stream):
-            (loss, correct), gradients = value_and_grad(batch)
-        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+            sums, gradients = value_and_grad(batch)
+        return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
     return gradient_of
 
 
-def compiled_gradient(objective: Objective) -> Gradient:
+def compiled_gradient(objective: Objective) -> GradientFunction:
     """Make the gradient function that MLX compiles once for each padded shape."""
     value_and_grad = nn.value_and_grad(objective.student.model, objective.loss)
-    first: list[Batch] = []
+    template: Batch | None = None
     # Dropout draws from the random state. The model is an output too, because the trace puts its placeholders there.
     state = [objective.student.model.state, mx.random.state]
 
     @partial(mx.compile, inputs=state, outputs=state)
-    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[mx.array, mx.array, Any]:
+    def compiled(arrays: dict[str, mx.array], previous: Any) -> tuple[Sums, Any]:
         # A compiled function sees Python values of the first call only. Counts of another batch would be wrong.
-        batch = replace(first[0], **arrays, tokens_of_row=())
-        (loss, correct), gradients = value_and_grad(batch)
-        return loss, correct, gradients if previous is None else tree_map(mx.add, previous, gradients)
+        assert template is not None
+        batch = replace(template, **arrays, tokens_of_row=())
+        sums, gradients = value_and_grad(batch)
+        return sums, gradients if previous is None else tree_map(mx.add, previous, gradients)
 
-    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[mx.array, mx.array, Any]:
-        first[:] = first or [batch]
+    def gradient_of(batch: Batch, previous: Any, stream: mx.Stream) -> tuple[Sums, Any]:
+        nonlocal template
+        template = template or batch
         with mx.stream(stream):
-            loss, correct, gradients = compiled(arrays_of(pad_targets(batch)), previous)
-        return loss, correct, gradients
+            sums, gradients = compiled(arrays_of(pad_targets(batch)), previous)
+        return sums, gradients
 
     return gradient_of
 
 
 def pad_targets(batch: Batch) -> Batch:
     """Pad the supervised positions to a quarter, a half, three quarters or all of the inputs, with the target -1."""
-    n_padding = -batch.targets.size % -(-batch.inputs.size // 4)
+    quarter = math.ceil(batch.inputs.size / 4)
+    n_padding = -batch.targets.size % quarter
     padded: dict[str, Any] = {
         name: mx.pad(values, [(0, n_padding), *[(0, 0)] * (values.ndim - 1)])
         for name, values in arrays_of(batch).items()
@@ -175,7 +184,7 @@ def arrays_of(batch: Batch) -> dict[str, mx.array]:
     return {name: value for name, value in values.items() if isinstance(value, mx.array)}
 
 
-def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> UpdateFunction:
     """Make the update that computes operation by operation: clip the gradients, take a step of the optimizer.
 
     Clips as mlx.optimizers.clip_grad_norm, but multiplies each gradient only once. `sum_at_once` computes the norm
@@ -196,13 +205,16 @@ def eager_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, 
     return update
 
 
-def compiled_update(model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool) -> Update:
+def compiled_update(
+    model: nn.Module, optimizer: optim.Optimizer, max_norm: float, *, sum_at_once: bool
+) -> UpdateFunction:
     """Make the same update compiled: about two kernels for each tensor (`scripts/bench/kernels.py`).
 
     The results are those of the eager update, bit for bit, if the compiler does not fuse multiplications and additions.
     """
     state = [model.state, optimizer.state]
-    update: Update = mx.compile(eager_update(model, optimizer, max_norm, sum_at_once=sum_at_once), state, state)
+    eager = eager_update(model, optimizer, max_norm, sum_at_once=sum_at_once)
+    update: UpdateFunction = mx.compile(eager, state, state)
     return update
 
 

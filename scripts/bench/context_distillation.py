@@ -7,10 +7,10 @@
 
 The teacher is the student's own weights with three sample dialogues before the question; the student sees the question
 only. Every objective gets the same answers of the teacher (one or more a prompt, drawn at temperature 1, cut off after
-some tokens), the same rows in a step, and the same number of steps. The figure is KL(teacher || student) over the whole
-vocabulary at each token of the teacher's answers to prompts of unseen families, in nats a token, after the last step.
-Intervals resample families. The written answers of the sample are a second text: their loss with the dialogues in view
-is what the context gives.
+some tokens), the same rows in a step, and the same number of steps; on-policy gets the prompts only, and writes as many
+tokens at most. The figure is KL(teacher || student) over the whole vocabulary at each token of the teacher's answers to
+prompts of unseen families, in nats a token, after the last step. Intervals resample families. The written answers of
+the sample are a second text: their loss with the dialogues in view is what the context gives.
 
 --quick fails if kd's KL, at its better rate, is not below 0.6 of the base's and 0.85 of sft's at its own.
 """
@@ -59,6 +59,7 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "sft": {"objective": "sft"},
     "kd": {"objective": "kd"},
     "kd, whole vocabulary": {"objective": "kd", "teacher": "self"},
+    "on-policy": {"objective": "on-policy", "teacher": "self", "divergence": "reverse"},
 }
 """The settings of `train` for each objective that is compared."""
 BELOW_BASE, BELOW_SFT = 0.6, 0.85
@@ -110,7 +111,7 @@ FULL = Plan(
     (
         *(Run(objective, rate, seed) for seed in range(3) for rate in RATES for objective in ("sft", "kd")),
         *(Run("sft", rate, samples=samples) for samples in (2, 4) for rate in RATES[:3]),
-        *(Run("kd, whole vocabulary", rate) for rate in RATES[:2]),
+        *(Run(objective, rate) for rate in RATES[:2] for objective in ("on-policy", "kd, whole vocabulary")),
     ),
 )
 
@@ -250,6 +251,9 @@ class Bench:
         adapter = self.work / "adapters" / content_hash(asdict(run))[:12]
         if not (adapter / files.TRAINING_RUN).exists():
             resume = (adapter / files.CHECKPOINT).exists()
+            own = dict(OBJECTIVES[run.objective])
+            if run.objective == "on-policy":
+                own["rollout_tokens"] = self.setup.max_tokens
             settings = TrainConfig(
                 model=self.model,
                 data=data,
@@ -263,7 +267,7 @@ class Bench:
                 resume=resume,
                 force=not resume,
                 teacher_context=self.context,
-                **OBJECTIVES[run.objective],
+                **own,
             )
             train(settings, _say, objectives=_objectives())
             device.release_memory()
@@ -316,6 +320,7 @@ def _objectives() -> Mapping[str, Any]:
     """Return the objectives of `train` without the end token of answers that were cut off."""
     from mlx_distill.train.objectives.base import Objective
     from mlx_distill.train.objectives.kd import LiveKd, StoredKd
+    from mlx_distill.train.objectives.on_policy import OnPolicy
     from mlx_distill.train.objectives.sft import Sft
 
     class CutOff(Objective):
@@ -328,9 +333,12 @@ def _objectives() -> Mapping[str, Any]:
 
     class CutLiveKd(LiveKd, CutOff): ...
 
+    class CutOnPolicy(OnPolicy, CutOff): ...
+
     return {
         "sft": CutSft,
         "kd": lambda config, student: (CutLiveKd if config.teacher else CutStoredKd)(config, student),
+        "on-policy": CutOnPolicy,
     }
 
 

@@ -26,7 +26,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_distill.train.step import Update, compiled_update, eager_update
+from mlx_distill.train.step import UpdateFunction, compiled_update, eager_update
 
 VIEWS = (
     "Broadcast",
@@ -65,7 +65,7 @@ def count_kernels(outputs: list[mx.array]) -> Counter[str]:
     return kernels
 
 
-def kernels_of_update(n_layers: int, make: Callable[[nn.Module, optim.Optimizer], Update]) -> Counter[str]:
+def kernels_of_update(n_layers: int, make: Callable[[nn.Module, optim.Optimizer], UpdateFunction]) -> Counter[str]:
     """Return the kernels of one update of adapters on `n_layers` layers."""
     model, optimizer = adapters(n_layers), optim.AdamW(1e-3, bias_correction=True)
     optimizer.init(model.trainable_parameters())
@@ -75,7 +75,7 @@ def kernels_of_update(n_layers: int, make: Callable[[nn.Module, optim.Optimizer]
     return count_kernels([norm, *(value for _, value in tree_flatten([model.parameters(), optimizer.state]))])
 
 
-def plain_update(model: nn.Module, optimizer: optim.Optimizer) -> Update:
+def plain_update(model: nn.Module, optimizer: optim.Optimizer) -> UpdateFunction:
     """Make the update of MLX's own functions."""
 
     def update(gradients: Any, n_supervised: mx.array) -> mx.array:

@@ -121,7 +121,7 @@ def measure(case: Case, dtype: str) -> tuple[int, int]:
         execution = Execution(device.streams(), cast_adapters=wanted.size == 2)
         adapter_config = make_trainable(student, settings, cast_adapters=execution.cast_adapters)
         sft = Sft(settings, student)
-        plan = make_plan(sft, train.rows, execution, device.prepare().usable_bytes)
+        plan = make_plan(sft, train.chats, execution, device.prepare().usable_bytes)
         step = TrainStep(sft, train, plan.micro_batch_tokens, execution)
         with cpu.shared_cores(len(execution.streams)), fast_layers(student):
             result = Trainer(step, valid, plan, adapter_config, TimeBudget(0), StopRequest(), ignore).train()

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_distill.collect.config import CollectConfig, CollectResult
 from mlx_distill.collect.run import run
-from mlx_distill.events import Event
+from mlx_distill.events import Event, Report
 from tests.support.collecting import KEY, journal_of
 from tests.support.messages_server import MessagesServer, answer
 
@@ -38,12 +38,12 @@ def teacher() -> str:
 def collect(tmp_path: Path, events: list[Event], teacher: str) -> Callable[..., CollectResult]:
     """Collect the answers to `n` prompts, or to the prompts given."""
 
-    def collect(*prompts: str, n: int = 1, **settings: Any) -> CollectResult:
+    def collect(*prompts: str, n: int = 1, report: Report = events.append, **settings: Any) -> CollectResult:
         file = tmp_path / "prompts.txt"
         file.write_text("\n".join(prompts or [f"Prompt {number}" for number in range(n)]))
         defaults = {"teacher": teacher, "first_wait_seconds": 0.01, "wait_minutes": 0.2}
         config = CollectConfig(prompts=file, out=tmp_path / "out", **{**defaults, **settings})
-        return run(config, events.append)
+        return run(config, report)
 
     return collect
 

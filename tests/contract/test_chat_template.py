@@ -20,14 +20,14 @@ HUGE_TEXT = "{{ 'a' * 10 ** 11 }}"
 @pytest.mark.parametrize(
     ("template", "message", "max_seconds"),
     [
-        (ENDLESS, "does not finish within 3 s", 3.0),
-        (HUGE_TEXT, "MemoryError", 300.0),
-        ("{{ raise_exception('no such chat') }}", "no such chat", 300.0),
-        ("{% for %}", "TemplateSyntaxError", 300.0),
-        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "SecurityError", 300.0),
+        (ENDLESS, "does not finish within 3 s", 3),
+        (HUGE_TEXT, "MemoryError", 300),
+        ("{{ raise_exception('no such chat') }}", "no such chat", 300),
+        ("{% for %}", "TemplateSyntaxError", 300),
+        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "SecurityError", 300),
     ],
 )
-def test_a_hostile_template_is_refused(template: str, message: str, max_seconds: float, tiny_student: Path) -> None:
+def test_a_hostile_template_is_refused(template: str, message: str, max_seconds: int, tiny_student: Path) -> None:
     tokenizer = load_tokenizer(tiny_student)
     tokenizer.chat_template = template
     with pytest.raises(InputError, match=message):

@@ -61,6 +61,26 @@ def test_a_process_that_leaves_the_session_is_killed(tmp_path: Path, ending: str
     assert not left.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot adopt processes that leave the session")
+@pytest.mark.parametrize("leave", ["os.setsid()", "os.setpgid(0, 0)"])
+@pytest.mark.parametrize("which", ["SIGKILL", "SIGSTOP"])
+def test_code_that_ends_its_runner_leaves_nothing(tmp_path: Path, which: str, leave: str) -> None:
+    left, ready = tmp_path / "left", tmp_path / "ready"
+    code = (
+        "import os, pathlib, signal, time\n"
+        f"if not os.fork():\n    {leave}\n    if not os.fork():\n"
+        f"        pathlib.Path({str(ready)!r}).touch(); {_late(left)}\n    os._exit(0)\n"
+        f"while not os.path.exists({str(ready)!r}): pass\nos.kill(os.getppid(), signal.{which})\nwhile True: pass"
+    )
+    with subprocess.Popen(["sleep", "600"]) as ours:
+        run_blocks([code], Limits(1.0), grace_seconds=0.5)
+        assert ours.poll() is None  # children of this process are spared
+        ours.kill()
+    assert ready.exists()
+    time.sleep(3.2)
+    assert not left.exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_parent_holds_no_keys() -> None:
     block = (
@@ -117,6 +137,12 @@ def test_the_environment_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> No
     assert "PATH" in found
     assert "KEY" not in found
     assert str(os.environ["HOME"]) not in run_blocks(["import os\nraise ValueError(os.environ['HOME'])"])[0]
+
+
+def test_deeply_nested_folders_are_removed() -> None:
+    nest = "import os\nhome = os.getcwd()\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')"
+    _, says = run_blocks([nest, "raise ValueError(home)"])
+    assert not Path(says.removeprefix("ValueError: ")).exists()
 
 
 @pytest.mark.parametrize(

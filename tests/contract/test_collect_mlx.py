@@ -26,6 +26,7 @@ from mlx_distill.records import Message, TeacherRecord
 from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.teachers import mlx_model, open_teacher
 from tests.support.collecting import Collect, Records, journal_of
+from tests.support.templates import OPENING
 from tests.support.tiny import change_weights, edit_json, weights_of
 
 
@@ -145,7 +146,8 @@ def test_samples_differ_and_repeat_with_the_seed(collect: Collect, records: Reco
 
     first = answers(8, seed=0)
     assert len(set(first.values())) == 9
-    assert {name.removesuffix("-s2").removesuffix("-s3") for name in first} == {*list(first)[:3]}
+    bases = {name for name in first if name[-3:] not in ("-s2", "-s3")}
+    assert first.keys() == {f"{base}{suffix}" for base in bases for suffix in ("", "-s2", "-s3")}
     assert answers(2, seed=0) == first
     assert not set(answers(8, seed=1).values()) & set(first.values())
 
@@ -172,6 +174,18 @@ def test_self_is_the_student_with_a_context(
         assert [message.content for message in record.messages[:3]] == ["Be brief.", "Prompt 7", "Seven."]
         assert record.turns == (Message("user", record.prompt_text),)
         assert record.answer == one_by_one(student, record)[0]
+
+
+def test_thought_that_the_template_opens_is_in_the_answer(
+    tiny_student: Path, tmp_path: Path, collect: Collect, records: Records
+) -> None:
+    folder = tmp_path / "thinking"
+    shutil.copytree(tiny_student, folder)
+    edit_json(folder / "tokenizer_config.json", chat_template=OPENING)
+    collect(n=1, teacher=f"mlx:{folder}", temperature=0.0, max_tokens=4)
+
+    [record] = records()
+    assert record["answer"].startswith("<think>\n") and len(record["answer"]) > len("<think>\n")
 
 
 @pytest.mark.parametrize(

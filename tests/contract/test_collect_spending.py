@@ -11,7 +11,7 @@ import pytest
 
 from mlx_distill.cli import main
 from mlx_distill.errors import BudgetError, InputError, TeacherError
-from mlx_distill.events import Event, Progress
+from mlx_distill.events import Event
 from mlx_distill.models.context import TEACHER_SYSTEM
 from mlx_distill.records import build_messages
 from mlx_distill.teachers import openai
@@ -104,14 +104,6 @@ def test_what_never_reached_a_server_costs_nothing(
     with pytest.raises(TeacherError, match="no connection"):
         collect(n=2, teacher=teacher, wait_minutes=0.005, max_cost=3 * worst())
     assert usage_of(tmp_path / "out").total_usd == 0.0
-
-
-def test_a_rerun_remembers_what_was_spent(server: MessagesServer, collect: Collect) -> None:
-    cap = worst() + 9.5 * REAL_USD
-    collect(n=4, max_cost=cap)
-    with pytest.raises(BudgetError):
-        collect(n=40, max_cost=cap)
-    assert len(server.calls) == 10
 
 
 def test_a_refused_key_leaves_the_budget_whole(server: MessagesServer, collect: Collect, tmp_path: Path) -> None:
@@ -275,18 +267,3 @@ def test_another_max_tokens_asks_only_for_what_was_cut_off(
     journal = [json.loads(line) for line in (tmp_path / "out" / "teacher_data.jsonl").read_text().splitlines()]
     complete = {record["key"] for record in journal if record["stop_reason"] == "end_turn"}
     assert {item["key"] for item in index} == complete
-
-
-def test_what_is_asked_again_counts_as_left_until_it_is(
-    server: MessagesServer, collect: Collect, events: list[Event]
-) -> None:
-    server.script = lambda call: answer("", stop_reason="refusal")
-    collect(n=3)
-    events.clear()
-    collect(n=3, retry=("refusal",))
-    assert [(event.done, event.total) for event in events if isinstance(event, Progress)] == [
-        (0, 3),
-        (1, 3),
-        (2, 3),
-        (3, 3),
-    ]

@@ -16,10 +16,15 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import Interrupted
-from mlx_distill.events import Event
+from mlx_distill.events import Event, Warning
+from mlx_distill.teachers import live
 from tests.conftest import Finished
-from tests.support.collecting import KEY, Collect, Records, RunCli, cautions, journal_of, usage_of
+from tests.support.batching import press_ctrl_c
+from tests.support.collecting import KEY, Collect, Records, RunCli, journal_of, usage_of
 from tests.support.messages_server import Call, MessagesServer, Reply, answer, error, message, text
+
+MAX_WAIT_SECONDS = 300
+"""A run that has not ended by then hangs."""
 
 
 @pytest.fixture
@@ -34,38 +39,33 @@ def own_handlers() -> Iterator[Callable[[], bool]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def ctrl_c_after_eight_answers(seconds: float, again: threading.Timer | None = None) -> Callable[[Call], Reply]:
-    """Answers eight prompts, the next four in so many seconds, and presses Ctrl-C when the last is under way.
-
-    `again` is started then.
-    """
+def ctrl_c_after_eight_answers(answer_rest: threading.Event) -> Callable[[Call], Reply]:
+    """Answer eight prompts, the next four after an event, and press Ctrl-C when all four are in flight."""
+    in_flight = threading.Barrier(4, press_ctrl_c)
 
     def script(call: Call) -> Reply:
-        number = int(call.prompt.split()[1])
-        if number == 11:
-            press_ctrl_c()
-            if again:
-                again.start()
-        return Reply(body=message(text("Fine.")), after_seconds=0.05 if number < 8 else seconds)
+        if int(call.prompt.split()[1]) >= 8:
+            in_flight.wait(MAX_WAIT_SECONDS)
+            answer_rest.wait(MAX_WAIT_SECONDS)
+        return answer()
 
     return script
 
 
 def test_ctrl_c_waits_for_paid_answers_and_saves_the_index(
-    server: MessagesServer,
-    collect: Collect,
-    records: Records,
-    events: list[Event],
-    tmp_path: Path,
-    own_handlers: Callable[[], bool],
+    server: MessagesServer, collect: Collect, records: Records, tmp_path: Path, own_handlers: Callable[[], bool]
 ) -> None:
-    server.script = ctrl_c_after_eight_answers(1.0)
+    answer_rest = threading.Event()
+    server.script = ctrl_c_after_eight_answers(answer_rest)
+    said: list[str] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, Warning):
+            said.append(event.text)
+            answer_rest.set()
+
     with pytest.raises(Interrupted) as raised:
-        collect(n=40, concurrency=4)
+        collect(n=40, concurrency=4, report=report)
     assert own_handlers()
     assert raised.value.exit_code == 130
     assert len(records()) == len(server.calls) == 12
@@ -73,52 +73,40 @@ def test_ctrl_c_waits_for_paid_answers_and_saves_the_index(
     assert "for the 28 missing" in raised.value.next_step
     assert len(json.loads((tmp_path / "out" / "collect.json").read_text())["answers"]) == 40
     assert usage_of(tmp_path / "out").total.n_unknown == 0
-    assert any("4 answers in flight" in line and "Ctrl-C again" in line for line in cautions(events))
+    assert "4 answers in flight" in said[0] and "Ctrl-C again" in said[0]
 
 
+@pytest.mark.parametrize("how", ["paid", "free", "in a notebook"])
 def test_second_ctrl_c_stops_at_once(
-    server: MessagesServer, collect: Collect, records: Records, tmp_path: Path
+    server: MessagesServer,
+    collect: Collect,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
-    again = threading.Timer(0.4, press_ctrl_c)
-    server.script = ctrl_c_after_eight_answers(20.0, again)
-    began = time.monotonic()
-    with pytest.raises(Interrupted):
-        collect(n=40, concurrency=4)
-    again.join()
-    assert time.monotonic() - began < 15
-    assert len(records()) == 8
-    assert usage_of(tmp_path / "out").total.n_unknown == 4
+    """A teacher that costs nothing stops at the first. In a notebook an event loop is running already."""
+    monkeypatch.setattr(live, "DRAIN_SECONDS", 1e6)
+    never = threading.Event()
+    server.script = ctrl_c_after_eight_answers(never)
 
+    def press_again(event: Event) -> None:
+        if isinstance(event, Warning):
+            press_ctrl_c()
 
-def test_ctrl_c_stops_a_teacher_that_costs_nothing_at_once(
-    server: MessagesServer, collect: Collect, records: Records
-) -> None:
-    server.script = ctrl_c_after_eight_answers(20.0)
-    began = time.monotonic()
-    with pytest.raises(Interrupted):
-        collect(n=40, concurrency=4, track_costs=False)
-    assert time.monotonic() - began < 15
-    assert len(records()) == 8
-
-
-def test_ctrl_c_reaches_a_round_beside_a_running_event_loop(
-    server: MessagesServer, collect: Collect, records: Records
-) -> None:
     async def notebook() -> None:
-        collect(n=40, concurrency=4)
+        collect(n=40, concurrency=4, track_costs=how != "free", report=press_again)
 
-    again = threading.Timer(0.4, press_ctrl_c)
-    server.script = ctrl_c_after_eight_answers(20.0, again)
     loop = asyncio.new_event_loop()  # asyncio.run would turn Ctrl-C into a cancellation of its own
-    began = time.monotonic()
-    try:
-        with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted):
+        if how == "in a notebook":
             loop.run_until_complete(notebook())
-    finally:
-        again.join()
-        loop.close()
-    assert time.monotonic() - began < 15
+        else:
+            collect(n=40, concurrency=4, track_costs=how != "free", report=press_again)
+    loop.close()
+    never.set()
     assert len(records()) == 8
+    assert usage_of(tmp_path / "out").total.n_unknown == (0 if how == "free" else 4)
 
 
 class Process:

@@ -173,6 +173,15 @@ def test_without_a_yes_nothing_is_uploaded(
     assert not hub.asked
 
 
+def test_file_names_cannot_command_the_terminal(model: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    (model / "\x1b]0;title\x07notes\u202e.txt").touch()
+    with pytest.raises(SystemExit):
+        main(["push", "me/student", "--model", str(model)])
+    shown = capsys.readouterr().err
+    assert "notes.txt" in shown and shown.replace("\n", "").isprintable()
+    assert hub.committed == {}
+
+
 def test_without_a_token_it_says_where_to_get_one(model: Path) -> None:
     with pytest.raises(MissingError, match="no token") as caught:
         run(PushConfig(model, "me/student"))

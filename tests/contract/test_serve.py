@@ -76,6 +76,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     thread.start()
     assert ready.wait(60)
     yield found["client"]
+    found["client"].openai.close()
     found["server"].stop()
     thread.join(60)
     assert not thread.is_alive()

@@ -187,7 +187,7 @@ def test_interrupted_training_resumes(project: Path, cli: Callable[..., Finished
         started.send_signal(signal.SIGINT)
         _, err = started.communicate(timeout=120)
     assert started.returncode == 130, err
-    assert "Stopped: " in err and "Run the same command again" in err
+    assert "Stopped: " in err and "mlx-distill run` again" in err
     assert Path("reports/tiny/manifests/train.started.json").exists()
     edit("epochs = 20", "epochs  =  20")  # the same settings in another spelling
     again = cli("run", "--json")

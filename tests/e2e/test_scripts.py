@@ -151,8 +151,8 @@ def test_the_lint_refuses_what_macos_does_not_have(tmp_path: Path) -> None:
     script = tmp_path / "script"
     code, out = lint([line for one in NOT_ON_MACOS for line in (f"# {one}", one, f"{one} # linux only")])
     assert code == 1
-    named = [f"{script}:{3 * number + 2}:{line}" for number, line in enumerate(NOT_ON_MACOS)]
-    assert [line for line in out.splitlines() if line.startswith(str(script))] == named
+    named = {f"{script}:{3 * number + 2}:{line}" for number, line in enumerate(NOT_ON_MACOS)}
+    assert {line for line in out.splitlines() if line.startswith(str(script))} == named
     good = ["local -a list", 'run "$@" ${x[@]+"${x[@]}"}', "sed -nE 's/a/b/p' file | grep -q x", "git log --oneline"]
     assert lint(good) == (0, "")
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from mlx_distill.storage.atomic import write_jsonl
 from mlx_distill.storage.package_data import package_data_path
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.run import run
 from tests.conftest import Finished
 from tests.support.messages_server import MessagesServer, answer
 from tests.support.small_project import write_project
+from tests.support.tiny import make_tiny_qwen2
 
 Cli = Callable[..., Finished]
 SETTINGS = """
@@ -95,6 +97,26 @@ def test_a_run_in_bfloat16_lowers_the_loss(small_project: Path, cli: Cli) -> Non
     assert distilled["value"] < base["value"]
 
 
+def test_train_on_policy_from_the_project_file(small_project: Path, tmp_path: Path, cli: Cli) -> None:
+    """The answers come from a recording. A model on this machine scores what the student writes."""
+    teacher = make_tiny_qwen2(tmp_path / "teacher", seed=8)
+    file = small_project / "distill.toml"
+    on_policy = f'[train]\nobjective = "on-policy"\nteacher = "mlx:{teacher}"\nrollout_tokens = 8\n'
+    file.write_text(file.read_text().replace("[train]\n", on_policy))
+    options = ("--set", "compare.max_tokens=8", "--json")
+    stages = {
+        stage["stage"]: stage for stage in json.loads(succeed(cli("run", *options, cwd=small_project)).out)["stages"]
+    }
+    assert "logprobs" not in stages
+    assert stages["train"]["summary"].startswith("valid KL")
+    adapter = small_project / "adapters/demo"
+    trained = json.loads((adapter / "run.json").read_text())["result"]
+    assert trained["valid_kl"] <= trained["valid_kl_before"]
+    assert len((adapter / "rollouts.jsonl").read_text().splitlines()) == trained["steps"] == 12
+    again = cli("train", "--force", "--rollout-samples", "2", "--epochs", "1", cwd=small_project)
+    assert "cross-entropy" in succeed(again).err and "cut off" in again.err
+
+
 def test_a_library_call_trains_the_same_adapter(small_project: Path, cli: Cli) -> None:
     for stage in ("collect", "convert", "prepare", "train"):
         succeed(cli(stage, cwd=small_project))
@@ -123,3 +145,21 @@ def test_a_new_project_runs_with_the_anthropic_teacher(tmp_path: Path, tiny_stud
     assert n_calls == 104 + 4 == len(server.calls), "one call a prompt and one a test prompt, none twice"
     report = json.loads((tmp_path / "mine/reports/mine/report.json").read_text())
     assert all(prompt["teacher"]["text"] for prompt in report["answers"])
+
+
+def test_a_project_with_a_context_learns_from_the_student_itself(tmp_path: Path, cli: Cli) -> None:
+    student = make_tiny_qwen2(tmp_path / "student", dtype="float32")
+    succeed(cli("init", "mine", "--context", "--student", str(student), cwd=tmp_path))
+    prompts = [{"id": f"p{n}", "prompt": f"Say something about {n} queues."} for n in range(24)]
+    write_jsonl(tmp_path / "mine/data/prompts.jsonl", prompts)
+    overrides = ("collect.max_tokens=300", "collect.temperature=1.5", "train.epochs=1", "compare.max_tokens=8")
+    arguments = [part for override in overrides for part in ("--set", override)]
+    keep_all = ("--set", "prepare.filter.require_parsing_code=false", "--set", "prepare.filter.dedup_threshold=0")
+    ran = json.loads(succeed(cli("run", "--json", *arguments, *keep_all, cwd=tmp_path / "mine")).out)
+
+    assert [stage["stage"] for stage in ran["stages"]][1:4] == ["collect", "prepare", "logprobs"]
+    data = tmp_path / "mine/data/mine"
+    record = json.loads((data / "teacher_data.jsonl").read_text().splitlines()[0])
+    assert (record["teacher"], len(record["messages"])) == ("self:student", 6)
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    assert {len(row["messages"]) for row in rows} == {3}

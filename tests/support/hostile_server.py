@@ -7,7 +7,12 @@ from functools import cache
 
 from tests.support.messages_server import Reply
 
-HOSTILE = {"redirect": "307", "gzip bomb": "the response is compressed", "long": "the response has more than 16 MiB"}
+HOSTILE = {
+    "redirect": "307",
+    "gzip bomb": "the response is compressed",
+    "long": "the response has more than 16 MiB",
+    "endless": "the response has more than 16 MiB",
+}
 """The trouble, and words of the error that names it."""
 
 
@@ -22,6 +27,8 @@ def hostile_reply(trouble: str, elsewhere: str) -> Reply:
     """Return the reply for one of HOSTILE; a redirect goes to the URL `elsewhere`."""
     if trouble == "redirect":
         return Reply(307, {}, {"location": elsewhere})
+    if trouble == "endless":
+        return Reply(body=b" " * 65_536, endless=True)
     if trouble == "long":
         return Reply(body=b" " * (17 << 20))
     return Reply(body=gzip_bomb(), headers={"content-encoding": "gzip"})

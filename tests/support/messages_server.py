@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -42,6 +42,8 @@ class Reply:
     """Send half of the body, then drop the connection."""
     events: tuple[tuple[str, Any], ...] = ()
     """Server-sent events instead of a body."""
+    endless: bool = False
+    """Send the body again and again, in chunks, until the client leaves."""
     drip_seconds: float = 0.0
     """Send the body, or the events, in ten pieces over so long."""
 
@@ -184,6 +186,8 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
         def _send(self, reply: Reply) -> None:
             if reply.events:
                 self._send_events(reply)
+            elif reply.endless:
+                self._send_for_ever(reply)
             elif reply.body is None:
                 self._hang_up()
             else:
@@ -201,6 +205,13 @@ def _handler(server: MessagesServer) -> type[BaseHTTPRequestHandler]:
             events = reply.events[: len(reply.events) // 2] if reply.cut else reply.events
             sent = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
             self._write(sent.encode(), reply.drip_seconds)
+
+        def _send_for_ever(self, reply: Reply) -> None:
+            self.close_connection = True
+            self._send_head(replace(reply, headers={"transfer-encoding": "chunked"}), "application/json", "")
+            chunk = f"{len(reply.body):x}\r\n".encode() + reply.body + b"\r\n"
+            while True:
+                self.wfile.write(chunk)
 
         def _write(self, data: bytes, drip_seconds: float) -> None:
             if not drip_seconds:

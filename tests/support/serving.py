@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import openai
@@ -16,8 +17,9 @@ class ServerClient:
 
     port: int
 
-    @property
+    @cached_property
     def openai(self) -> openai.OpenAI:
+        """The official client. The caller closes it."""
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="unused", max_retries=0, timeout=60)
 
     def ask(self, model: str, text: str = "Write a function.", **settings: Any) -> Any:

@@ -12,7 +12,8 @@ from typing import Any, Self
 from mlx_distill.events import Report, ignore
 from mlx_distill.records import Answer, Prompt, Request, build_messages
 from mlx_distill.teachers.ask import AskResult, ask
-from mlx_distill.teachers.base import Reply, RetryPolicy
+from mlx_distill.teachers.base import Reply
+from mlx_distill.teachers.retry import RetryPolicy
 
 MODEL = "claude-sonnet-4-6"
 Script = Callable[[str, int], Answer]

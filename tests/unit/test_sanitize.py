@@ -62,3 +62,8 @@ def test_no_text_ends_its_own_code_block(text: str) -> None:
     assert closing == fence
     assert re.fullmatch("`{3,}", fence)
     assert not any(fence in line for line in inside)
+
+
+@pytest.mark.parametrize("start", ["\x9d", "\x90", "\x98", "\x9e", "\x9f", "\x1b]", "\x9d\x90"])
+def test_sequences_without_an_end_take_linear_time(start: str) -> None:
+    assert "\x9d" not in printable(start * 200_000)  # hours if the time is quadratic

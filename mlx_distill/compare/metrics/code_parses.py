@@ -14,25 +14,25 @@ from mlx_distill.compare.table import Table, share
 
 def code_parses(data: Comparison) -> Table | None:
     """Count the blocks that parse; None if no answer contains code that is checked here."""
-    voices = [[block for answer in answers for block in answer.blocks] for _, answers in data.voices]
+    blocks_by_name = [[block for answer in answers for block in answer.blocks] for _, answers in data.answers_by_name]
     rows = {}
     for language, name in LANGUAGES.items():
         checked = [
             [block for block in blocks if block.language == language and block.syntax is not Syntax.NOT_CHECKED]
-            for blocks in voices
+            for blocks in blocks_by_name
         ]
         if any(checked):
             rows[f"{name} blocks that parse"] = tuple(
                 share(sum(block.syntax is Syntax.PARSED for block in blocks), len(blocks)) for blocks in checked
             )
-    ran = [[block for block in blocks if block.execution is not Execution.NOT_RUN] for blocks in voices]
+    ran = [[block for block in blocks if block.execution is not Execution.NOT_RUN] for blocks in blocks_by_name]
     if any(ran):
         rows["Python blocks that run to the end"] = tuple(
             share(sum(block.execution is Execution.FINISHED for block in blocks), len(blocks)) for blocks in ran
         )
     if not rows:
         return None
-    others = {language_name(b.language) for blocks in voices for b in blocks if b.syntax is Syntax.NOT_CHECKED}
+    others = {language_name(b.language) for blocks in blocks_by_name for b in blocks if b.syntax is Syntax.NOT_CHECKED}
     unchecked = f" Not checked: {', '.join(sorted(others))}." if others else ""
     execution = (
         "Python blocks that parse were run, those of an answer one after another in one process, with "

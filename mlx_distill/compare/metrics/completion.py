@@ -18,7 +18,7 @@ def completion(data: Comparison) -> Table:
     def row(
         measure: Callable[[CheckedAnswer], float], cell: Callable[[float], Cell], scale: float, unit: str
     ) -> tuple[Cell, ...]:
-        values = [[measure(answer) for answer in answers] for _, answers in data.voices]
+        values = [[measure(answer) for answer in answers] for _, answers in data.answers_by_name]
         changes = [after - before for before, after in zip(*values[:2], strict=True)]
         difference = bootstrap_mean(families, changes, data.seed)
         means = (cell(sum(each) / len(each)) for each in values)

@@ -30,13 +30,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def style_features(data: Comparison) -> Table | None:
     """Count features in the blocks that parse; None if there are none."""
     seen: dict[str, list[list[bool]]] = defaultdict(lambda: [[] for _ in data.names])
-    for voice, (_, answers) in enumerate(data.voices):
+    for column, (_, answers) in enumerate(data.answers_by_name):
         for answer in answers:
             for block, check in zip(code_blocks(answer.text), answer.blocks, strict=True):
                 find = FINDERS.get(block.language)
                 if find and check.syntax is Syntax.PARSED:
                     for feature, outcomes in find(block.code).items():
-                        seen[feature][voice] += outcomes
+                        seen[feature][column] += outcomes
     rows = {
         feature: tuple(share(sum(outcomes), len(outcomes)) for outcomes in seen[feature])
         for feature in FEATURES

@@ -35,25 +35,25 @@ def vocabulary(data: Comparison) -> Table | None:
     if not by_family:
         return None
     teacher = sum(by_family.values(), Counter[str]())
-    a_texts, b_texts = ([count_terms(answer.text) for answer in answers] for _, answers in data.voices[:2])
+    a_texts, b_texts = ([count_terms(answer.text) for answer in answers] for _, answers in data.answers_by_name[:2])
     a, b = sum(a_texts, Counter[str]()), sum(b_texts, Counter[str]())
     spread = Counter(term for terms in by_family.values() for term in terms)
     fewest = max(MIN_FAMILIES, FAMILY_SHARE * len(by_family))
     common = sorted(term for term, n_families in spread.items() if n_families >= fewest)
     scores = log_odds(teacher, a, teacher + a + b, common)
     found = sorted((term for term in common if scores[term] > THRESHOLD), key=lambda term: (-scores[term], term))
-    rates = rates_by_other_answers(teacher, a_texts, b_texts, common)
+    rate_of_a, rate_of_b, rate_of_teacher = leave_one_out_rates(teacher, a_texts, b_texts, common)
 
     def rate(counts: Counter[str], term: str) -> float:
         return 1000 * counts[term] / max(1, counts.total())
 
     finding = ""
-    if rates[2] > rates[0]:
-        way = format_percent((rates[1] - rates[0]) / (rates[2] - rates[0]))
+    if rate_of_teacher > rate_of_a:
+        way = format_percent((rate_of_b - rate_of_a) / (rate_of_teacher - rate_of_a))
         finding = (
-            f"Terms that set the teacher apart from {data.a.name} make up {rates[0]:.1f} of 1,000 terms of "
-            f"{data.a.name}, {rates[1]:.1f} of {data.b.name} and {rates[2]:.1f} of the teacher: {data.b.name} moved "
-            f"{way} of the way."
+            f"Terms that set the teacher apart from {data.a.name} make up {rate_of_a:.1f} of 1,000 terms of "
+            f"{data.a.name}, {rate_of_b:.1f} of {data.b.name} and {rate_of_teacher:.1f} of the teacher: "
+            f"{data.b.name} moved {way} of the way."
         )
     return Table(
         id="vocabulary",
@@ -87,7 +87,7 @@ def _terms_by_family(rows: Sequence[Example]) -> dict[str, Counter[str]]:
     return by_family
 
 
-def rates_by_other_answers(
+def leave_one_out_rates(
     teacher: Counter[str], a_texts: Sequence[Counter[str]], b_texts: Sequence[Counter[str]], common: Sequence[str]
 ) -> tuple[float, float, float]:
     """Return how often a, b and the teacher use the teacher's terms, per 1,000 terms.

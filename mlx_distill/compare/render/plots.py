@@ -19,20 +19,30 @@ MAX_POINTS = 400
 """A longer line is thinned evenly; its last point stays."""
 SERIES = (("training batch", "train", "soft"), ("validation", "valid", "b"))
 """Name of a line, prefix of its field in a MetricPoint, and its colour."""
+FIGURES = (("loss", "Loss", 1.0), ("kl", "KL to the teacher", 1.0), ("accuracy", "Token accuracy, %", 100.0))
+"""Suffix of the fields, title of the plot, and the factor of its values."""
 
 
 def training_plots(points: Sequence[MetricPoint], key: str) -> list[Markup]:
-    """Draw loss and token accuracy by step, if there are two points or more. `key` makes the ids unique."""
+    """Draw loss, KL and token accuracy by step, each if there are two points or more. `key` makes the ids unique."""
     plots = []
-    for field, title, scale in (("loss", "Loss", 1.0), ("accuracy", "Token accuracy, %", 100.0)):
+    for field, title, scale in FIGURES:
         lines = {
-            (name, colour): [(p.step, scale * y) for p in points if (y := getattr(p, f"{kind}_{field}")) is not None]
+            (name, colour): [(p.step, scale * y) for p in points if (y := _figure_of(p, kind, field)) is not None]
             for name, kind, colour in SERIES
         }
         lines = {series: line for series, line in lines.items() if line}
         if any(len(line) > 1 for line in lines.values()):
             plots.append(_line_plot(f"{title} by training step", f"{key}-{field}", lines))
     return plots
+
+
+def _figure_of(point: MetricPoint, kind: str, field: str) -> float | None:
+    """Return a figure of the training or the validation rows. The loss is the cross-entropy, whatever is minimised."""
+    if (kind, field) == ("train", "loss") and point.train_cross_entropy is not None:
+        return point.train_cross_entropy
+    value: float | None = getattr(point, f"{kind}_{field}", None)
+    return value
 
 
 def _line_plot(title: str, key: str, lines: dict[tuple[str, str], list[tuple[int, float]]]) -> Markup:

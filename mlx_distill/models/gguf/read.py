@@ -23,6 +23,7 @@ from gguf.quants import dequantize, quantize
 
 from mlx_distill.errors import InputError, raise_problems
 from mlx_distill.events import Progress, Report, ignore
+from mlx_distill.formatting import first_line
 from mlx_distill.models.gguf import schema, tokenizer
 from mlx_distill.models.safetensors_io import FloatName, write_tensors
 from mlx_distill.storage.atomic import write_json
@@ -47,6 +48,8 @@ _KEYS: Mapping[str, type] = {
 _REQUIRED = {*schema.SIZE_KEYS, "attention.layer_norm_rms_epsilon"} - {"attention.head_count_kv"}
 _CHUNK_VALUES = 1 << 24
 """Values to dequantise at a time: 64 MB in float32, whatever the size of the tensor."""
+_MAX_SLICES = 4_000_000
+"""A vocabulary of 256,000 tokens with 500,000 merges needs two million."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,7 @@ def convert_gguf(path: Path, folder: Path, report: Report = ignore) -> None:
     """
     file, config = check_gguf(path)
     names = schema.tensor_names(config)
-    types = {tensor.tensor_type.name for tensor in file.tensors.values() if len(tensor.shape) > 1}
-    own: dict[str, FloatName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    dtype = own.get(types.pop(), "float16") if len(types) == 1 else "float16"
+    dtype = _dtype(file)
     tensors = _tensors(file, config, names, dtype, report)
     write_tensors(folder / "model.safetensors", dtype, dict(names.values()), tensors)
     write_json(folder / MODEL_CONFIG, {**config, "torch_dtype": dtype})
@@ -78,9 +79,9 @@ def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
     """Open a file. Returns it with its model's `config.json`; InputError lists every problem."""
     file = open_gguf(path)
     metadata, name = file.metadata, str(file.metadata.get("general.architecture", ""))
-    kind = metadata.get("general.type", "model")
-    if kind != "model":
-        raise InputError(f"{path}: this GGUF file holds a {kind}, not a model.", OTHER_FILE)
+    content = metadata.get("general.type", "model")
+    if content != "model":
+        raise InputError(f"{path}: this GGUF file holds a {content}, not a model.", OTHER_FILE)
     if name not in schema.FAMILIES:
         raise InputError(
             f"{path}: the architecture {name!r} is not supported from GGUF ({', '.join(schema.FAMILIES)} are).",
@@ -102,6 +103,13 @@ def check_gguf(path: Path) -> tuple[GgufFile, dict[str, Any]]:
     return file, config
 
 
+def _dtype(file: GgufFile) -> FloatName:
+    """Return the type of the weights: that of all matrices in the file, or float16 if they are quantised or differ."""
+    floats: dict[str, FloatName] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    types = {tensor.tensor_type.name for tensor in file.tensors.values() if len(tensor.shape) > 1}
+    return floats.get(types.pop(), "float16") if len(types) == 1 else "float16"
+
+
 def open_gguf(path: Path) -> GgufFile:
     """Open a file. InputError if it is cut off, broken, big-endian, or one part of several."""
     try:
@@ -109,9 +117,9 @@ def open_gguf(path: Path) -> GgufFile:
         metadata = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: the metadata is not UTF-8 text.", OTHER_FILE) from error
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, TypeError, OSError, RecursionError) as error:
         raise InputError(
-            f"{path}: not a whole GGUF file of version 2 or 3 ({error}).", "Download or copy it again."
+            f"{path}: not a whole GGUF file of version 2 or 3 ({first_line(error)}).", "Download or copy it again."
         ) from error
     if reader.byte_order == "S":
         raise InputError(f"{path}: the file is big-endian, which is not supported.", OTHER_FILE)
@@ -125,10 +133,22 @@ def open_gguf(path: Path) -> GgufFile:
 
 
 class _PlainReader(GGUFReader):  # type: ignore[misc]
-    """The `gguf` package's reader over a plain view of the mapped file.
+    """The `gguf` package's reader over a plain view of the mapped file, with limits.
 
-    It cuts a vocabulary into a million slices; each takes three times as long on a numpy.memmap.
+    It cuts a vocabulary into a million slices; each takes three times as long on a numpy.memmap. Beyond the end of the
+    file it would return empty slices, as many as a header names.
     """
+
+    n_slices = 0
+
+    def _get(self, offset: int, dtype: npt.DTypeLike, count: int = 1, override_order: str | None = None) -> Any:
+        self.n_slices += 1
+        if self.n_slices > _MAX_SLICES:
+            raise ValueError(f"more than {_MAX_SLICES:,} values in the metadata")
+        values = super()._get(offset, dtype, count, override_order)
+        if len(values) < count:
+            raise ValueError("the file is cut off")
+        return values
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value.view(np.ndarray) if name == "data" else value)

@@ -25,6 +25,8 @@ class Objective(ABC):
 
     logits_copies = 1.0
     """Memory of the loss, relative to that of the cross-entropy: see `memory_plan`."""
+    figures: Mapping[str, float] = {}
+    """Figures of the last `rows_for_step`, by their names in metrics.jsonl."""
 
     def __init__(self, config: TrainConfig, student: Student) -> None:
         """Open what the objective needs besides the student and the rows. Raises InputError if it does not fit."""
@@ -43,11 +45,19 @@ class Objective(ABC):
 
     def tokenize(self, example: Example) -> TokenizedChat:
         """Turn an example into tokens and answer mask: the assistant turns are supervised. Runs before training."""
-        return render(self.student.tokenizer, example.messages)
+        return render(self.student.tokenizer, example)
 
-    def roll(self, rows: Sequence[TokenizedChat], step: int) -> Sequence[TokenizedChat]:
+    def rows_for_step(self, rows: Sequence[TokenizedChat], step: int) -> Sequence[TokenizedChat]:
         """Return the rows to learn from in a step, given those that are due. Runs before they become micro-batches."""
         return rows
+
+    def largest_step(self, rows: Sequence[TokenizedChat]) -> Sequence[TokenizedChat]:
+        """Return rows as long as those of any step, given all rows of train.jsonl."""
+        return sorted(rows, key=lambda row: len(row.tokens))[-self.config.batch_size :]
+
+    def rollout_bytes(self, rows: Sequence[TokenizedChat]) -> int:
+        """Return the memory that `rows_for_step` takes for a step of such rows."""
+        return 0
 
     def make_batch(self, rows: Sequence[TokenizedChat], length_multiple: int = 1) -> Batch:
         """Put rows into one batch. Runs before each forward pass.
@@ -58,8 +68,8 @@ class Objective(ABC):
         return pad(rows, length_multiple)
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
-        """Return the loss summed over supervised tokens () and the number of correct predictions ().
+    def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+        """Return the loss (), the number of correct predictions () and the cross-entropy (), as sums over tokens.
 
         May be compiled, so it uses nothing but the arrays of a batch and the student's weights. A target below 0 is
         padding and does not count.

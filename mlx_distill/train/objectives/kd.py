@@ -16,7 +16,7 @@ from mlx_distill.errors import InputError
 from mlx_distill.events import Progress, Report
 from mlx_distill.models.context import read_context
 from mlx_distill.models.load import Student
-from mlx_distill.models.local_teacher import open_local_teacher
+from mlx_distill.models.local_teacher import count_shared_ids, open_local_teacher
 from mlx_distill.models.score import Batch, make_batches, map_batches, pad
 from mlx_distill.models.signal import TeacherSignal, row_key
 from mlx_distill.models.tokenize import TokenizedChat
@@ -43,10 +43,10 @@ class Kd(Objective):
     def teacher_of(self, batch: Any) -> TopK | TeacherHead:
         """Return the teacher's distributions for a batch of `make_batch`."""
 
-    def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
+    def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Compute the divergence in chunks."""
         losses = sum_divergence(self.divergence, *self._sides(batch))
-        return losses.loss, losses.correct
+        return losses.loss, losses.correct, losses.cross_entropy
 
     def evaluate(self, rows: Sequence[TokenizedChat], step: int, report: Report) -> Evaluation:
         """Measure KL(teacher || student), whatever the divergence of training, besides the cross-entropy."""
@@ -98,6 +98,11 @@ class StoredKd(Kd):
                 f"{self.signal.folder} holds log-probabilities for another tokenizer than that of {student.path}.",
                 "Run `mlx-distill logprobs` again for this student.",
             )
+        if self.vocabulary > count_shared_ids(student.tokenizer, student.path, student.path):
+            raise InputError(
+                f"{self.signal.folder} names {self.vocabulary} token ids, more than {student.path} has.",
+                "Run `mlx-distill logprobs` again for this student.",
+            )
 
     @property
     def source(self) -> Mapping[str, str]:
@@ -107,8 +112,7 @@ class StoredKd(Kd):
         """Find the row's log-probabilities. Raises InputError if there are none."""
         row = super().tokenize(example)
         key = row_key(row, example.context)
-        if key not in self.signal:
-            self.signal.row(key, example.id)  # raises an error that names the row
+        self.signal.check(key, sum(row.mask[1:]), example.id)
         return StoredRow(row.tokens, row.mask, key)
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> StoredBatch:
@@ -163,7 +167,7 @@ class LiveKd(Kd):
     def tokenize(self, example: Example) -> LiveRow:
         """Put the teacher's context before the student's tokens."""
         row = super().tokenize(example)
-        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context))
+        return LiveRow(row.tokens, row.mask, self.teacher.view(row, example.messages, example.context, example.tools))
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> LiveBatch:
         """Let the teacher read the rows."""

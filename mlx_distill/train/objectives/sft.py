@@ -15,9 +15,10 @@ from mlx_distill.train.objectives.base import Objective
 class Sft(Objective):
     """Minimises -log p of each answer token, end tokens included."""
 
-    def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
+    def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Compute the cross-entropy in chunks if the head is frozen."""
-        return sft_loss(self.student, batch)
+        loss, correct = sft_loss(self.student, batch)
+        return loss, correct, loss
 
 
 def sft_loss(student: Student, batch: Batch) -> tuple[mx.array, mx.array]:

@@ -176,13 +176,6 @@ def test_damaged_batch_files_are_named(server: BatchesServer, collect: Collect, 
         collect(n=2)
     assert "spending.json" in raised.value.next_step
     file.write_text(whole)
-    spending = tmp_path / "out" / "spending.json"
-    good = spending.read_text()
-    for damage in ("{", "5", good.replace('"batches"', '"batches": 5, "x"'), good.replace('"usd": 0', '"usd": -0')):
-        spending.write_text(damage)
-        with pytest.raises(InputError, match=r"spending\.json is damaged"):
-            collect(n=2)
-    spending.write_text(good)
     server.looks_until_ended = 1
     assert collect(n=2).n_answered == 2
     assert server.calls == []

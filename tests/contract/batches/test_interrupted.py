@@ -226,7 +226,7 @@ def batch_in_child(folder: str, url: str, max_cost: float) -> None:
     """Run in the process that is killed."""
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY)
     AnthropicTeacher.max_requests = 20
-    batches.LISTED_AFTER_SECONDS, batches.LIST_EVERY_SECONDS = 1.0, 0.1
+    batches.LISTED_AFTER = timedelta(seconds=1)
     out = Path(folder)
     teacher = "anthropic:claude-sonnet-4-6"
     run(

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.errors import BudgetError
+from mlx_distill.errors import BudgetError, TeacherError
 from mlx_distill.events import Event
+from mlx_distill.models.context import ContextConfig
 from mlx_distill.records import Request, build_messages
+from mlx_distill.teachers import anthropic
 from mlx_distill.teachers.anthropic import AnthropicTeacher
 from tests.contract.test_collect_spending import worst
 from tests.support.batches_server import CANCELED, EXPIRED, BatchesServer, errored, succeeded
@@ -116,7 +118,7 @@ def test_batches_are_split_by_bytes(server: BatchesServer, collect: Collect, mon
 def test_batch_size_is_bounded_and_ids_are_safe(server: BatchesServer, collect: Collect) -> None:
     teacher = AnthropicTeacher("claude-sonnet-4-6")
     texts = ["plain", 'quotes " and \\ and tab\t', "日本語と😀", "é" * 50]
-    collect(*texts, batch=True, system='Answer "briefly".\nÜber alles.')
+    collect(*texts, batch=True, teacher_context=ContextConfig(system='Answer "briefly".\nÜber alles.'))
     [batch] = server.batches.values()
     counted = sum(
         teacher.size_bytes(Request(teacher.name, build_messages(text, 'Answer "briefly".\nÜber alles.'), 4096))
@@ -126,6 +128,23 @@ def test_batch_size_is_bounded_and_ids_are_safe(server: BatchesServer, collect: 
     names = [request["custom_id"] for request in batch.requests]
     assert all(len(name) <= 64 and name.replace("-", "").isalnum() and name.isascii() for name in names)
     assert len(set(names)) == 4
+
+
+def test_oversized_results_are_refused_and_the_batch_is_kept(
+    server: BatchesServer, collect: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.outcome = lambda prompt, nth: succeeded("x" * (17 << 20 if prompt == "Prompt 1" else 10))
+    with pytest.raises(TeacherError, match="or a line of more than 16 MiB"):
+        collect(n=2, batch=True)
+    monkeypatch.setattr(anthropic, "MAX_RESPONSE_BYTES", 1 << 20)
+    monkeypatch.setattr(anthropic, "MAX_RESULT_BYTES", 1 << 19)
+    server.outcome = lambda prompt, nth: succeeded("x" * (3 << 19))
+    with pytest.raises(TeacherError, match="more than 2 MiB"):
+        collect(n=2, wait=True)
+    assert len(pending_batches(tmp_path / "out")) == 1
+    server.outcome = lambda prompt, nth: succeeded("Fine.")
+    assert collect(n=2, wait=True).n_answered == 2
+    assert len(server.batches) == 1
 
 
 # The cap

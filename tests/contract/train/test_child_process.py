@@ -68,6 +68,18 @@ def test_the_worker_trains_by_the_settings_it_gets(tiny_student: Path, tmp_path:
     assert "--force" in error.value.next_step
 
 
+def test_modules_of_the_working_folder_are_not_imported(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(tmp_path / "rows")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "msgspec.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(project)
+    train_in_child(TrainConfig(tiny_student, rows, tmp_path / "adapter", epochs=1), ignore)
+    assert not (project / "ran").exists()
+
+
 def test_events_arrive_in_order(tmp_path: Path) -> None:
     sent: list[Event] = [Note("begins"), Warning("careful"), Progress("train", 1, 2, "steps", "loss 1")]
     events: list[Event] = []

@@ -63,10 +63,12 @@ def config(tiny_student: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(model=tiny_student, data=rows, adapter=adapter, epochs=1, batch_size=4, learning_rate=5e-3)
 
 
-@pytest.mark.parametrize(("objective", "kills"), [("sft", KILLS), ("kd", 6)])
+@pytest.mark.parametrize(("objective", "kills"), [("sft", KILLS), ("kd", 6), ("on-policy", 6)])
 def test_kills_do_not_change_the_weights(config: TrainConfig, tmp_path: Path, objective: str, kills: int) -> None:
-    write_signal(config.data, make_tiny_qwen2(tmp_path / "teacher", seed=8), top_k=16)
-    long = config.replace(objective=objective, epochs=60, dropout=0.1, checkpoint_every=1)
+    teacher = make_tiny_qwen2(tmp_path / "teacher", seed=8)
+    write_signal(config.data, teacher, top_k=16)
+    own = {"teacher": f"mlx:{teacher}", "rollout_tokens": 4} if objective == "on-policy" else {}
+    long = config.replace(objective=objective, epochs=60, dropout=0.1, checkpoint_every=1, **own)
     subprocess.run([sys.executable, "-c", KILLER, json.dumps(to_plain(long)), str(kills)], check=True, timeout=300)
     run(long.replace(adapter=tmp_path / "whole"))
     assert not list(long.adapter.glob(".*.safetensors.*"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from mlx_distill.cli.output import MAX_CHARACTERS, print_error, print_facts, reporting
+from mlx_distill.cli.output import MAX_CHARACTERS, print_error, print_facts, print_json, reporting
 from mlx_distill.errors import InputError
 from mlx_distill.events import Note, Progress, Warning
 
@@ -21,6 +23,13 @@ def test_hostile_text_is_printed_as_plain_text(capsys: pytest.CaptureFixture[str
     text = captured.out + captured.err
     assert text.count("name") == 10
     assert text.replace("\n", "").isprintable()
+
+
+def test_json_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"id": f"{HOSTILE}\ud800", "text": "ü"})
+    shown = capsys.readouterr().out
+    assert shown.replace("\n", "").isprintable() and "ü" in shown
+    assert json.loads(shown) == {"id": f"{HOSTILE}\ud800", "text": "ü"}
 
 
 def test_long_text_is_cut(capsys: pytest.CaptureFixture[str]) -> None:

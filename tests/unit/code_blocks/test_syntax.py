@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from mlx_distill.code_blocks.blocks import CodeBlock, Syntax, SyntaxCheck
-from mlx_distill.code_blocks.syntax import MAX_CHARACTERS, check_syntax, java_problem, python_problem, sql_problem
+from mlx_distill.code_blocks.syntax import (
+    MAX_CHARACTERS,
+    check_syntax,
+    java_problem,
+    parse_sql,
+    python_problem,
+    sql_problem,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +81,12 @@ def test_java_may_be_a_file_members_or_statements(code: str) -> None:
 )
 def test_java_problems_are_named_with_their_line(code: str, problem: str) -> None:
     assert java_problem(code) == problem
+
+
+@pytest.mark.parametrize("code", ["SELECT " + "LEFT JOIN a " * 80, "f(a)." * 1000, "SELECT a" + ".b()" * 4000])
+def test_repeated_sql_is_given_up(code: str) -> None:
+    assert parse_sql(code) == ([], "nested too deeply, or too repetitive to parse")
+    assert sys.getprofile() is None
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,16 @@ def test_long_curves_are_thinned_and_keep_their_end() -> None:
     assert points.split()[-1].startswith("348.0,")
 
 
+def test_the_loss_of_kd_is_drawn_as_cross_entropy_beside_its_kl() -> None:
+    steps = [
+        MetricPoint(step=step, train_loss=0.1, train_cross_entropy=2.0, valid_loss=1.0, valid_kl=0.5 - step / 10)
+        for step in range(3)
+    ]
+    loss, kl = training_plots(steps, "a")
+    assert "training batch: 2.000 at step 0" in loss and "validation: 1.000 at step 0" in loss
+    assert "KL to the teacher by training step" in kl and "validation: 0.500 at step 0, 0.300 at step 2" in kl
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0, 100, [0, 50, 100]), (0.9, 2.2, [1, 1.5, 2]), (-0.07, 0.01, [-0.06, -0.04, -0.02, 0]), (3, 3, [3])],

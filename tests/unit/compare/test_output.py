@@ -145,9 +145,10 @@ def test_a_pipe_gets_plain_lines(compare: Callable[..., str], tmp_path: Path) ->
 def test_a_wide_terminal_shows_answers_side_by_side(
     compare: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TERM", "dumb")  # no colours
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "200")  # a title in one line, at any speed of the machine
     assert re.search(r"^ *base \(.* +distilled \(.*", compare(), re.MULTILINE)
     monkeypatch.setenv("COLUMNS", "90")
     assert re.search(r"--- base \(", compare())

@@ -9,8 +9,8 @@ import statistics
 from mlx_distill.compare.metrics.vocabulary import (
     PRIOR_TERMS,
     count_terms,
+    leave_one_out_rates,
     log_odds,
-    rates_by_other_answers,
     vocabulary,
 )
 from mlx_distill.compare.table import Table
@@ -83,7 +83,7 @@ def test_a_second_sample_of_the_same_model_has_not_moved() -> None:
     for trial in range(20):
         teacher = count_terms("\n".join(row.messages[-1].content for row in make_rows(words, n_families=30)))
         a, b = ([count_terms(part) for part in split(write(words, 800, 1000 * trial + n), 16)] for n in (100, 200))
-        rates = rates_by_other_answers(teacher, a, b, sorted(teacher))
+        rates = leave_one_out_rates(teacher, a, b, sorted(teacher))
         ways.append(rates[1] - rates[0])
     assert abs(statistics.mean(ways)) < 2 * statistics.stdev(ways) / math.sqrt(len(ways))
 

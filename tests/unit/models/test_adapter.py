@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_advice_quotes_names_from_the_adapter_file(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_adapter_config(folder)
     assert caught.value.next_step.isprintable()
+
+
+def test_the_config_may_begin_with_a_byte_order_mark(tiny_student: Path, folder: Path) -> None:
+    file = folder / "adapter_config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert not load_adapter(load_student(tiny_student), folder).is_zero
+
+
+def test_pipes_in_an_adapter_folder_are_refused(folder: Path) -> None:
+    os.mkfifo(folder / "metrics.jsonl")
+    with pytest.raises(InputError, match=r"metrics\.jsonl is a pipe"):
+        read_adapter_config(folder)
 
 
 def test_broken_adapter_files_are_named(tiny_student: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType, GGUFReader, quants
 
 from mlx_distill.convert.sources import sample_file
 from mlx_distill.errors import InputError
+from mlx_distill.models.gguf import read
 from mlx_distill.models.gguf.read import convert_gguf
 from mlx_distill.models.load import load_student, load_tokenizer
 from tests.support.gguf_files import make_tiny_llama, model_metadata, model_tensors, write_gguf
@@ -236,3 +237,26 @@ def test_a_truncated_file_is_refused(share: float, tiny_gguf: Path, tmp_path: Pa
     path.write_bytes(whole[: max(4, int(len(whole) * share))])
     with pytest.raises(InputError, match="not a whole GGUF file"):
         convert_gguf(path, tmp_path)
+
+
+ARRAY, TEXT = (9).to_bytes(4, "little"), (8).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (bytes(4) + (1 << 40).to_bytes(8, "little"), "the file is cut off"),
+        (TEXT + (1 << 40).to_bytes(8, "little"), "the file is cut off"),
+        ((ARRAY + (1).to_bytes(8, "little")) * 10_000 + bytes(13), "recursion"),
+        (TEXT + (2501).to_bytes(8, "little") + bytes(20_008), "more than 5,000 values"),
+    ],
+)
+def test_hostile_arrays_are_refused_before_they_take_memory(
+    value: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "_MAX_SLICES", 5000)
+    key = (1).to_bytes(8, "little") + b"a" + ARRAY
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + (1).to_bytes(8, "little") + key + value)
+    with pytest.raises(InputError, match=message):
+        read.open_gguf(file)

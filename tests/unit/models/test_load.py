@@ -92,6 +92,28 @@ def test_a_hostile_json_file_gives_one_line(name: str, text: str, model: Path) -
     assert "\n" not in caught.value.message and len(caught.value.message) < 600
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "other_config.json", "vocab.txt"])
+def test_pipes_and_devices_in_a_model_folder_are_refused(name: str, model: Path) -> None:
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name)
+    with pytest.raises(InputError, match=f"{name} is a pipe or a device"):
+        load_student(model)
+    (model / name).unlink()
+    (model / name).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"{name} is a pipe or a device"):
+        load_tokenizer(model)
+
+
+def test_json_files_may_begin_with_a_byte_order_mark(model: Path, tiny_student: Path) -> None:
+    for file in model.glob("*.json"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    student, plain = load_student(model), load_student(tiny_student)
+    tokens = student.tokenizer.encode("Write a function.")
+    assert tokens == plain.tokenizer.encode("Write a function.")
+    assert student.tokenizer.eos_token_ids == plain.tokenizer.eos_token_ids
+    assert mx.array_equal(student.model(mx.array([tokens])), plain.model(mx.array([tokens])))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -145,6 +167,14 @@ def test_a_hostile_safetensors_header_is_refused(content: bytes, model: Path) ->
 def test_a_torn_weights_file_is_refused(model: Path) -> None:
     os.truncate(model / "model.safetensors", 20_000)
     with pytest.raises(InputError, match="cut off"):
+        load_student(model)
+
+
+def test_a_token_beyond_the_embedding_is_refused(model: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"]["beyond"] = 70_000
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(InputError, match="the tokenizer has ids up to 70000, the model"):
         load_student(model)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -258,3 +258,41 @@ def test_an_endless_chat_template_is_refused(tmp_path: Path, tiny_student: Path)
     edit_json(folder / "tokenizer_config.json", chat_template="{{ 'x' * 10**11 }}")
     with pytest.raises(InputError, match="The chat template cannot write a conversation"):
         open_local_teacher(f"mlx:{folder}", tiny_student, CONTEXT)
+
+
+class CountingStudent(Student):
+    """Counts the tokens of its forward passes."""
+
+    n_tokens = 0
+
+    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        self.n_tokens += tokens.size
+        return super().hidden(tokens, cache)
+
+
+@pytest.mark.parametrize(("tied", "system"), [(True, "Answer in rhyme."), (False, "Answer in rhyme."), (True, "")])
+def test_a_long_context_is_computed_once(tmp_path: Path, student: Student, tied: bool, system: str) -> None:
+    loaded = load_student(make_tiny_qwen2(tmp_path / "m", seed=8, tied=tied, dtype="float32"), dtype=mx.float32)
+    counting = CountingStudent(loaded.path, loaded.model, loaded.tokenizer, loaded.config, loaded.dtype)
+    shots = tuple(turn for number in range(3) for turn in messages_of(number)[1:])
+    teacher = LocalTeacher("mlx:m", counting, TeacherContext(system, shots), 400)
+    rows = rows_of(teacher, student) + rows_of(teacher, student, "A document.")
+    rows = [
+        TokenizedChat(row.tokens[: len(row.tokens) - n], row.mask[: len(row.mask) - n]) for n, row in enumerate(rows)
+    ]
+    found = teacher.hidden(rows)
+    n_context = len(render_prompt(student.tokenizer, (Message("system", system), *shots))) - 20
+    assert n_context > 200
+    assert counting.n_tokens < pad(rows).inputs.size - (len(rows) - 1) * n_context
+    expected = [loaded.hidden(mx.array([row.tokens]))[0][row.mask.index(True) - 1 : -1] for row in rows]
+    masks = [mx.array(np.flatnonzero(row.mask[row.mask.index(True) :])) for row in rows]
+    plain = mx.concatenate([states[mask] for states, mask in zip(expected, masks, strict=True)])
+    np.testing.assert_allclose(found, plain, atol=1e-4)
+    assert np.array_equal(teacher.hidden(rows), found)
+
+
+def test_rows_without_the_context_are_not_cut(teacher: LocalTeacher, student: Student) -> None:
+    long = LocalTeacher("mlx:m", teacher.model, TeacherContext("", CHATS[2][1:] * 2), teacher.vocabulary)
+    rows = [render(student.tokenizer, chat) for chat in CHATS]
+    bare = LocalTeacher("mlx:m", teacher.model, TeacherContext(), teacher.vocabulary)
+    assert np.array_equal(long.hidden(rows), bare.hidden(rows))

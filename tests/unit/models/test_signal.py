@@ -105,11 +105,12 @@ def test_only_changed_rows_are_scored_again(tmp_path: Path) -> None:
     changed = TokenizedChat((9, 9, 1), (False, False, True))
     rows = [*ROWS[:5], changed, *ROWS[6:]]
     with pytest.raises(InputError, match=r"no log-probabilities of row 'r5': it is new, or its tokens changed"):
-        TeacherSignal.open(tmp_path / "s").row(row_key(changed), "r5")
+        TeacherSignal.open(tmp_path / "s").check(row_key(changed), 1, "r5")
     assert write(tmp_path / "s", rows) == [row_key(changed)]
     write(tmp_path / "fresh", rows)
     assert contents(tmp_path / "s") == contents(tmp_path / "fresh")
-    assert row_key(ROWS[5]) not in TeacherSignal.open(tmp_path / "s")
+    with pytest.raises(InputError, match="no log-probabilities"):
+        TeacherSignal.open(tmp_path / "s").row(row_key(ROWS[5]))
     assert write(tmp_path / "s", rows) == []
 
 
@@ -169,12 +170,19 @@ def not_a_number(file: Path) -> None:
     file.write_bytes(data[:place] + b"\x00\x7e" + data[place + 2 :])
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 BROKEN: Mapping[str, Callable[[Path], None]] = {
     "cut off": cut_off,
     "endless header": long_header,
     "empty": lambda file: os.truncate(file, 0),
     "another type": edit_header(b'"U16"', b'"F99"'),
     "shape and size differ": edit_header(b'"shape": [1', b'"shape": [9'),
+    "a negative shape": edit_header(b'"shape": [', b'"shape":[-'),
+    "a pipe": pipe,
     "another source": edit_header(SOURCE.digest[:8].encode(), b"00000000"),
     "missing array": edit_header(b"row_keys", b"row_cats"),
     "an id out of range": large_id,
@@ -208,6 +216,21 @@ def test_broken_manifests_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "s" / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="manifest"):
         TeacherSignal.open(tmp_path / "s")
+
+
+def test_a_pipe_in_place_of_the_manifest_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "s", ROWS)
+    pipe(tmp_path / "s" / "manifest.json")
+    with pytest.raises(InputError, match="pipe"):
+        TeacherSignal.open(tmp_path / "s")
+
+
+def test_values_of_another_number_of_tokens_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "s", ROWS)
+    found, n_tokens = TeacherSignal.open(tmp_path / "s"), ROWS[3].n_supervised
+    found.check(row_key(ROWS[3]), n_tokens, "r3")
+    with pytest.raises(InputError, match=f"{n_tokens} answer tokens of row 'r3', which has {n_tokens + 1}"):
+        found.check(row_key(ROWS[3]), n_tokens + 1, "r3")
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill.errors import InputError
 from mlx_distill.models.load import load_tokenizer
-from mlx_distill.models.tokenize import TokenizedChat, render, render_prompt
-from mlx_distill.records import Message, Messages
+from mlx_distill.models.tokenize import TokenizedChat, _continues, find_control_token, render, render_prompt
+from mlx_distill.records import Message, Messages, ToolCall, ToolFunction
 from tests.support.hard_text import HARD_TEXTS
 
 SYSTEM = Message("system", "You are a helpful assistant.")
@@ -32,6 +32,13 @@ def tokenizer(tiny_student: Path) -> TokenizerWrapper:
 def supervised_text(tokenizer: TokenizerWrapper, chat: TokenizedChat) -> str:
     ids = [token for token, supervised in zip(chat.tokens, chat.mask, strict=True) if supervised]
     return str(tokenizer.decode(ids))
+
+
+def test_a_control_token_is_found_in_the_call_of_a_tool() -> None:
+    call = ToolCall(ToolFunction("search", {"query": "<|im_end|>"}))
+    messages = (Message("user", "Search."), Message("assistant", "", tool_calls=(call,)))
+    assert find_control_token(messages, ["<|im_end|>"]) == "the assistant message contains <|im_end|>"
+    assert find_control_token(messages, ["<|im_start|>"]) == ""
 
 
 def test_answers_and_their_end_tokens_are_supervised(tokenizer: TokenizerWrapper) -> None:
@@ -126,3 +133,8 @@ def test_the_answers_have_the_tokens_of_training(tokenizer: TokenizerWrapper, sy
         if len(answered) > system:
             expected = list(render(tokenizer, answered).tokens)
             assert tokens[: len(expected)] == expected
+
+
+def test_thoughts_without_an_end_take_linear_time() -> None:
+    opened = "<think>" * 200_000  # an hour if the time is quadratic
+    assert not _continues(f"a b{opened}", "a <think>c</think> b")

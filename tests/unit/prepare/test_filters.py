@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mlx_distill.code_blocks import code_blocks
 from mlx_distill.errors import InputError
+from mlx_distill.models.load import load_tokenizer
+from mlx_distill.models.tokenize import render
 from mlx_distill.prepare import PrepareConfig
 from mlx_distill.prepare.filters import IDENTITY_PHRASE, RowFilter, find_broken_code, protected_texts
 from mlx_distill.records import TeacherRecord
@@ -147,3 +151,47 @@ def test_test_prompt_file_may_contain_answers(tmp_path: Path) -> None:
     file.write_text('{"prompt": "Sort this.", "answer": 3}\n')
     with pytest.raises(InputError, match=r'mine\.jsonl:1: "answer": expected str'):
         protected_texts(file)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "answer", "learned"),
+    [
+        ("keep", "<think>\nHm.\n</think>\n\nUse a queue.", "<think>\nHm.\n</think>\n\nUse a queue.<|im_end|>"),
+        ("drop", "Use a queue.", "Use a queue.<|im_end|>"),
+        ("mask", "<think>\nHm.\n</think>\n\nUse a queue.", "Use a queue.<|im_end|>"),
+    ],
+)
+def test_reasoning_is_kept_dropped_or_masked(
+    tmp_path: Path, tiny_student: Path, thinking: Any, answer: str, learned: str
+) -> None:
+    row_filter = RowFilter(PrepareConfig(data=tmp_path, model=tiny_student, thinking=thinking))
+    assert keeps(row_filter, record("What is first in, first out?", "<think>\nHm.\n</think>\n\nUse a queue."))
+    assert keeps(row_filter, record("And last in, first out?", "Use a stack."))
+
+    thought, plain = (row.example for row in row_filter.rows)
+    assert (thought.messages[-1].content, thought.mask_thinking) == (answer, thinking == "mask")
+    assert not plain.mask_thinking and row_filter.n_thoughts == 1
+    tokenizer = load_tokenizer(tiny_student)
+    chat = render(tokenizer, thought)
+    assert tokenizer.decode([token for token, on in zip(chat.tokens, chat.mask, strict=True) if on]) == learned
+    assert row_filter.rows[0].n_supervised == chat.n_supervised
+
+
+@pytest.mark.parametrize("answer", ["<think>\nHm.\n</think>\n\n", "<think>\nHm, this never ends"])
+def test_reasoning_without_an_answer_is_rejected(row_filter: RowFilter, answer: str) -> None:
+    assert reason_of(row_filter, record("What is a queue?", answer))[0] == "no answer after the reasoning"
+
+
+def test_samples_and_documents_make_rows_of_their_own(row_filter: RowFilter) -> None:
+    first = record("Who lives here?", "Anna and Bert.", id="a")
+    assert keeps(row_filter, first)
+    assert reason_of(row_filter, structs.replace(first, prompt_id="b", answer="No one."))[0] == "duplicate"
+    assert keeps(row_filter, structs.replace(first, prompt_id="a-s2", sample=1, answer="A family does."))
+    asked = {"question": "Who lives here?", "context": "Cora's house."}
+    other = structs.replace(first, prompt_id="c", answer="Cora alone.", **asked)
+    assert keeps(row_filter, other)
+    assert row_filter.rows[-1].example.context == "Cora's house."
+    assert [message.content for message in row_filter.rows[-1].example.messages[1:]] == [
+        "Who lives here?",
+        "Cora alone.",
+    ]

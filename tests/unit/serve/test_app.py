@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import openai
@@ -28,8 +29,14 @@ def jobs() -> Jobs:
 
 @pytest.fixture
 def client(jobs: Jobs) -> Iterator[ServerClient]:
+    with running_server(jobs) as client:
+        yield client
+
+
+@contextmanager
+def running_server(jobs: Jobs, receive_seconds: float = 60.0) -> Iterator[ServerClient]:
     with listen(0) as listener:
-        server = http_server(["base"], jobs, MAX_BODY)
+        server = http_server(["base"], jobs, MAX_BODY, receive_seconds)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         yield ServerClient(listener.getsockname()[1])
@@ -158,6 +165,10 @@ def test_a_body_is_not_read_as_the_next_request(
     assert jobs.empty()
 
 
+def test_every_origin_counts(client: ServerClient) -> None:
+    assert client.post(b"{", Origin="http://localhost\r\nOrigin: https://evil.example")[0] == 403
+
+
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "https://LOCALHOST:1"])
 def test_pages_of_this_machine_are_answered(client: ServerClient, origin: str) -> None:
     assert client.post(b"{", Origin=origin)[0] == 400
@@ -186,3 +197,19 @@ def test_dropped_uploads_leave_the_server_quiet(
 def test_broken_bodies_get_400(client: ServerClient, body: bytes) -> None:
     status, data = client.post(body)
     assert status == 400 and data["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD[:40], HEAD, HEAD + BODY[:-1]])
+def test_a_client_that_does_not_send_its_request_is_disconnected(jobs: Jobs, sent: bytes) -> None:
+    with running_server(jobs, receive_seconds=0.2) as client, client.send(sent) as connection:
+        with suppress(ConnectionError):
+            assert connection.recv(1) == b""
+        assert jobs.empty()
+
+
+def test_a_client_may_wait_long_for_its_answer(jobs: Jobs) -> None:
+    with running_server(jobs, receive_seconds=0.2) as client, client.send(HEAD + BODY) as connection:
+        job = take(jobs)
+        assert not job.cancelled.wait(0.6)
+        job.put(Finish("stop", 1, 0, 0))
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")

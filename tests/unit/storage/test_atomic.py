@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_distill.errors import InputError
+from mlx_distill.errors import InputError, MachineError
 from mlx_distill.storage.atomic import (
     is_inside,
     is_occupied,
@@ -103,6 +107,28 @@ def test_finder_files_do_not_occupy_a_folder(tmp_path: Path) -> None:
     assert not is_occupied(tmp_path)
     (tmp_path / "mine").touch()
     assert is_occupied(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_file_system_may_refuse_to_sync_folders(
+    number: int, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network and exFAT volumes do. The file itself is synced before."""
+    sync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", -1, raising=False)  # falls back to fsync on a Mac, too
+    if is_refused:
+        with pytest.raises(MachineError, match="cannot write"):
+            write_text(tmp_path / "a", "text")
+    else:
+        write_text(tmp_path / "a", "text")
+        assert (tmp_path / "a").read_text() == "text"
 
 
 def test_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_distill.errors import InputError, MissingError
-from mlx_distill.storage.jsonl import each_line, read_jsonl, read_text
+from mlx_distill.storage.jsonl import MAX_TEXT_BYTES, each_line, read_json, read_jsonl, read_text
 
 
 def same(data: object) -> object:
@@ -70,3 +70,17 @@ def test_a_pipe_or_a_device_is_refused(read: Callable[[Path], object], tmp_path:
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(InputError, match="is a pipe or a device"):
             read(path)
+
+
+def test_a_file_with_a_huge_hole_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.touch()
+    os.truncate(path, MAX_TEXT_BYTES + 1)
+    with pytest.raises(InputError, match="67,108,865 bytes"):
+        read_text(path)
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('\ufeff{"a": 1}', encoding="utf-8")
+    assert read_json(path, "") == {"a": 1}

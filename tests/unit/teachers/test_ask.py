@@ -13,15 +13,17 @@ from mlx_distill.errors import TeacherError
 from mlx_distill.events import Event, Progress, Warning
 from mlx_distill.records import Answer
 from mlx_distill.storage.journal import Journal
-from mlx_distill.teachers.ask import AskResult, ask, estimate
-from mlx_distill.teachers.base import PromptError, RetryableError, RetryPolicy
+from mlx_distill.teachers.ask import AskResult, ask
+from mlx_distill.teachers.base import PromptError, RetryableError
+from mlx_distill.teachers.estimate import estimate
+from mlx_distill.teachers.retry import RetryPolicy
 from tests.support.teachers import Parrot, VirtualTimeLoop, ask_parrot, requests_of, shout
 
 MINUTE = RetryPolicy(limit_seconds=60.0, first_wait_seconds=1.0)
 
 
 def texts(result: AskResult) -> dict[str, str]:
-    return {record.prompt_id: record.answer for record in result.records().values()}
+    return {record.prompt_id: record.answer for record in result.records() if record}
 
 
 def test_equal_requests_are_sent_once(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_failure_of_many_requests_is_reported_once(tmp_path: Path) -> None:
 
     events: list[Event] = []
     parrot = Parrot(script)
-    assert len(ask_parrot(parrot, tmp_path, *"abcdef", report=events.append).records()) == 6
+    assert len(texts(ask_parrot(parrot, tmp_path, *"abcdef", report=events.append))) == 6
     assert set(Counter(parrot.asked).values()) == {3}
     assert len([event for event in events if isinstance(event, Warning)]) == 1
 
@@ -100,7 +102,7 @@ def outage(parrot_down_for: int, *, retry_after: float | None = None, overloaded
 
 def test_retry_after_overrides_patience(tmp_path: Path) -> None:
     parrot = outage(1, retry_after=3600.0, overloaded=True)
-    assert len(ask_parrot(parrot, tmp_path, "a", policy=MINUTE).known) == 1
+    assert ask_parrot(parrot, tmp_path, "a", policy=MINUTE).n_new == 1
     assert 3600.0 <= parrot.times[1] < 3602.0
 
 
@@ -131,7 +133,7 @@ def test_prompt_that_keeps_failing_is_skipped(tmp_path: Path) -> None:
     assert [(item.prompt_id, item.reason) for item in result.failed] == [
         ("a", "failed for 1 min while others were answered: cannot")
     ]
-    assert len(result.known) == 400
+    assert result.n_new == 400
 
 
 def test_silence_is_reported_with_what_is_in_flight(tmp_path: Path) -> None:
@@ -154,13 +156,12 @@ def test_truncated_answer_is_replaced_by_its_retry(tmp_path: Path) -> None:
     parrot.max_retry_tokens = 1000
     result = ask_parrot(parrot, tmp_path, "a", "ü", "c", "ü")
     assert (result.n_new, texts(result)) == (3, {"a": "A", "ü": "Ü", "c": ""})
-    retried = result.records()[result.keys[1]]
-    assert (retried.key, retried.max_tokens) == (result.keys[1], 20)
+    assert [answer and answer.max_tokens for answer in result.answers] == [10, 20, 10, 20]
     with (tmp_path / "teacher_data.jsonl").open("a") as journal:
         journal.write('{"messages": [{"role": "user", "content": "ü')
     later = ask_parrot(Parrot(script), tmp_path, "d", "c", "ü", "a")
     assert texts(later) == {"d": "D", "c": "", "ü": "Ü", "a": "A"}
-    assert {key: later.known[key] for key in result.known} == result.known
+    assert set(result.answers) <= set(later.answers)
 
 
 def test_last_complete_answer_counts(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_answers_are_not_held_in_memory(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             journal = tmp_path / str(n_letters) / "teacher_data.jsonl"
-            assert len(ask(parrot, requests, journal, concurrency=3, loop_factory=VirtualTimeLoop).known) == 500
+            assert ask(parrot, requests, journal, concurrency=3, loop_factory=VirtualTimeLoop).n_new == 500
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

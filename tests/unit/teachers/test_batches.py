@@ -11,8 +11,10 @@ import pytest
 from mlx_distill.errors import TeacherError
 from mlx_distill.events import Event, Note
 from mlx_distill.records import Answer, Request, Usage
+from mlx_distill.teachers import batches
 from mlx_distill.teachers.ask import AskResult, ask
-from mlx_distill.teachers.base import BatchResult, BatchState, RetryableError, RetryPolicy
+from mlx_distill.teachers.base import BatchResult, BatchState, RetryableError
+from mlx_distill.teachers.retry import RetryPolicy
 from tests.support.teachers import MODEL, Parrot, VirtualTimeLoop, requests_of, shout
 
 
@@ -27,7 +29,6 @@ class BatchParrot(Parrot):
         super().__init__(shout)
         self._n_never_created, self._n_lost_replies, self._listed = n_never_created, n_lost_replies, listed
         self.created: list[Mapping[str, Request]] = []
-        self.n_lists = 0
 
     def size_bytes(self, request: Request) -> int:
         return 100
@@ -47,10 +48,9 @@ class BatchParrot(Parrot):
         return BatchState(batch_id, now, now + timedelta(days=1), n, n, ended=True)
 
     async def list_since(self, moment: datetime) -> list[BatchState]:
-        self.n_lists += 1
         return [await self.retrieve(f"b{n + 1}") for n in range(len(self.created))] if self._listed else []
 
-    async def results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
+    async def results(self, batch_id: str, n_requests: int) -> AsyncGenerator[BatchResult, None]:
         for custom_id in self.created[int(batch_id[1:]) - 1]:
             yield BatchResult(custom_id, Answer("So.", "end_turn", MODEL, Usage(100, 50)))
 
@@ -61,7 +61,7 @@ def ask_in_batches(parrot: BatchParrot, folder: Path, events: list[Event]) -> As
         requests_of(parrot, "a", "b", "c"),
         folder / "teacher_data.jsonl",
         concurrency=3,
-        batch_mode="all",
+        batch_mode="submit",
         report=events.append,
         policy=RetryPolicy(limit_seconds=600.0),
         loop_factory=VirtualTimeLoop,
@@ -70,20 +70,21 @@ def ask_in_batches(parrot: BatchParrot, folder: Path, events: list[Event]) -> As
 
 @pytest.mark.parametrize(("never_created", "lost", "n_batches"), [(1, 0, 1), (0, 1, 1), (2, 1, 1)])
 def test_unconfirmed_batch_is_neither_lost_nor_doubled(
-    tmp_path: Path, never_created: int, lost: int, n_batches: int
+    tmp_path: Path, never_created: int, lost: int, n_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batches, "LISTED_AFTER", timedelta())
     events: list[Event] = []
-    batches = BatchParrot(n_never_created=never_created, n_lost_replies=lost)
-    result = ask_in_batches(batches, tmp_path, events)
-    assert (len(result.known), len(batches.created), result.stopped_by) == (3, n_batches, None)
+    parrot = BatchParrot(n_never_created=never_created, n_lost_replies=lost)
+    result = ask_in_batches(parrot, tmp_path, events)
+    assert (result.n_new, len(parrot.created), result.stopped_by) == (3, n_batches, None)
     assert result.total_usage.total_usd == pytest.approx(3 * (100 * 3 + 50 * 15) / 2e6)
     found = [event.text for event in events if isinstance(event, Note) and "was not created" in event.text]
     assert len(found) == never_created
-    assert batches.n_lists >= 12 * never_created  # two minutes each
     assert not (tmp_path / "batches").exists()
 
 
-def test_batches_that_are_never_created_stop_the_run(tmp_path: Path) -> None:
+def test_batches_that_are_never_created_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "LISTED_AFTER", timedelta())
     result = ask_in_batches(BatchParrot(n_never_created=10**6), tmp_path, [])
     assert isinstance(result.stopped_by, TeacherError)
     assert result.total_usage.total_usd == 0.0

@@ -1,4 +1,4 @@
-"""The concurrency limiter and the retry policy, in virtual time."""
+"""The concurrency limiter in virtual time, and the headers that it reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from mlx_distill.records import Usage
-from mlx_distill.teachers.base import RateLimit, RetryPolicy
+from mlx_distill.teachers.base import RateLimit
 from mlx_distill.teachers.http_utils import rate_limits, retry_after
 from mlx_distill.teachers.limiter import START_WIDTH, ConcurrencyLimiter, Permit
 from tests.support.teachers import VirtualTimeLoop
@@ -31,18 +31,6 @@ async def permits(limiter: ConcurrencyLimiter, seconds: float = 0.01) -> list[Pe
             found.append(await asyncio.wait_for(limiter.acquire(), seconds))
         except TimeoutError:
             return found
-
-
-def test_waits_double_up_to_a_maximum_and_differ() -> None:
-    policy = RetryPolicy(first_wait_seconds=1.0, max_wait_seconds=60.0)
-    for n_failures, middle in [(1, 1), (2, 2), (3, 4), (7, 60), (100, 60)]:
-        waits = {policy.wait_seconds(n_failures) for _ in range(50)}
-        assert all(0.75 * middle <= wait <= 1.25 * middle for wait in waits)
-        assert len(waits) > 40
-
-
-def test_retry_after_is_never_shortened() -> None:
-    assert all(30.0 <= RetryPolicy().wait_seconds(9, 30.0) <= 31.0 for _ in range(50))
 
 
 @pytest.mark.parametrize(
@@ -154,4 +142,4 @@ def test_one_request_at_a_time_probes_an_outage() -> None:
         limiter.answered(probe, USAGE, ())
         return 1, len(await permits(limiter))
 
-    assert run(main()) == (1, 8)
+    assert run(main()) == (1, 2)

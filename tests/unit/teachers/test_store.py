@@ -139,7 +139,7 @@ def test_batches_count_in_full_until_they_are_closed(tmp_path: Path) -> None:
     batch = PendingBatch("n", f"anthropic:{MODEL}", 3, 0.3, "2026-01-01T00:00:00+00:00", id="b1")
     with store_in(tmp_path) as store:
         store.set_batch(batch)
-        store.add(record(1, 0.01, batch="b1"), durable=False)
+        store.add(record(1, 0.01, batch="b1"))
         assert store.spent_usd == pytest.approx(0.3)
     with store_in(tmp_path) as store:
         assert store.spent_usd == pytest.approx(0.3)

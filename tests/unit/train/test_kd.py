@@ -17,8 +17,9 @@ from mlx_distill.errors import InputError, Interrupted, MissingError
 from mlx_distill.events import Event, Progress, ignore
 from mlx_distill.models.context import ContextConfig
 from mlx_distill.models.load import load_student
+from mlx_distill.models.safetensors_io import map_arrays, write_arrays
 from mlx_distill.models.score import score
-from mlx_distill.records import Example, Message
+from mlx_distill.records import Example, Message, content_hash
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.data import read_rows
 from mlx_distill.train.execution import Execution
@@ -117,7 +118,7 @@ def test_evaluation_equals_plain_formulas(kd: TrainConfig, teacher: Path, tmp_pa
     whole = copy_rows(kd, tmp_path / "rows")
     write_signal(whole.data, teacher, vocabulary)
     student, other = (load_student(path, dtype=mx.float32) for path in (kd.model, teacher))
-    rows = read_rows(whole.data / "valid.jsonl", StoredKd(whole, student), 1024).rows
+    rows = read_rows(whole.data / "valid.jsonl", StoredKd(whole, student), 1024).chats
     found = StoredKd(whole, student).evaluate(rows, 0, ignore)
     kl, n_tokens = 0.0, 0
     for row in rows:
@@ -181,7 +182,7 @@ def test_only_the_teacher_sees_the_context(kd: TrainConfig, tmp_path: Path) -> N
     with_shots = plain.replace(teacher_context=context(tmp_path))
     assert one_step(plain).train_loss <= 1e-6
     assert one_step(with_shots).train_loss > 0.1
-    rows = read_rows(kd.data / "train.jsonl", OBJECTIVES["kd"](with_shots, student), 1024).rows
+    rows = read_rows(kd.data / "train.jsonl", OBJECTIVES["kd"](with_shots, student), 1024).chats
     for row, own in zip(rows, tokenized(kd.data / "train.jsonl", student), strict=True):
         assert isinstance(row, LiveRow)
         assert (row.tokens, row.mask) == (own.tokens, own.mask)
@@ -200,7 +201,7 @@ def test_the_memory_plan_counts_the_teacher(kd: TrainConfig, teacher: Path, tmp_
         objective = OBJECTIVES["kd"](kd.replace(**change), load_student(kd.model, dtype=mx.float32))
         rows = read_rows(kd.data / "train.jsonl", objective, 1024)
         make_trainable(objective.student, kd)
-        estimate = make_plan(objective, rows.rows, Execution(STREAM), 1 << 40).estimate
+        estimate = make_plan(objective, rows.chats, Execution(STREAM), 1 << 40).estimate
         assert estimate
         return estimate
 
@@ -258,3 +259,18 @@ def test_missing_and_foreign_log_probabilities_are_refused(kd: TrainConfig, tmp_
 def test_settings_that_contradict_are_refused(kd: TrainConfig, change: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         kd.replace(**change)
+
+
+def test_token_ids_that_the_student_lacks_are_refused(kd: TrainConfig, taught_rows: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(taught_rows, tmp_path / "hostile")
+    folder = data / "logprobs"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    file = folder / manifest["shards"][0]["file"]
+    arrays, _ = map_arrays(file)
+    source = {**manifest["source"], "vocabulary": 60_000}
+    ids = np.full_like(arrays["ids"], 50_000)
+    file.unlink()
+    write_arrays(file, {**arrays, "ids": ids}, {"source": content_hash(source)})
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "source": source}))
+    with pytest.raises(InputError, match="60000 token ids, more than"):
+        StoredKd(kd.replace(data=data), load_student(kd.model, dtype=mx.float32))

@@ -56,7 +56,8 @@ def test_metrics_have_one_line_for_each_step(config: TrainConfig) -> None:
     assert lines[0]["valid_loss"] > lines[3]["valid_loss"] > lines[6]["valid_loss"]
     always = {"step", "epoch", "peak_bytes", "seconds"}
     evaluation = {"valid_loss", "valid_accuracy"}
-    step = {"learning_rate", "train_loss", "train_accuracy", "supervised_tokens", "tokens", "padding"}
+    step = {"learning_rate", "train_loss", "train_accuracy", "train_cross_entropy"}
+    step |= {"supervised_tokens", "tokens", "padding"}
     step |= {"supervised_tokens_per_second", "tokens_per_second", "gradient_norm", "step_seconds"}
     assert set(lines[0]) == always | evaluation
     for line in lines[1:]:

@@ -98,7 +98,7 @@ def test_accumulated_micro_batches_equal_one_batch(
         step = TrainStep(sft, rows, micro_batch_tokens, Execution(streams))
         step.optimizer.init(student.model.trainable_parameters())
         metrics = step.step(range(len(rows)), 1e-3, 1)
-        assert metrics.supervised_tokens == sum(row.n_supervised for row in rows.rows)
+        assert metrics.supervised_tokens == sum(row.n_supervised for row in rows.chats)
         return metrics.train_loss, metrics.gradient_norm, metrics.tokens
 
     whole = take(1 << 20, [mx.default_stream(mx.cpu)])
@@ -110,9 +110,9 @@ def test_accumulated_micro_batches_equal_one_batch(
 
 def test_a_new_objective_is_one_registration(config: TrainConfig) -> None:
     class Half(Sft):
-        def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
-            loss, correct = super().loss(batch)
-            return loss / 2, correct
+        def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+            loss, correct, cross_entropy = super().loss(batch)
+            return loss / 2, correct, cross_entropy
 
     objectives = {**OBJECTIVES, "half": Half}
     result = run(config.replace(objective="half"), objectives=objectives)
