@@ -90,13 +90,13 @@ def _bars() -> Iterator[Report]:
 
     console = Console(stderr=True, highlight=False)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[count]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bars(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
@@ -109,7 +109,7 @@ def _bars() -> Iterator[Report]:
             else:
                 count, note = _count(event), safe(event.note)
                 if event.job not in tasks:
-                    tasks[event.job] = bars.add_task(event.job, total=event.total, count=count, note=note)
+                    tasks[event.job] = bars.add_task(safe(event.job), total=event.total, count=count, note=note)
                 bars.update(tasks[event.job], completed=event.done, total=event.total, count=count, note=note)
 
         yield report

@@ -94,7 +94,7 @@ def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool 
     student = Student(path, model, load_tokenizer(path), config, dtype)
     if plain_head:
         _check_supported_architecture(student)
-        _check_token_ids(student)
+    _check_token_ids(student)
     return student
 
 
@@ -221,9 +221,12 @@ def _check_supported_architecture(student: Student) -> None:
 
 
 def _check_token_ids(student: Student) -> None:
-    """Check that the model has every id that text can become. MLX reads beyond the embedding for a larger one."""
+    """Check that the model has every id that text can become. MLX reads beyond the embedding for a larger one.
+
+    Some models have one control token too many, for padding or images, right behind the embedding.
+    """
     width = student.model(mx.array([[0]])).shape[-1]
-    special = student.tokenizer.added_tokens_decoder.keys()  # some models have a padding token beyond the embedding
-    largest = max(id for id in student.tokenizer.get_vocab().values() if id not in special)
-    if largest >= width:
+    next_token = student.tokenizer.added_tokens_decoder.get(width)
+    largest = max(student.tokenizer.get_vocab().values())
+    if largest >= width + bool(next_token and next_token.special):
         raise InputError(f"{student.path}: the tokenizer has ids up to {largest}, the model {width} of them.", _CONVERT)

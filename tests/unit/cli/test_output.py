@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -23,6 +24,16 @@ def test_hostile_text_is_printed_as_plain_text(capsys: pytest.CaptureFixture[str
     text = captured.out + captured.err
     assert text.count("name") == 10
     assert text.replace("\n", "").isprintable()
+
+
+def test_progress_on_a_terminal_shows_brackets_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with reporting() as report:
+        report(Progress("[/job]", 1, 2, "[/unit]", "[link=x]batch[/]"))
+    shown = capsys.readouterr().err
+    assert all(text in shown for text in ("[/job]", "[/unit]", "[link=x]batch[/]"))
 
 
 def test_json_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

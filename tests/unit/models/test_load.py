@@ -178,6 +178,27 @@ def test_a_token_beyond_the_embedding_is_refused(model: Path) -> None:
         load_student(model)
 
 
+@pytest.mark.parametrize(("number", "special"), [(70_000, True), (70_000, False), (400, False)])
+def test_an_added_token_beyond_the_embedding_is_refused(model: Path, number: int, special: bool) -> None:
+    add_token(model, number, special)
+    with pytest.raises(InputError, match=f"the tokenizer has ids up to {number}, the model 400"):
+        load_student(model, plain_head=False)
+
+
+def test_a_control_token_right_behind_the_embedding_is_allowed(model: Path) -> None:
+    add_token(model, 400, special=True)
+    assert load_student(model).tokenizer.get_vocab()["Hello"] == 400
+
+
+def add_token(model: Path, number: int, special: bool) -> None:
+    """Add the token "Hello", as an entry and as an added token: only the entry keeps any number."""
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"]["Hello"] = number
+    added = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append({**added, "id": number, "content": "Hello", "special": special})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def test_missing_files_are_named(model: Path) -> None:
     (model / "model.safetensors").unlink()
     with pytest.raises(MissingError, match="no weights"):
