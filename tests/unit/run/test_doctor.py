@@ -203,7 +203,7 @@ def test_other_tokens_matter_to_kd_alone(
     [sft] = check_local_teacher(local_project(f"mlx:{other}", "sft"))
     [kd] = check_local_teacher(local_project(f"mlx:{other}", "kd"))
     assert (sft.status, kd.status) == ("ok", "warning")
-    assert "ends an answer with" in kd.found and "--objective sft" in kd.advice
+    assert "ends an answer with" in kd.found and "objective sft" in kd.advice
 
 
 @pytest.mark.parametrize(
