@@ -21,7 +21,7 @@ import numpy as np
 from mlx_distill.events import Progress, Report, ignore
 from mlx_distill.models.load import Head, Student
 from mlx_distill.models.local_teacher import BATCH_TOKENS, LocalTeacher, exact_head
-from mlx_distill.models.score import chunk_limit, chunks, make_batches, map_batches, pad
+from mlx_distill.models.score import chunk_limit, make_batches, map_batches, map_chunks, pad
 from mlx_distill.models.tokenize import TokenizedChat
 
 
@@ -83,17 +83,17 @@ def token_fidelities(
     The heads return logits (..., vocabulary) in float32. Those of one chunk of tokens exist at a time: `chunk_bytes`
     for each head (0: half the device's).
     """
-    parts: list[mx.array] = []
-    for rows in chunks(hidden.shape[0], vocabulary, chunk_bytes or chunk_limit() // 2):  # there are two heads
-        states = [hidden[rows], teacher_hidden[rows]]
-        if parts:  # compute one chunk after another: otherwise all logits exist at once
-            states = mx.depends(states, [parts[-1]])
-        ours, theirs = head(states[0]), teacher_head(states[1])
+
+    def compute(hidden: mx.array, teacher_hidden: mx.array) -> list[mx.array]:
+        ours, theirs = head(hidden), teacher_head(teacher_hidden)
         agreed = mx.argmax(ours, axis=-1) == mx.argmax(theirs, axis=-1)
         log_q = ours - mx.logsumexp(ours, axis=-1, keepdims=True)
         log_p = theirs - mx.logsumexp(theirs, axis=-1, keepdims=True)
         p, q = mx.exp(log_p), mx.exp(log_q)
         columns = [(p * (log_p - log_q)).sum(axis=-1), (q * (log_q - log_p)).sum(axis=-1)]
         columns += [mx.minimum(p, q).sum(axis=-1), agreed.astype(mx.float32)]
-        parts.append(mx.stack(columns, axis=-1))
-    return mx.concatenate(parts)
+        return [mx.stack(columns, axis=-1)]
+
+    chunk_bytes = chunk_bytes or chunk_limit() // 2  # there are two heads
+    (found,) = map_chunks(compute, [hidden, teacher_hidden], vocabulary, chunk_bytes)
+    return found

@@ -28,7 +28,7 @@ from mlx_distill.models.config import MLX, SELF, is_local, local_folder
 from mlx_distill.models.context import TeacherContext, with_context
 from mlx_distill.models.load import Head, Student, load_student, load_tokenizer, read_config, weight_bytes
 from mlx_distill.models.safetensors_io import WEIGHTS, read_headers
-from mlx_distill.models.score import Batch, batches_by_length, chunks, pad, vocabulary_of
+from mlx_distill.models.score import Batch, batches_by_length, map_chunks, pad, vocabulary_of
 from mlx_distill.models.tokenize import TokenizedChat, Tools, check_chat_template, render_prompt
 from mlx_distill.models.tokenizer_match import check_same_tokenizer, shared_vocabulary
 from mlx_distill.records import STUDENT_SYSTEM, Messages, build_messages, content_hash
@@ -101,20 +101,17 @@ class LocalTeacher:
         """Return the ids (N, k) and log-probabilities (N, k) float32 of the most probable tokens, in falling order."""
         hidden = self.hidden_of(batch)
         k = min(k, self.vocabulary)
-        ids: list[mx.array] = []
-        log_probs: list[mx.array] = []
-        for rows in chunks(hidden.shape[0], vocabulary_of(self.model.head, hidden)):
-            part = hidden[rows]
-            if ids:  # compute one chunk after another: otherwise all logits exist at once
-                part = mx.depends(part, [ids[-1], log_probs[-1]])
-            logits = self.head(part)
+
+        def compute(hidden: mx.array) -> tuple[mx.array, ...]:
+            logits = self.head(hidden)
             found = mx.argpartition(-logits, k - 1, axis=-1)[:, :k]
             values = mx.take_along_axis(logits, found, axis=-1)
             order = mx.argsort(-values, axis=-1)
-            normaliser = mx.logsumexp(logits, axis=-1, keepdims=True)
-            ids.append(mx.take_along_axis(found, order, axis=-1))
-            log_probs.append(mx.minimum(mx.take_along_axis(values, order, axis=-1) - normaliser, 0.0))
-        return mx.concatenate(ids), mx.concatenate(log_probs)
+            log_probs = mx.take_along_axis(values, order, axis=-1) - mx.logsumexp(logits, axis=-1, keepdims=True)
+            return mx.take_along_axis(found, order, axis=-1), mx.minimum(log_probs, 0.0)
+
+        ids, log_probs = map_chunks(compute, [hidden], vocabulary_of(self.model.head, hidden))
+        return ids, log_probs
 
     def _cached_prefix(self, batch: Batch) -> tuple[int, list[KVCache]]:
         """Return the length of the context that all rows begin with, and its keys and values for each row.

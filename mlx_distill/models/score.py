@@ -185,17 +185,30 @@ def token_losses(head: Head, hidden: mx.array, targets: mx.array, chunk_bytes: i
 
     hidden (N, D), targets (N,) -> losses (N,) float32, correct (N,) bool.
     """
-    losses: list[mx.array] = []
-    correct: list[mx.array] = []
-    for rows in chunks(hidden.shape[0], vocabulary_of(head, hidden), chunk_bytes):
-        part = hidden[rows]
-        if losses:  # compute one chunk after another: otherwise all logits exist at once
-            part = mx.depends(part, losses[-1])
-        logits = head(part).astype(mx.float32)
-        target = mx.take_along_axis(logits, targets[rows][:, None], axis=-1)[:, 0]
-        losses.append(mx.logsumexp(logits, axis=-1) - target)
-        correct.append(target >= logits.max(axis=-1))
-    return mx.concatenate(losses), mx.concatenate(correct)
+
+    def compute(hidden: mx.array, targets: mx.array) -> tuple[mx.array, ...]:
+        logits = head(hidden).astype(mx.float32)
+        target = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+        return mx.logsumexp(logits, axis=-1) - target, target >= logits.max(axis=-1)
+
+    losses, correct = map_chunks(compute, [hidden, targets], vocabulary_of(head, hidden), chunk_bytes)
+    return losses, correct
+
+
+def map_chunks(
+    compute: Callable[..., Sequence[mx.array]], arrays: Sequence[mx.array], vocabulary: int, chunk_bytes: int = 0
+) -> tuple[mx.array, ...]:
+    """Apply `compute` to chunks of the rows of all arrays (N, ...), and join its results (n, ...).
+
+    Chunks are computed one after another: otherwise the logits of all rows exist at once. See `chunks`.
+    """
+    parts: list[list[mx.array]] = []
+    for rows in chunks(arrays[0].shape[0], vocabulary, chunk_bytes):
+        part = [values[rows] for values in arrays]
+        if parts:
+            part = mx.depends(part, parts[-1])
+        parts.append(list(compute(*part)))
+    return tuple(mx.concatenate(list(values)) for values in zip(*parts, strict=True))
 
 
 def chunks(n_rows: int, vocabulary: int, chunk_bytes: int = 0) -> list[slice]:

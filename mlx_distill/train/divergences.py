@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 
 from mlx_distill.models.load import Head
-from mlx_distill.models.score import chunk_limit, chunks
+from mlx_distill.models.score import chunk_limit, map_chunks
 from mlx_distill.train.cpu_kernels import Arrays, exp
 from mlx_distill.train.loss import ChunkLoss, sum_in_chunks
 
@@ -105,12 +105,12 @@ def token_divergences(
 ) -> Losses:
     """Return the figures of each token, as `sum_divergence` sums them. Without a gradient."""
     per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, targets, teacher, vocabulary)
-    parts: list[Arrays] = []
-    for rows in chunks(hidden.shape[0], vocabulary, chunk_bytes):
-        part = mx.depends(hidden[rows], list(parts[-1])) if parts else hidden[rows]
-        logits = _cut(head, vocabulary)(part).astype(mx.float32)
-        parts.append(chunk_loss(logits, *(values[rows] for values in per_row))[0])
-    return Losses(*(mx.concatenate(list(values)) for values in zip(*parts, strict=True)))
+
+    def compute(hidden: mx.array, *per_row: mx.array) -> Arrays:
+        figures, _ = chunk_loss(_cut(head, vocabulary)(hidden).astype(mx.float32), *per_row)
+        return figures
+
+    return Losses(*map_chunks(compute, [hidden, *per_row], vocabulary, chunk_bytes))
 
 
 def _chunk_loss(
