@@ -64,6 +64,14 @@ class Comparison(msgspec.Struct, frozen=True):
     teacher: str = ""
 
     @property
+    def rows_by_category(self) -> dict[str, list[int]]:
+        """The indices of the held-out rows of each category."""
+        categories: dict[str, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            categories.setdefault(row.category, []).append(index)
+        return categories
+
+    @property
     def answers_by_name(self) -> tuple[tuple[str, list[CheckedAnswer]], ...]:
         """Everyone who answered, by name, with their answers: a, b, and the teacher if it answered."""
         found = ((self.a.name, [one.a for one in self.answers]), (self.b.name, [one.b for one in self.answers]))

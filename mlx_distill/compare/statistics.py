@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlx_distill.compare.table import CONFIDENCE, Estimate
+from mlx_distill.compare.table import CONFIDENCE, INTERVAL, Estimate
 
 Array = NDArray[np.float64]
 
@@ -17,6 +18,51 @@ RESAMPLES = 10_000
 MIN_FAMILIES = 5
 """With fewer families there is no interval: resampling says nothing about families that were not drawn."""
 _EQUAL = 1e-12
+
+
+class PairedFigures(msgspec.Struct, frozen=True):
+    """Figures of both models on some rows, and the differences `b - a`."""
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    difference: tuple[Estimate, ...]
+    n_rows: int
+    n_tokens: int
+    n_families: int
+
+    def relative_change(self) -> str:
+        """Return the relative change of the first figure, such as ` (-37.5 %)`."""
+        return f" ({100 * self.difference[0].value / self.a[0]:+.1f} %)" if self.a[0] else ""
+
+
+def pair_figures(
+    families: Sequence[str], values: ArrayLike, seed: int, figures_of: Callable[[Array], Array] | None = None
+) -> PairedFigures:
+    """Compare two models on N rows by `values` (N, 1 + 2 K): tokens, K sums of model a, K sums of model b.
+
+    Each token has the same weight; intervals resample families. `figures_of` maps sums (..., 1 + 2 K) to the figures
+    (..., 2, M) by model and measure; default: the means over tokens.
+    """
+    figures_of = figures_of or token_means
+    sums = sum_by_family(families, values)
+    a, b = figures_of(sums.sum(axis=0)).tolist()
+    difference = bootstrap(sums, lambda sums: np.diff(figures_of(sums), axis=-2)[..., 0, :], seed)
+    return PairedFigures(tuple(a), tuple(b), difference, len(families), int(sums[:, 0].sum()), len(sums))
+
+
+def token_means(sums: Array) -> Array:
+    """Turn sums (..., 1 + 2 K) into the means over tokens (..., 2, K) of both models."""
+    means = sums[..., 1:] / sums[..., :1]
+    return means.reshape(*sums.shape[:-1], 2, -1)
+
+
+def describe_interval(found: Estimate, form: str) -> str:
+    """Return the end of a sentence about a difference: its interval, and whether it may be chance."""
+    if found.low is None or found.high is None:
+        return ", without an interval: the difference may be chance."
+    interval = f"the {INTERVAL} of the difference [{form.format(found.low)}, {form.format(found.high)}]"
+    includes_zero = found.low <= 0 <= found.high
+    return f"; {interval} {'includes zero, so it may be chance' if includes_zero else 'excludes zero'}."
 
 
 def sum_by_family(families: Sequence[str], values: ArrayLike) -> Array:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from mlx_distill.compare.models import Comparison
-from mlx_distill.compare.statistics import MIN_FAMILIES, Array, bootstrap, sum_by_family
+from mlx_distill.compare.statistics import (
+    MIN_FAMILIES,
+    Array,
+    PairedFigures,
+    describe_interval,
+    pair_figures,
+    token_means,
+)
 from mlx_distill.compare.table import INTERVAL, Cell, Estimate, Table, estimate, number, percent
 from mlx_distill.formatting import plural
 
@@ -16,39 +22,18 @@ MAX_LOSS = 700.0
 """exp() of more overflows a float. A uniform guess over 150,000 tokens has a loss of 12."""
 
 
-class Figures(msgspec.Struct, frozen=True):
-    """Loss, perplexity and token accuracy of both models on some rows, and the differences `b - a`."""
-
-    a: tuple[float, ...]
-    b: tuple[float, ...]
-    difference: tuple[Estimate, ...]
-    n_rows: int
-    n_tokens: int
-    n_families: int
-
-    def loss_change(self) -> str:
-        """Return the relative change of the loss, such as ` (-37.5 %)`."""
-        return f" ({100 * self.difference[0].value / self.a[0]:+.1f} %)" if self.a[0] else ""
-
-
-def measure(data: Comparison, indices: Sequence[int]) -> Figures:
+def measure(data: Comparison, indices: Sequence[int]) -> PairedFigures:
     """Compute the figures over some rows. Each token has the same weight; intervals resample families."""
-    sums = sum_by_family(
-        [data.rows[n].family for n in indices],
-        [
-            (a.n_tokens, a.loss_sum, a.n_correct, b.loss_sum, b.n_correct)
-            for a, b in ((data.a.scores[n], data.b.scores[n]) for n in indices)
-        ],
-    )
-    a, b = _figures(sums.sum(axis=0)).tolist()
-    difference = bootstrap(sums, lambda sums: np.diff(_figures(sums), axis=-2)[..., 0, :], data.seed)
-    return Figures(tuple(a), tuple(b), difference, len(indices), int(sums[:, 0].sum()), len(sums))
+    values = [
+        (a.n_tokens, a.loss_sum, a.n_correct, b.loss_sum, b.n_correct)
+        for a, b in ((data.a.scores[n], data.b.scores[n]) for n in indices)
+    ]
+    return pair_figures([data.rows[n].family for n in indices], values, data.seed, _figures)
 
 
 def _figures(sums: Array) -> Array:
     """Turn sums (..., 5) of tokens, losses and correct tokens into the figures (..., 2, 3): by model, by measure."""
-    means = (sums[..., 1:] / sums[..., :1]).reshape(*sums.shape[:-1], 2, 2)
-    loss, accuracy = means[..., 0], means[..., 1]
+    loss, accuracy = np.moveaxis(token_means(sums), -1, 0)
     return np.stack([loss, np.exp(np.minimum(loss, MAX_LOSS)), accuracy], axis=-1)
 
 
@@ -70,7 +55,7 @@ def held_out(data: Comparison) -> Table:
         rows={
             "loss": (
                 *(number(value, "{:.3f}") for value in losses),
-                estimate(loss, "{:+.3f}", extra=found.loss_change()),
+                estimate(loss, "{:+.3f}", extra=found.relative_change()),
             ),
             "perplexity": (*(number(value, "{:.2f}") for value in perplexities), estimate(perplexity, "{:+.2f}")),
             "token accuracy": (
@@ -90,34 +75,27 @@ def held_out(data: Comparison) -> Table:
     )
 
 
-def _finding(data: Comparison, found: Figures, loss: Estimate) -> str:
+def _finding(data: Comparison, found: PairedFigures, loss: Estimate) -> str:
     if loss.value == 0:
         return f"The loss on held-out rows is the same for {data.a.name} and {data.b.name}: {found.a[0]:.3f}."
     said = (
         f"The loss on held-out rows is {found.a[0]:.3f} for {data.a.name} and {found.b[0]:.3f} for {data.b.name}"
-        f"{found.loss_change()}"
+        f"{found.relative_change()}"
     )
-    if loss.low is None or loss.high is None:
-        return f"{said}, without an interval: the difference may be chance."
-    interval = f"the {INTERVAL} of the difference [{loss.low:+.3f}, {loss.high:+.3f}]"
-    if loss.low <= 0 <= loss.high:
-        return f"{said}; {interval} includes zero, so it may be chance."
-    return f"{said}; {interval} excludes zero."
+    return said + describe_interval(loss, "{:+.3f}")
 
 
 def held_out_by_category(data: Comparison) -> Table | None:
     """Compare both models on the rows of each category; None if there is only one."""
-    categories: dict[str, list[int]] = {}
-    for index, row in enumerate(data.rows):
-        categories.setdefault(row.category, []).append(index)
+    categories = data.rows_by_category
     if len(categories) < 2:
         return None
     found = {name: measure(data, indices) for name, indices in categories.items()}
     changes = {name: one.difference[0].value / (one.a[0] or 1.0) for name, one in found.items()}
     best, worst = min(changes, key=changes.__getitem__), max(changes, key=changes.__getitem__)
     finding = (
-        f"By category, {data.b.name} is best against {data.a.name} in {best}{found[best].loss_change()} and worst in "
-        f"{worst}{found[worst].loss_change()}."
+        f"By category, {data.b.name} is best against {data.a.name} in {best}{found[best].relative_change()} and worst "
+        f"in {worst}{found[worst].relative_change()}."
     )
     few = any(one.n_families < MIN_FAMILIES for one in found.values())
     if few:
@@ -135,7 +113,7 @@ def held_out_by_category(data: Comparison) -> Table | None:
     )
 
 
-def _category_cells(found: Figures) -> tuple[Cell, ...]:
+def _category_cells(found: PairedFigures) -> tuple[Cell, ...]:
     return (
         number(found.n_rows),
         number(found.n_families),
