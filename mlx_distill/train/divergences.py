@@ -68,6 +68,19 @@ class TeacherHead:
     hidden: mx.array  # (N, E) of any float type
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What a divergence compares at N tokens: the student's distributions and the teacher's."""
+
+    head: Head
+    """The student's."""
+    hidden: mx.array  # (N, D) of any float type
+    targets: mx.array  # (N,); a target below 0 does not count
+    teacher: TopK | TeacherHead
+    vocabulary: int
+    """The probabilities are those of the first ids: heads may be padded to different widths."""
+
+
 class Losses(NamedTuple):
     """Figures of each token (N,), or their sums (). Only the summed `loss` has a gradient."""
 
@@ -78,45 +91,27 @@ class Losses(NamedTuple):
     """The target is the student's most probable token."""
 
 
-def sum_divergence(
-    divergence: Divergence,
-    head: Head,
-    hidden: mx.array,
-    targets: mx.array,
-    teacher: TopK | TeacherHead,
-    vocabulary: int,
-) -> Losses:
-    """Return the sums over tokens. `loss` is differentiable in `hidden` only.
-
-    hidden (N, D) of any float type, targets (N,). A target below 0 does not count. The probabilities are those of the
-    first `vocabulary` tokens: heads may be padded to different widths.
-    """
-    per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, targets, teacher, vocabulary)
-    return Losses(*sum_in_chunks(_cut(head, vocabulary), hidden, per_row, chunk_loss, chunk_bytes))
+def sum_divergence(divergence: Divergence, sides: Sides) -> Losses:
+    """Return the sums over tokens. `loss` is differentiable in the student's hidden states only."""
+    per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, sides)
+    return Losses(*sum_in_chunks(_cut(sides.head, sides.vocabulary), sides.hidden, per_row, chunk_loss, chunk_bytes))
 
 
-def token_divergences(
-    divergence: Divergence,
-    head: Head,
-    hidden: mx.array,
-    targets: mx.array,
-    teacher: TopK | TeacherHead,
-    vocabulary: int,
-) -> Losses:
+def token_divergences(divergence: Divergence, sides: Sides) -> Losses:
     """Return the figures of each token, as `sum_divergence` sums them. Without a gradient."""
-    per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, targets, teacher, vocabulary)
+    per_row, chunk_loss, chunk_bytes = _chunk_loss(divergence, sides)
+    head = _cut(sides.head, sides.vocabulary)
 
     def compute(hidden: mx.array, *per_row: mx.array) -> Arrays:
-        figures, _ = chunk_loss(_cut(head, vocabulary)(hidden).astype(mx.float32), *per_row)
+        figures, _ = chunk_loss(head(hidden).astype(mx.float32), *per_row)
         return figures
 
-    return Losses(*map_chunks(compute, [hidden, *per_row], vocabulary, chunk_bytes))
+    return Losses(*map_chunks(compute, [sides.hidden, *per_row], sides.vocabulary, chunk_bytes))
 
 
-def _chunk_loss(
-    divergence: Divergence, targets: mx.array, teacher: TopK | TeacherHead, vocabulary: int
-) -> tuple[Arrays, ChunkLoss, int]:
+def _chunk_loss(divergence: Divergence, sides: Sides) -> tuple[Arrays, ChunkLoss, int]:
     """Return the arrays of each row, the loss of a chunk of them, and the bytes of a chunk's logits (0: default)."""
+    targets, teacher, vocabulary = sides.targets, sides.teacher, sides.vocabulary
     if isinstance(teacher, TopK):
         return (targets, teacher.ids, teacher.log_probs), partial(_top_k, divergence), 0
 

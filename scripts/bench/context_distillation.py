@@ -280,7 +280,7 @@ class Bench:
         from mlx_distill.models.adapter import load_adapter
         from mlx_distill.models.load import load_student
         from mlx_distill.models.score import score
-        from mlx_distill.train.divergences import Divergence, TeacherHead, token_divergences
+        from mlx_distill.train.divergences import Divergence, Sides, TeacherHead, token_divergences
         from mlx_distill.train.step import scalar
 
         examples = self.teacher_rows("test")
@@ -292,7 +292,9 @@ class Bench:
         for batch in batches:
             hidden = batch.gather(student.hidden(batch.inputs))
             side = TeacherHead(teacher.head, batch.teacher_hidden)
-            figures = token_divergences(Divergence(), student.head, hidden, batch.targets, side, teacher.vocabulary)
+            figures = token_divergences(
+                Divergence(), Sides(student.head, hidden, batch.targets, side, teacher.vocabulary)
+            )
             kl.append(scalar(figures.loss.sum()))
         written = [_tokenize(student, example) for example in _written_examples(examples)]
         return {

@@ -103,7 +103,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
     from mlx_distill.models.load import Student
     from mlx_distill.models.score import Batch, pad
     from mlx_distill.models.tokenize import TokenizedChat
-    from mlx_distill.train.divergences import Divergence, TeacherHead, sum_divergence
+    from mlx_distill.train.divergences import Divergence, Sides, TeacherHead, sum_divergence
     from mlx_distill.train.objectives.sft import sft_loss
 
     config = {**SHAPE, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
@@ -132,7 +132,7 @@ def step(side: str, options: argparse.Namespace) -> dict[str, Any]:
         if options.loss == "sft":
             return sft_loss(student, batch)
         hidden = batch.gather(student.hidden(batch.inputs))
-        losses = sum_divergence(Divergence(), student.head, hidden, batch.targets, teacher, options.vocabulary)
+        losses = sum_divergence(Divergence(), Sides(student.head, hidden, batch.targets, teacher, options.vocabulary))
         return losses.loss, losses.correct
 
     def plain() -> mx.array:

@@ -25,7 +25,15 @@ from mlx_distill.records import Example, content_hash
 from mlx_distill.storage import files
 from mlx_distill.train.checkpoint import Evaluation, model_digest
 from mlx_distill.train.config import TrainConfig
-from mlx_distill.train.divergences import Divergence, Losses, TeacherHead, TopK, sum_divergence, token_divergences
+from mlx_distill.train.divergences import (
+    Divergence,
+    Losses,
+    Sides,
+    TeacherHead,
+    TopK,
+    sum_divergence,
+    token_divergences,
+)
 from mlx_distill.train.objectives.base import Objective
 
 
@@ -45,7 +53,7 @@ class Kd(Objective):
 
     def loss(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Compute the divergence in chunks."""
-        losses = sum_divergence(self.divergence, *self._sides(batch))
+        losses = sum_divergence(self.divergence, self._sides(batch))
         return losses.loss, losses.correct, losses.cross_entropy
 
     def evaluate(self, rows: Sequence[TokenizedChat], step: int, report: Report) -> Evaluation:
@@ -53,7 +61,7 @@ class Kd(Objective):
 
         def measure(indices: Sequence[int]) -> Losses:
             batch = self.make_batch([rows[index] for index in indices])
-            return token_divergences(Divergence(), *self._sides(batch))
+            return token_divergences(Divergence(), self._sides(batch))
 
         groups = make_batches([len(row.tokens) for row in rows])
         sums, n_done, n_tokens = np.zeros(3), 0, 0
@@ -65,10 +73,9 @@ class Kd(Objective):
         kl, loss, accuracy = (float(value) for value in sums / n_tokens)
         return Evaluation(step, loss, accuracy, kl)
 
-    def _sides(self, batch: Batch) -> tuple[Any, ...]:
-        """Return the arguments that say what is compared: the student's side, the targets, the teacher's side."""
+    def _sides(self, batch: Batch) -> Sides:
         hidden = batch.gather(self.student.hidden(batch.inputs))
-        return self.student.head, hidden, batch.targets, self.teacher_of(batch), self.vocabulary
+        return Sides(self.student.head, hidden, batch.targets, self.teacher_of(batch), self.vocabulary)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlx_distill.train.divergences import Divergence, Losses, TeacherHead, TopK, sum_divergence, token_divergences
+from mlx_distill.train.divergences import (
+    Divergence,
+    Losses,
+    Sides,
+    TeacherHead,
+    TopK,
+    sum_divergence,
+    token_divergences,
+)
 from mlx_distill.train.loss import linear_cross_entropy
 from mlx_distill.train.step import scalar
 
@@ -44,7 +52,7 @@ class Pair:
     def whole(self, divergence: Divergence, hidden: mx.array, targets: mx.array | None = None) -> Losses:
         targets = self.targets if targets is None else targets
         teacher = TeacherHead(head_of(self.teacher_weights), self.teacher_hidden)
-        return sum_divergence(divergence, head_of(self.weights), hidden, targets, teacher, V)
+        return sum_divergence(divergence, Sides(head_of(self.weights), hidden, targets, teacher, V))
 
     def top(self, k: int) -> tuple[mx.array, mx.array]:
         """Return the teacher's k most probable tokens and their log-probabilities."""
@@ -55,7 +63,7 @@ class Pair:
 
     def top_k(self, divergence: Divergence, k: int, hidden: mx.array) -> Losses:
         teacher = TopK(*self.top(k))
-        return sum_divergence(divergence, head_of(self.weights), hidden, self.targets, teacher, V)
+        return sum_divergence(divergence, Sides(head_of(self.weights), hidden, self.targets, teacher, V))
 
     def plain(self, divergence: Divergence, hidden: mx.array, k: int = 0) -> mx.array:
         """Compute the loss by its definition, without chunks, for automatic differentiation."""
@@ -169,7 +177,7 @@ def test_sharp_random_pairs_equal_float64_and_are_positive(divergence: Divergenc
     log_probs = np.log(p[:, :k]).astype(np.float32)
     teacher = TopK(mx.broadcast_to(mx.arange(k)[None], (n, k)), mx.array(log_probs))
     logits, targets = mx.array(np.log(q).astype(np.float32)), mx.zeros(n, mx.int32)
-    ours = np.array(token_divergences(divergence, lambda x: x, logits, targets, teacher, vocabulary).loss)
+    ours = np.array(token_divergences(divergence, Sides(lambda x: x, logits, targets, teacher, vocabulary)).loss)
 
     known = np.exp(log_probs.astype(np.float64))
     p, q = (np.c_[side[:, :k], side[:, k:].sum(-1)] for side in (np.c_[known, 1 - known.sum(-1)], q))
@@ -213,7 +221,7 @@ def test_a_one_hot_teacher_is_sft() -> None:
 
     def kd(hidden: mx.array) -> Losses:
         teacher = TopK(ids, log_probs)
-        return sum_divergence(Divergence("forward"), head_of(pair.weights), hidden, pair.targets, teacher, V)
+        return sum_divergence(Divergence("forward"), Sides(head_of(pair.weights), hidden, pair.targets, teacher, V))
 
     def sft(hidden: mx.array) -> mx.array:
         return linear_cross_entropy(head_of(pair.weights), hidden, pair.targets)[0]
@@ -260,7 +268,7 @@ def test_unknown_log_probs_count_as_impossible() -> None:
 
     def kd(hidden: mx.array, log_probs: mx.array) -> Losses:
         teacher = TopK(ids, log_probs)
-        return sum_divergence(Divergence("reverse"), head_of(pair.weights), hidden, pair.targets, teacher, V)
+        return sum_divergence(Divergence("reverse"), Sides(head_of(pair.weights), hidden, pair.targets, teacher, V))
 
     loss, gradient = value_and_gradient(lambda hidden: kd(hidden, some), pair.hidden)
     assert np.isfinite(loss)
@@ -277,5 +285,5 @@ def test_rounded_log_probs_above_one_stay_a_distribution() -> None:
     up = mx.ceil(log_probs * 10) / 10
     assert (mx.exp(up).sum(axis=-1) > 1.0).any()
     teacher = TopK(ids, up)
-    loss = sum_divergence(Divergence(), head_of(pair.weights), pair.hidden, pair.targets, teacher, V).loss.item()
+    loss = sum_divergence(Divergence(), Sides(head_of(pair.weights), pair.hidden, pair.targets, teacher, V)).loss.item()
     assert 0 <= loss < 0.05 * N  # type: ignore[operator]

@@ -22,7 +22,7 @@ from mlx_distill.records import Example, Message
 from mlx_distill.storage import files
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.data import Rows, read_rows
-from mlx_distill.train.divergences import Divergence, TeacherHead, sum_divergence
+from mlx_distill.train.divergences import Divergence, Sides, TeacherHead, sum_divergence
 from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import MemoryEstimate, estimate_memory
@@ -263,7 +263,9 @@ def test_drawn_tokens_give_the_reverse_gradient() -> None:
     def loss(hidden: mx.array) -> mx.array:
         side = TeacherHead(lambda values: values, mx.array(other)[None])
         targets = mx.array([0])
-        return sum_divergence(Divergence("reverse"), lambda values: values, hidden, targets, side, vocabulary).loss
+        return sum_divergence(
+            Divergence("reverse"), Sides(lambda values: values, hidden, targets, side, vocabulary)
+        ).loss
 
     exact = np.array(mx.grad(loss)(mx.array(student)[None]))[0]
     assert np.linalg.norm(drawn - exact) < 0.05 * np.linalg.norm(exact)
