@@ -9,13 +9,15 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from rensa import RMinHash, RMinHashLSH
 
 NGRAM_WORDS = 3
+REPETITION_ITEMS = 4
+"""Words or tokens of a phrase that counts as repeated."""
 MAX_CANDIDATES = 100
 """Only the newest 100 candidates are compared exactly. This bounds the time for rows made from one template."""
 BAND_MATCH, MAX_MISSED = 0.3, 0.01
@@ -37,6 +39,12 @@ def ngrams(text: str) -> frozenset[str]:
     words = _WORD.findall(normalize(text))
     n_runs = max(len(words) - NGRAM_WORDS + 1, min(len(words), 1))
     return frozenset(" ".join(words[start : start + NGRAM_WORDS]) for start in range(n_runs))
+
+
+def repetition(items: Sequence[Hashable]) -> float:
+    """Return the fraction of a sequence's 4-grams that occur earlier in it; 0 for a shorter one."""
+    found = [tuple(items[start : start + REPETITION_ITEMS]) for start in range(len(items) - REPETITION_ITEMS + 1)]
+    return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,8 @@ from mlx_distill.models.load import Student
 from mlx_distill.models.tokenize import render_prompt
 from mlx_distill.records import Prompt, Request, TeacherRecord
 from mlx_distill.sanitize import encodable
+from mlx_distill.similarity import repetition
 from mlx_distill.storage import files
-
-REPEAT_WORDS = 4
-
-
-def repetition(text: str) -> float:
-    """Return the share of a text's word 4-grams that occur earlier in it; 0 for a shorter text."""
-    words = text.split()
-    ngrams = [tuple(words[n : n + REPEAT_WORDS]) for n in range(len(words) - REPEAT_WORDS + 1)]
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def generate_answers(
@@ -53,7 +45,7 @@ def generate_answers(
     for one in completions:
         text, n_tokens = encodable(one.text), len(one.tokens)
         blocks, rate = check_blocks(text, execute=config.execute), round(n_tokens / max(one.seconds, 1e-9), 2)
-        answers.append(CheckedAnswer(text, one.finished, n_tokens, repetition(text), blocks, rate))
+        answers.append(CheckedAnswer(text, one.finished, n_tokens, repetition(text.split()), blocks, rate))
     return answers, round(sum(answer.n_tokens for answer in answers) / seconds, 2)
 
 
@@ -96,7 +88,7 @@ def teacher_answers(
         n_tokens = len(student.tokenizer.encode(text, add_special_tokens=False))
         blocks, reason = check_blocks(text, execute=config.execute), "" if record.complete else record.stop_reason
         answers[name] = CheckedAnswer(
-            text, record.complete, n_tokens, repetition(text), blocks, stop_reason=reason, model=record.model
+            text, record.complete, n_tokens, repetition(text.split()), blocks, stop_reason=reason, model=record.model
         )
     return answers, warnings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_distill.compare.answers import check_blocks, repetition
+from mlx_distill.compare.answers import check_blocks
 from mlx_distill.compare.collected import Collected
 from mlx_distill.compare.judge import JudgeInfo
 from mlx_distill.compare.metrics import METRICS
@@ -19,6 +19,7 @@ from mlx_distill.compare.report import (
 )
 from mlx_distill.models.score import RowScore
 from mlx_distill.records import Example, Message
+from mlx_distill.similarity import repetition
 from mlx_distill.training_run import TrainingRun
 
 HOSTILE = (
@@ -36,7 +37,7 @@ def make_answer(
         text,
         finished,
         n_tokens,
-        repetition(text),
+        repetition(text.split()),
         check_blocks(text, execute=execute),
         None if taught else 30.4,
         "" if finished or not taught else "max_tokens",

@@ -24,6 +24,7 @@ from mlx_distill.models.generate import Completion, generate_batch
 from mlx_distill.models.load import Student
 from mlx_distill.models.score import round_up
 from mlx_distill.models.tokenize import TokenizedChat
+from mlx_distill.similarity import repetition
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import write_text
 from mlx_distill.storage.journal import Journal
@@ -37,10 +38,8 @@ WINDOW = 5
 """Steps at the start, and before now, whose means decide whether the answers run away."""
 MAX_GROWTH, MAX_CUT_OFF = 2.0, 0.5
 """Answers run away if they became this many times as long, and more than this fraction is cut off."""
-PHRASE = 4
-"""Tokens of a phrase that counts as repeated."""
 CACHE_STEP = 256
-"""mlx-lm makes room in the key-value cache for this many tokens at a time."""
+"""mlx-lm allocates the key-value cache in steps of this many tokens."""
 CACHE_COPIES = 2
 """The caches of single rows and that of the batch exist together when rows join a batch."""
 
@@ -164,12 +163,6 @@ def with_answer(row: LiveRow, answer: tuple[int, ...]) -> LiveRow:
     """Replace the last answer, for student and teacher. Only the new answer is supervised."""
     own = _replace_answer(row, answer)
     return LiveRow(own.tokens, own.mask, _replace_answer(row.view, answer))
-
-
-def repetition(tokens: Sequence[int]) -> float:
-    """Return the fraction of phrases of an answer that are in it already."""
-    phrases = [tuple(tokens[start : start + PHRASE]) for start in range(len(tokens) - PHRASE + 1)]
-    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def read_rollouts(path: Path, step: int) -> list[Rollouts]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_distill.compare.answers import repetition
 from mlx_distill.compare.metrics.completion import completion
 from mlx_distill.compare.prompts import build_prompts, sample_rows
 from mlx_distill.records import Example, Prompt
+from mlx_distill.similarity import repetition
 from tests.support.comparing import ROWS, SYSTEM, example
 from tests.support.reports import make_answer, make_answered, make_comparison
 
@@ -23,7 +23,7 @@ from tests.support.reports import make_answer, make_answered, make_comparison
     ],
 )
 def test_repetition_is_the_share_of_repeated_runs(text: str, share: float) -> None:
-    assert repetition(text) == pytest.approx(share, abs=1e-4)
+    assert repetition(text.split()) == pytest.approx(share, abs=1e-4)
 
 
 def test_sampled_rows_come_from_many_families() -> None:

@@ -19,6 +19,7 @@ from mlx_distill.models.context import ContextConfig
 from mlx_distill.models.generate import generate_batch
 from mlx_distill.models.load import load_student
 from mlx_distill.records import Example, Message
+from mlx_distill.similarity import repetition
 from mlx_distill.storage import files
 from mlx_distill.train import TrainConfig
 from mlx_distill.train.data import Rows, read_rows
@@ -27,7 +28,7 @@ from mlx_distill.train.execution import Execution
 from mlx_distill.train.lora import make_trainable
 from mlx_distill.train.memory_plan import MemoryEstimate, estimate_memory
 from mlx_distill.train.objectives.kd import LiveRow
-from mlx_distill.train.objectives.on_policy import WINDOW, OnPolicy, answer_of, answer_start, repetition
+from mlx_distill.train.objectives.on_policy import WINDOW, OnPolicy, answer_of, answer_start
 from mlx_distill.train.run import run
 from mlx_distill.train.step import StepMetrics, TrainStep
 from tests.support.tiny import make_tiny_qwen2
@@ -246,7 +247,7 @@ def test_the_memory_plan_counts_teacher_and_rollouts(on_policy: TrainConfig, tea
     assert short.weights - plan(teacher="self").weights == 4 * load_student(teacher).n_parameters
     assert long.activations > 2 * short.activations and many.activations > 2 * short.activations
     objective, rows = opened(on_policy)
-    one_layer = 2 * 2 * 16 * 4 * 256  # keys and values of two heads of size 16 in float32, room for 256 tokens
+    one_layer = 2 * 2 * 16 * 4 * 256  # keys and values of two heads of size 16 in float32, for 256 tokens
     assert objective.rollout_bytes(rows.chats[:3]) == 2 * 3 * 2 * one_layer
 
 
