@@ -31,7 +31,7 @@ from mlx_distill.models.score import make_batches, map_batches, pad
 from mlx_distill.models.signal import SHARD_TOKENS, SignalWriter, Source, TeacherSignal, Values, row_key
 from mlx_distill.models.tokenize import TokenizedChat, render
 from mlx_distill.models.tokenizer_match import template_digest, tokenizer_digest
-from mlx_distill.records import Example, content_hash
+from mlx_distill.records import Example
 from mlx_distill.storage import files
 from mlx_distill.storage.atomic import make_folder, only_writer
 from mlx_distill.storage.jsonl import read_jsonl
@@ -198,7 +198,7 @@ def _source(config: LogprobsConfig, folder: Path, context: TeacherContext) -> So
         weights=weights_digest(folder),
         tokenizer=tokenizer_digest(tokenizer),
         template=template_digest(tokenizer),
-        context=content_hash([context.system, [message.to_json() for message in context.examples]]),
+        context=context.digest,
         dtype=str(device.prepare().dtype).removeprefix("mlx.core."),
         vocabulary=vocabulary,
         top_k=min(config.top_k, vocabulary),

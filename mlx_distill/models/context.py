@@ -13,7 +13,7 @@ from msgspec import structs
 
 from mlx_distill.config import Config, doc
 from mlx_distill.errors import InputError
-from mlx_distill.records import Example, Message, Messages, Prompt, Request, with_document
+from mlx_distill.records import Example, Message, Messages, Prompt, Request, content_hash, with_document
 from mlx_distill.storage.jsonl import read_jsonl
 
 TEACHER_SYSTEM = "You are a helpful assistant. Answer completely and concisely."
@@ -41,6 +41,11 @@ class TeacherContext:
     """Replaces the system message of a conversation, if it is not empty."""
     examples: Messages = ()
     """User and assistant turns before the first question."""
+
+    @property
+    def digest(self) -> str:
+        """A hash of the content."""
+        return content_hash([self.system, [message.to_json() for message in self.examples]])
 
 
 def read_context(config: ContextConfig) -> TeacherContext:

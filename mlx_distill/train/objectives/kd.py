@@ -11,7 +11,6 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_distill.config import to_plain
 from mlx_distill.errors import InputError
 from mlx_distill.events import Progress, Report
 from mlx_distill.models.context import read_context
@@ -159,10 +158,9 @@ class LiveKd(Kd):
 
     @property
     def source(self) -> Mapping[str, str]:
-        context = self.teacher.context
         return {
             "weights of the teacher": model_digest(self.teacher.model.path),
-            "context of the teacher": content_hash([context.system, to_plain(context.examples)]),
+            "context of the teacher": self.teacher.context.digest,
         }
 
     @property
