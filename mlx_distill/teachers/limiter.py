@@ -40,7 +40,7 @@ class ConcurrencyLimiter:
         self._slowed_at = -1.0
         self._paused_until = 0.0
         self._n_started = self._n_ended = 0
-        self._room = self._room_after_reset = float("inf")
+        self._n_allowed = self._n_allowed_after_reset = float("inf")
         """Requests that the rate limits still allow before the next reset, and after it."""
         self._reset_at = 0.0
         self._unit = ""
@@ -56,17 +56,17 @@ class ConcurrencyLimiter:
             while True:
                 now, n_in_flight = self._time(), self._n_started - self._n_ended
                 if now >= self._reset_at:
-                    self._room, self._reset_at = self._room_after_reset, now + MAX_RESET_SECONDS
+                    self._n_allowed, self._reset_at = self._n_allowed_after_reset, now + MAX_RESET_SECONDS
                 if now < self._paused_until:
                     await self._wait(self._paused_until - now)
                 elif n_in_flight >= int(self._width) or (n_in_flight and not fits()):
                     await self._wait(None)
-                elif self._room <= 0:
+                elif self._n_allowed <= 0:
                     self._on_exhausted(self._unit, self._reset_at - now)
                     await self._wait(self._reset_at - now)
                 else:
                     self._n_started += 1
-                    self._room -= 1
+                    self._n_allowed -= 1
                     return Permit(now, self._n_ended)
 
     def release(self) -> None:
@@ -83,11 +83,11 @@ class ConcurrencyLimiter:
             # The headers describe the moment when the provider took the request in. They certainly include the requests
             # that had ended before this one started; the others may have overtaken it on the network.
             n_unsure = self._n_started - 1 - permit.n_ended
-            room, tightest = min(
+            n_allowed, tightest = min(
                 ((limit.remaining // self._size(limit), limit) for limit in limits), key=lambda pair: pair[0]
             )
-            self._room, self._unit = room - n_unsure, tightest.unit
-            self._room_after_reset = tightest.limit // self._size(tightest) or float("inf")
+            self._n_allowed, self._unit = n_allowed - n_unsure, tightest.unit
+            self._n_allowed_after_reset = tightest.limit // self._size(tightest) or float("inf")
             self._reset_at = self._time() + min(tightest.reset_seconds, MAX_RESET_SECONDS)
             if not slowed:
                 self._width = float(self._max_width)

@@ -85,11 +85,13 @@ class MlxTeacher:
         except InputError as error:
             raise PromptError(error.message) from error
         context = self._loaded.config.get("max_position_embeddings")
-        room = context - len(prompt) if isinstance(context, int) else request.max_tokens
-        if room < 1:
+        max_tokens = request.max_tokens
+        if isinstance(context, int):
+            max_tokens = min(max_tokens, context - len(prompt))
+        if max_tokens < 1:
             raise PromptError(f"its {len(prompt)} tokens fill the model's context of {context}")
         began = time.monotonic()
-        job = _Job(prompt, min(request.max_tokens, room), _sampler(request))
+        job = _Job(prompt, max_tokens, _sampler(request))
         tokens, ended = await asyncio.wrap_future(self._writer.write(job))
         answer = Answer(
             text=_opened_thought(tokenizer.decode(prompt[-8:])) + tokenizer.decode(tokens),

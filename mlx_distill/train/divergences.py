@@ -70,7 +70,7 @@ class TeacherHead:
 
 @dataclass(frozen=True)
 class Sides:
-    """What a divergence compares at N tokens: the student's distributions and the teacher's."""
+    """The student's and the teacher's distributions of N tokens."""
 
     head: Head
     """The student's."""
