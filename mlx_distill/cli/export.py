@@ -109,6 +109,8 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 def fused_model(given: Path | None) -> Path:
     """Return the named model, or the project's fused one. Raises a usage error if there is neither."""
     project = Project.find(Path())
-    if given is None and project is None:
+    if given:
+        return given
+    if project is None:
         raise click.UsageError("This folder has no distill.toml, so --model must be given.")
-    return given or project.fused  # type: ignore[union-attr]
+    return project.fused

@@ -51,7 +51,7 @@ def command(
     """
     if max_cost is not None:
         overrides = (*overrides, f"max_cost={max_cost}")
-    config = RunConfig(first=first or "", force=force, overrides=overrides, full=full)  # type: ignore[arg-type]
+    config = RunConfig(first=first or "", force=force, overrides=overrides, full=full)  # type: ignore[arg-type] # a click.Choice
     collect = pipeline.collect_config(config)
     expected = estimate(collect)
     if dry_run:

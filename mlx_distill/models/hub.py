@@ -119,7 +119,7 @@ def _refused(repository: str, revision: str, error: HfHubHTTPError, upload: bool
     )
 
 
-class _Bar(tqdm):  # type: ignore[misc]
+class _Bar(tqdm):  # type: ignore[misc] # tqdm has no types
     """A progress bar for huggingface_hub that reports the bytes and draws nothing."""
 
     monitor_interval = 0  # no thread that watches for slow bars

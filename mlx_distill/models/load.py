@@ -74,8 +74,8 @@ class Student:
     def head(self) -> Head:
         """The function from hidden states (..., D) to logits (..., V). Tied models use the embedding itself."""
         if getattr(self.model.args, "tie_word_embeddings", False):
-            return self.model.model.embed_tokens.as_linear  # type: ignore[no-any-return]
-        return self.model.lm_head  # type: ignore[no-any-return]
+            return self.model.model.embed_tokens.as_linear  # type: ignore[no-any-return] # a module finds its parts at run time
+        return self.model.lm_head  # type: ignore[no-any-return] # the same
 
 
 def load_student(path: Path, *, dtype: mx.Dtype | None = None, plain_head: bool = True) -> Student:

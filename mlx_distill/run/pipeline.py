@@ -91,7 +91,7 @@ def run_standalone(stage: Stage[C, R], config: C, report: Report = ignore) -> R:
             result = stage.run(config, report)
     if project and manifest:
         _finish(manifest, config, result, time.monotonic() - started).save(_manifest_file(stage, project.manifests))
-    return result  # type: ignore[no-any-return]
+    return result  # type: ignore[no-any-return] # R is TrainResult for a TrainConfig
 
 
 def update_stage(

@@ -81,7 +81,7 @@ class _Protocol(H11Protocol):
 
     receive_seconds = RECEIVE_SECONDS
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # the base takes any transport
         super().connection_made(transport)
         self._expect_request()
 

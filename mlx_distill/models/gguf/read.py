@@ -132,7 +132,7 @@ def open_gguf(path: Path) -> GgufFile:
     return GgufFile(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 
-class _PlainReader(GGUFReader):  # type: ignore[misc]
+class _PlainReader(GGUFReader):  # type: ignore[misc] # gguf has no types
     """The `gguf` package's reader over a plain view of the mapped file, with limits.
 
     It cuts a vocabulary into a million slices; each takes three times as long on a numpy.memmap. Beyond the end of the
