@@ -62,7 +62,7 @@ def measure_fidelity(
     for group, result in zip(groups, map_batches(groups, compare), strict=True):
         values, start = np.array(result, dtype=np.float64), 0
         for index in group:
-            n_tokens = sum(rows[index].mask[1:])
+            n_tokens = rows[index].n_targets
             kl, reverse_kl, acceptance, agreed = values[start : start + n_tokens].sum(axis=0)
             found[index] = RowFidelity(float(kl), float(reverse_kl), float(acceptance), round(agreed), n_tokens)
             start += n_tokens

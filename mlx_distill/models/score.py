@@ -141,7 +141,7 @@ def pad(rows: Sequence[TokenizedChat], multiple: int = 1, pad_token: int = 0) ->
             if row.mask[index]:
                 positions.append(number * length + index - 1)
                 targets.append(row.tokens[index])
-    counts = tuple(sum(row.mask[1:]) for row in rows)
+    counts = tuple(row.n_targets for row in rows)
     return Batch(mx.array(inputs), mx.array(positions), mx.array(targets), counts)
 
 

@@ -56,6 +56,11 @@ class TokenizedChat:
     def n_supervised(self) -> int:
         return sum(self.mask)
 
+    @property
+    def n_targets(self) -> int:
+        """The supervised tokens that are predicted: nothing predicts the first token of a row."""
+        return sum(self.mask[1:])
+
 
 def render(tokenizer: TokenizerWrapper, conversation: Messages | Example) -> TokenizedChat:
     """Return the tokens and the answer mask of a conversation, without the template's text after the last end token.

@@ -51,7 +51,7 @@ def read_rows(path: Path, objective: Objective, max_length: int) -> Rows:
     for example, row in zip(examples, rows, strict=True):
         if len(row.tokens) > max_length:
             problems.append(f"row {example.id!r} is {len(row.tokens)} tokens long, max_length is {max_length}")
-        elif not any(row.mask[1:]):
+        elif not row.n_targets:
             problems.append(f"row {example.id!r} has no answer tokens to learn")
     raise_problems(path, problems, "Raise --max-length, or let `mlx-distill prepare` reject such rows.")
     return Rows(tuple(example.id for example in examples), rows)

@@ -255,7 +255,7 @@ class Trainer:
             valid_kl=state.best.kl,
             n_train_rows=len(self.train_rows),
             n_valid_rows=len(self.valid_rows),
-            n_valid_tokens=sum(sum(row.mask[1:]) for row in self.valid_rows.chats),
+            n_valid_tokens=sum(row.n_targets for row in self.valid_rows.chats),
             supervised_tokens=state.supervised_tokens,
             supervised_tokens_per_second=state.supervised_tokens / max(state.step_seconds, 1e-9),
             peak_bytes=state.peak_bytes,

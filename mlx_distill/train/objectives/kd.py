@@ -118,7 +118,7 @@ class StoredKd(Kd):
         """Find the row's log-probabilities. Raises InputError if there are none."""
         row = super().tokenize(example)
         key = row_key(row, example.context)
-        self.signal.check(key, sum(row.mask[1:]), example.id)
+        self.signal.check(key, row.n_targets, example.id)
         return StoredRow(row.tokens, row.mask, key)
 
     def make_batch(self, rows: Sequence[Any], length_multiple: int = 1) -> StoredBatch:
