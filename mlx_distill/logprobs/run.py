@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_distill import device
 from mlx_distill.errors import InputError, Interrupted, MachineError, raise_problems
@@ -22,7 +23,7 @@ from mlx_distill.models.local_teacher import (
     LocalTeacher,
     check_teacher,
     count_shared_ids,
-    open_local_teacher,
+    load_local_teacher,
     teacher_folder,
     view,
     weights_digest,
@@ -74,16 +75,17 @@ class _Job:
         folder = teacher_folder(config.teacher, config.model, self.report)
         weight_bytes = check_teacher(folder, config.model)
         context = read_context(config.teacher_context)
-        rows = read_views(config, folder, context)
-        source = _source(config, folder, context)
+        tokenizer = load_tokenizer(folder)
+        rows = read_views(config, tokenizer, context)
+        source = _source(config, folder, tokenizer, context)
         make_folder(config.out)
-        n_tokens = {key: sum(row.mask[1:]) for key, row in rows.items()}
+        n_tokens = {key: row.n_targets for key, row in rows.items()}
         writer = SignalWriter(config.out, source, n_tokens, self.shard_tokens)
         missing = sum(n_tokens[key] for shard in writer.unfinished for key in writer.to_score(shard))
         self._report_plan(writer, missing, weight_bytes)
         scoring_started = self.now()
         if writer.unfinished:
-            self._score(writer, rows, context, missing)
+            self._score(writer, rows, folder, context, missing)
         scoring = self.now() - scoring_started
         manifest = writer.finish(config.teacher)
         return LogprobsResult(
@@ -119,12 +121,17 @@ class _Job:
             )
 
     def _score(
-        self, writer: SignalWriter, rows: Mapping[str, TokenizedChat], context: TeacherContext, missing: int
+        self,
+        writer: SignalWriter,
+        rows: Mapping[str, TokenizedChat],
+        folder: Path,
+        context: TeacherContext,
+        missing: int,
     ) -> None:
         """Score and write the unfinished shards, one after another."""
         shards, n_done, n_written = writer.unfinished, 0, 0
         try:
-            teacher = open_local_teacher(self.config.teacher, self.config.model, context, self.report)
+            teacher = load_local_teacher(self.config.teacher, folder, self.config.model, context, self.report)
             started = self.now()
 
             def progress(n_tokens: int) -> None:
@@ -169,12 +176,12 @@ def score_rows(
     return found
 
 
-def read_views(config: LogprobsConfig, folder: Path, context: TeacherContext) -> dict[str, TokenizedChat]:
+def read_views(config: LogprobsConfig, teacher: TokenizerWrapper, context: TeacherContext) -> dict[str, TokenizedChat]:
     """Return the rows of all splits as the teacher sees them, by key. Equal rows appear once.
 
     Raises MissingError or InputError for files and rows that cannot be read, with all problems of a file.
     """
-    student, teacher = load_tokenizer(config.model), load_tokenizer(folder)
+    student = load_tokenizer(config.model)
     rows: dict[str, TokenizedChat] = {}
     for name in (files.TRAIN, files.VALID, files.TEST):
         problems = []
@@ -191,8 +198,7 @@ def read_views(config: LogprobsConfig, folder: Path, context: TeacherContext) ->
     return rows
 
 
-def _source(config: LogprobsConfig, folder: Path, context: TeacherContext) -> Source:
-    tokenizer = load_tokenizer(folder)
+def _source(config: LogprobsConfig, folder: Path, tokenizer: TokenizerWrapper, context: TeacherContext) -> Source:
     vocabulary = count_shared_ids(tokenizer, folder, config.model)
     return Source(
         weights=weights_digest(folder),

@@ -227,6 +227,14 @@ def open_local_teacher(
     path = student if isinstance(student, Path) else student.path
     folder = teacher_folder(spec, path, report)
     check_teacher(folder, path)
+    return load_local_teacher(spec, folder, student, context, report)
+
+
+def load_local_teacher(
+    spec: str, folder: Path, student: Student | Path, context: TeacherContext, report: Report = ignore
+) -> LocalTeacher:
+    """Load a teacher that `check_teacher` has accepted: see `open_local_teacher`."""
+    path = student if isinstance(student, Path) else student.path
     if spec == SELF and isinstance(student, Student):
         model = student
     else:
@@ -252,12 +260,17 @@ def check_teacher(folder: Path, student: Path, usable_bytes: int = 0) -> int:
 
     Only headers of weight files are read. `usable_bytes` defaults to the device's. Raises InputError or MachineError.
     """
+    check_tokens(folder, student)
+    return check_memory(folder, usable_bytes=usable_bytes)
+
+
+def check_tokens(folder: Path, student: Path) -> None:
+    """Raise InputError if a teacher does not read and write the tokens of the student."""
     if folder.resolve() != student.resolve():
         theirs, ours = load_tokenizer(folder), load_tokenizer(student)
         if theirs.chat_template != ours.chat_template:
             check_chat_template(theirs)  # `convert` checked the student's
         check_same_tokenizer(theirs, ours)
-    return check_memory(folder, usable_bytes=usable_bytes)
 
 
 def check_memory(folder: Path, student_bytes: int = 0, usable_bytes: int = 0) -> int:
@@ -292,7 +305,7 @@ def describe_teacher(
     converted = (student / MODEL_CONFIG).is_file()
     is_other_model = converted and spec != SELF
     if scores and converted:
-        check_teacher(folder, student)
+        check_tokens(folder, student)
     else:
         load_tokenizer(folder)
     student_bytes = weight_bytes(student, hardware.dtype.size) if is_other_model else 0
